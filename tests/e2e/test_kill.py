@@ -10,6 +10,7 @@ from msd.step import STEP_FILE
 from msd.training.folder import WEIGHTS_FILE, load_ranker
 from tests.dataset.tiny import write_tiny_dataset
 from tests.e2e.conftest import ENVIRONMENT
+from tests.ranker.brief import TASTE
 from tests.ranker.made import write_small_student
 from tests.service.live import ROOT, run_msd
 
@@ -18,7 +19,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from msd.__main__ import main
-from msd.training import train
+from msd.training import train, train_taste
 
 average = train.average_weights
 
@@ -27,8 +28,8 @@ def average_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     average(*arguments)
 
-train.average_weights = average_or_die
-main(sys.argv[2:])
+train.average_weights, train_taste._STEPS = average_or_die, int(sys.argv[2])
+main(sys.argv[3:])
 """
 
 
@@ -40,7 +41,7 @@ def test_killed_training_resumes(tmp_path: Path) -> None:
     line = ("train", dataset, student, out, "--epochs", "2")
     work = out / ".work"
     killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, work, *map(str, line)],
+        [sys.executable, "-c", _KILLED, work, str(TASTE[1]), *map(str, line)],
         env=ENVIRONMENT,
         cwd=ROOT,
         capture_output=True,

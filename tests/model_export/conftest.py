@@ -20,6 +20,7 @@ from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.ranker.made import SHORT, World, save_world, train_quickly, write_small_student
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tests.nightly.world import World
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.service.live import run_msd
 
 COUNT = 2_500

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -37,7 +38,7 @@ class Fleet:
 
     def __init__(self, folder: Path, urls: list[str]) -> None:
         self.rng = np.random.default_rng(0)
-        self.folder, self.urls, self.seen = folder, urls, set[tuple[str, ...]]()
+        self.folder, self.urls, self.seen, self.shown = folder, urls, set[tuple[str, ...]](), Counter[str]()
         rollout: dict[str, Any] = {
             "shares": SHARES,
             "hold_minutes": 0.04,
@@ -56,7 +57,7 @@ class Fleet:
         )
 
     def run(self, lift: float) -> list[Stage]:
-        """Roll out while users click half of the time, `lift` times as often at the new bundle's ads."""
+        """Roll out while users click every other time, `lift` times as often at the new bundle's ads."""
         with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
             clients = [stack.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in self.urls]
             stages = thread.submit(roll_out, self.config, self.rollout, self.folder, "b2")
@@ -70,10 +71,13 @@ class Fleet:
         ids = [f"i{place}" for place in self.rng.choice(300, 5, replace=False)]
         user = f"u{self.rng.integers(USERS)}"
         reply = client.post("/v1/score", json={"user_id": user, "candidates": {"id": ids}}).json()
-        chance = 0.5 * (lift if reply.get("arm") == "new" else 1.0)
+        arm = reply.get("arm", "")
+        self.shown[arm] += 1
+        rate = 0.5 * (lift if arm == "new" else 1.0)
+        is_clicked = self.shown[arm] * rate % 1 < rate  # evenly: nothing is left to chance
         event = {"user_id": user, "item_id": ids[0], "request_id": reply["request_id"], "at": time.time()}
         event["event_id"] = f"{lift}-{number}"
-        kinds = ("impression", "click")[: 1 + (self.rng.random() < chance)]
+        kinds = ("impression", "click")[: 1 + is_clicked]
         client.post("/v1/events", json={"events": [{**event, "type": kind} for kind in kinds]}).raise_for_status()
         if number % 4 < 2:
             lineup = client.get("/v1/model").json()["lineup"]
@@ -107,7 +111,7 @@ def test_share_returns_by_itself_or_grows_to_the_end(bundle: Bundle, other_bundl
         assert not (services.config.bundles / EXPERIMENT).exists()
 
         (tmp_path / "rollout.json").unlink()
-        good = services.run(lift=1.6)  # surely more, whatever the chance
+        good = services.run(lift=1.6)
         assert [(stage.share, stage.holds) for stage in good] == [(share, True) for share in SHARES], good
         assert {("champion 0.8", "new 0.2"), ("champion 0.5", "new 0.5")} <= services.seen
         assert services.run(lift=1.6) == good, "a stage is done once"

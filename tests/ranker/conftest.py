@@ -11,6 +11,7 @@ from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.training.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.ranker.made import QUICK, SHORT, Run, Trained, World, train_quickly, word_vectors, write_small_student
 
 

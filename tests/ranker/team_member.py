@@ -20,6 +20,7 @@ from msd.training.choice import Training, Variant
 from msd.training.folder import RECORD_FILE, TrainedNetwork
 from msd.training.parallel import Team, join_team
 from msd.training.train import Progress
+from tests.ranker.brief import TASTE
 
 MODEL_FOLDER = "model"
 
@@ -69,5 +70,6 @@ if __name__ == "__main__":
     with join_team(os.environ) as joined:
         (out_ / f"team-{joined.rank}.json").write_text(json.dumps(team_figures(joined)))
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*TASTE)
         write_what_is_trained(patched, out_, joined.rank)
         train_by_command(dataset_, student_, out_, sys.argv[4:], joined.rank)

@@ -103,7 +103,7 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int)
 
 
 @settings(max_examples=60, deadline=None)
-@given(past=pasts(), delay=st.sampled_from([5, 10, 30]))
+@given(past=pasts(), delay=st.sampled_from([0, 5, 10, 30]))
 def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> None:
     timeline, at = walk(past, delay), past.dataset.events["at"]
     every = past._replace(parts=np.zeros_like(past.parts))
@@ -115,13 +115,9 @@ def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
-def test_counts_are_of_earlier_training_rows_and_live_ones_of_all(past: Past) -> None:
+def test_counts_are_of_earlier_training_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
-    every = past._replace(parts=np.zeros_like(past.parts))
     for row in range(len(at)):
-        for key, counts in (("user_id", timeline.user.live), ("item_id", timeline.item.live)):
-            expected = _faded(_counted(every, row, key), at[row])
-            np.testing.assert_allclose([column[row] for column in counts], expected, rtol=1e-9)
         for key, counts in (("user_id", timeline.user.fresh), ("item_id", timeline.item.fresh)):
             known = _counted(past, row, key)
             # A user's later rows are not counted, so what is known of him is as old as his last counted row.

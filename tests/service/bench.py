@@ -1,6 +1,5 @@
 """Scoring threads over a runtime that counts its runs."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from msd.contract.assemble import Tensors
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.engine import Admitted, Runner, ScoringEngine
 from service.telemetry.metrics import Metrics
+from tests.service.redis_rows import until
 
 
 class CountingRuntime:
@@ -66,8 +66,8 @@ class Bench:
         self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
     ) -> int:
         """One run, of which the result has to be its own."""
-        until = time.perf_counter() + 60 if deadline is None else deadline
-        ran = await self.engine.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
+        due = time.perf_counter() + 60 if deadline is None else deadline
+        ran = await self.engine.run(self.runner, {"x": np.array([value])}, rows, due, is_gone)
         assert ran.queue_s >= 0
         assert ran.run_s >= 0
         return int(ran.result["pctr"][0])
@@ -76,10 +76,3 @@ class Bench:
         """Those counted, by reason."""
         (family,) = [family for family in self.metrics.families.collect() if family.name == "msd_shed"]
         return {sample.labels["reason"]: sample.value for sample in family.samples if sample.value}
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait for another thread."""
-    async with asyncio.timeout(60):
-        while not is_so():
-            await asyncio.sleep(0.001)

@@ -1,21 +1,27 @@
 """The runs of a service's model, which a test may hold or slow down: what is to be seen only while requests are at work
-can then be looked at in peace, whatever the machine's pace."""
+can then be looked at in peace, whatever the machine's pace. The services import this, so it imports little itself.
+"""
 
+import asyncio
 import ctypes
 import fcntl
 import signal
 import sys
+import threading
 import time
 from asyncio.runners import Runner
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from msd.contract.assemble import Tensors
+from service.routes.engine_route import EngineRoute
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import Scores
+from service.telemetry.logs import LineWriter
+from tests.service.live import ROOT
 
 RUN = Runner.run.__code__
 """Its callbacks are the event loop's."""
@@ -119,3 +125,64 @@ def hang_on_signals() -> None:
     signal.signal(IN_PYTHON, _hang)
     signal.signal(IN_C, _deadlock)
     signal.signal(WITH_LOCK, _deadlock)
+
+
+def obey_with_a_slow_log(runs: ModelRuns) -> None:
+    """Has this process, the service, heed the file, and take its time for each line of its log."""
+    runs.obey()
+    is_written = LineWriter._is_written
+
+    def is_written_late(writer: LineWriter, line: bytes) -> bool:
+        time.sleep(0.01)
+        return is_written(writer, line)
+
+    setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
+
+
+def do_nothing() -> None:
+    """Leave a service as it is."""
+
+
+def leave_to_app(prepare: Callable[[], None]) -> None:
+    """In this process, the service, leave all requests to the app."""
+    prepare()
+    setattr(EngineRoute, "look", lambda route: None)  # noqa: B010 - a method
+
+
+SERVICE = f"{ROOT}/service/"
+SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
+# What goes on beside requests; the last return free memory, about once a second.
+BESIDE = ("rollout", "look-", "watchdog", "log-lines", "asyncio_")
+
+
+def watch(way: Path) -> None:
+    """In this process, the service, write each file that requests run, from SIGUSR1 on."""
+    files: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename
+        if files and event == "call" and name.startswith(SERVICE) and name not in files and not _is_beside(frame):
+            files[name] = None
+            with way.open("a", encoding="utf-8") as file:
+                file.write(f"{name.removeprefix(SERVICE)}\n")
+
+    def begin() -> None:
+        files["begins"] = None
+        way.write_text("begins\n", "utf-8")
+
+    def begin_soon(number: int, frame: object) -> None:
+        # The loop may still be in the last lines of an earlier request, whose reply has come.
+        asyncio.get_running_loop().call_soon_threadsafe(begin)
+
+    signal.signal(signal.SIGUSR1, begin_soon)
+    threading.setprofile(note)
+    sys.setprofile(note)
+
+
+def _is_beside(frame: FrameType | None) -> bool:
+    if threading.current_thread().name.startswith(BESIDE):
+        return True
+    # The server accepts connections, and checks them some times a second.
+    while frame is not None and frame.f_code.co_filename not in SERVERS:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name != "run"

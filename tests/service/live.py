@@ -140,7 +140,11 @@ def live_service(
 
 
 def _set_limits(bounds: Mapping[str, object], prepare: Callable[[], None] | None) -> None:
-    """Set limits in a new process, then prepare it."""
+    """Set limits in a new process, then prepare it. It looks at its files often: tests wait for what it then does."""
+    from service import watched_files
+    from service.deployment import rollout
+
+    watched_files.PERIOD_S = rollout._EVERY_S = 0.1
     for name, value in bounds.items():
         assert hasattr(limits, name), name
         setattr(limits, name, value)

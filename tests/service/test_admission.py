@@ -13,7 +13,8 @@ import pytest
 from service.errors import Overloaded
 from service.scoring.engine import Admitted, Load, Runner, ScoringEngine
 from service.telemetry.metrics import Metrics
-from tests.service.bench import Bench, CountingRuntime, until
+from tests.service.bench import Bench, CountingRuntime
+from tests.service.redis_rows import until
 
 
 def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
@@ -138,25 +139,6 @@ def test_request_is_not_refused_for(deadline_s: float, learned_s: list[float], r
     for count in rows:
         bench.admit(count)
     assert bench.sheds() == {}
-
-
-def test_long_deadline_grows_old_in_the_queue() -> None:
-    """It is due when half of its time is over: from then on it goes before whoever came later."""
-    bench, is_open = Bench(), threading.Event()
-    bench.runtime.may_go_on = is_open.is_set
-
-    async def ask() -> None:
-        running = asyncio.ensure_future(bench.run(0))
-        await bench.begins()
-        now = time.perf_counter()
-        waiting = [asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in ((1, 40.0), (2, 41.0), (3, 39.0))]
-        await until(lambda: bench.engine.heartbeat().waiting == 3)
-        is_open.set()
-        await asyncio.gather(running, *waiting)
-
-    asyncio.run(ask())
-    bench.engine.close()
-    assert bench.runtime.runs == [0, 3, 1, 2]
 
 
 def test_only_what_is_due_earlier_keeps_others_out() -> None:

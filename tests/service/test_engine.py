@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from service.errors import ClientGone, DeadlineExceeded
 from service.scoring.engine import Done, Job, Runner
-from tests.service.bench import Bench, CountingRuntime, until
+from tests.service.bench import Bench, CountingRuntime
+from tests.service.redis_rows import until
 
 
 def together(bench: Bench, *coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -164,7 +165,9 @@ def test_error_while_a_job_is_judged_costs_that_job_alone() -> None:
     assert isinstance(found[1], ValueError)
 
 
-def test_earliest_due_runs_first() -> None:
+@pytest.mark.parametrize(("left_s", "runs"), [((600, 90, 60, 60), [0, 3, 4, 2, 1]), ((40, 41, 39), [0, 3, 1, 2])])
+def test_earliest_due_runs_first(left_s: tuple[int, ...], runs: list[int]) -> None:
+    """A long deadline is due when half of its time is over: from then on it precedes later requests."""
     bench, is_open = Bench(), threading.Event()
     bench.runtime.may_go_on = is_open.is_set
 
@@ -172,16 +175,14 @@ def test_earliest_due_runs_first() -> None:
         first = asyncio.ensure_future(bench.run(0))
         await bench.begins()
         now = time.perf_counter()
-        others = [
-            asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in ((1, 600), (2, 90), (3, 60), (4, 60))
-        ]
-        await until(lambda: bench.engine.heartbeat().waiting == 4)
+        others = [asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in enumerate(left_s, 1)]
+        await until(lambda: bench.engine.heartbeat().waiting == len(left_s))
         is_open.set()
         return [await task for task in (first, *others)]
 
-    assert asyncio.run(ask()) == [0, 1, 2, 3, 4]
+    assert asyncio.run(ask()) == list(range(len(left_s) + 1))
     bench.engine.close()
-    assert bench.runtime.runs == [0, 3, 4, 2, 1]
+    assert bench.runtime.runs == runs
 
 
 @pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 1), (4, 3)])

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.routes.engine_route import EngineRoute
 from tests.bundles.factory import AT, UNCLICKED, build_bundle, reseal
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
+from tests.contract import test_request
 from tests.contract.bid_requests import bid_request
-from tests.service.faults import ModelRuns
+from tests.service.faults import ModelRuns, do_nothing, leave_to_app
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_bad_input import INVALID, MALFORMED
+from tests.service.test_bad_input import but
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_load import wait_for_rows
 from tests.service.test_openrtb import CANDIDATES, MAPPING
@@ -44,16 +44,6 @@ class Reply(NamedTuple):
     status: int
     headers: tuple[bytes, ...]
     body: bytes
-
-
-def do_nothing() -> None:
-    pass
-
-
-def leave_to_app(prepare: Callable[[], None]) -> None:
-    """In this process, the service, leave all requests to the app."""
-    prepare()
-    setattr(EngineRoute, "look", lambda route: None)  # noqa: B010 - a method
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +80,8 @@ def mapped_ways(open_ways: Callable[..., Ways], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def hasty_ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
-    """For clients that never send all."""
-    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60)
+    """For clients that never send all; bodies may be smaller than what is read at once."""
+    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60, max_body_bytes=1_024)
 
 
 def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
@@ -181,10 +171,32 @@ def test_good_requests(ways: Ways, name: str) -> None:
         assert only(ways, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
 
 
-@pytest.mark.parametrize("name", [*MALFORMED, *INVALID])
-def test_bad_bodies(ways: Ways, name: str) -> None:
-    body = MALFORMED[name] if name in MALFORMED else INVALID[name][0]
-    assert only(ways, post(body, JSON, LAST)).status == (400 if name in MALFORMED else 422)
+MALFORMED = {name: body for name, (body, _) in test_request.MALFORMED.items()} | {
+    "duplicate key": b'{"user_id": "u1", "user_id": "u2", "candidates": {"id": ["i1"]}}',
+    "duplicate surrogate key": b'{"\\ud800": 1, "\\ud800": 2}',
+}
+INVALID = {name: (body, field) for name, (body, field, _) in test_request.INVALID.items()} | {
+    "empty object": (b"{}", "user_id"),
+    "at 1e999": (but(at=0).replace(b'"at": 0', b'"at": 1e999'), "at"),
+    "unknown context surrogate": (but(context={"\ud800": 1}), "context.\\ud800"),
+    "category huge": (but(context={"hour": 10**30}), "context.hour"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_body_is_refused(ways: Ways, name: str) -> None:
+    reply = only(ways, post(MALFORMED[name], JSON, LAST))
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (400, "malformed")
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid_request_is_refused_by_its_field(ways: Ways, name: str) -> None:
+    body, field = INVALID[name]
+    reply = only(ways, post(body, JSON, LAST))
+    error = json.loads(reply.body)["error"]
+    assert (reply.status, error["code"], error["field"]) == (422, "invalid", field)
+    assert "Traceback" not in error["message"]
+    assert len(error["message"]) < 700
 
 
 HEADERS = {
@@ -373,11 +385,9 @@ def test_nonsense_behind_a_good_request(ways: Ways) -> None:
     assert [reply.status for reply in both(ways, post(GOOD, JSON) + b"nonsense\r\n\r\n")] == [200, 400]
 
 
-def test_body_over_the_limit(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
-    """A limit below what is read at once."""
-    small = open_ways(bundle, max_body_bytes=1_024)
-    assert only(small, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
-    reply = only(small, post(GOOD + b" " * 1_024, JSON, LAST))
+def test_body_over_the_limit(hasty_ways: Ways) -> None:
+    assert only(hasty_ways, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
+    reply = only(hasty_ways, post(GOOD + b" " * 1_024, JSON, LAST))
     assert json.loads(reply.body)["error"]["code"] == "body_too_large"
 
 

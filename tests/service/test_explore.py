@@ -19,13 +19,12 @@ from msd.contract.exploration import (
     competing,
     probability_of_first,
 )
-from msd.contract.log import RequestRecord
 from msd.contract.uncertainty import Uncertainty
 from operations.replay.log import LogReplay, replay_log
-from service.request_log.files import log_files, read_requests
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
-from tests.service.live import live_service, wait_until
+from tests.service.live import live_service
+from tests.service.request_log.log import awaited
 
 UNSURE = Uncertainty(new=0.8)
 ASKED: dict[str, Any] = {"user_id": "u7", "at": AT, "candidates": {"id": [f"i{n}" for n in range(20)]}}
@@ -80,13 +79,7 @@ def test_some_first_candidates_are_explored_and_replayed(client: httpx.Client, u
         assert len(one["candidates"]["logit_std"]) == 5
     assert best["explore"]["propensity"] == 1.0
 
-    def logged() -> list[RequestRecord]:
-        return [
-            request for file in (log_files(log) if any(log.glob("req*")) else []) for request in read_requests(file)
-        ]
-
-    wait_until(lambda: len(logged()) >= 61)
-    by_id = {one.request_id: one for one in logged()}
+    by_id = awaited(log, [f"r{number}" for number in range(60)])
     for number, one in enumerate(replies):
         record = by_id[f"r{number}"]
         assert record.explore is not None

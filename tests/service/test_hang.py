@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,8 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.telemetry.logs import LineWriter
 from tests.bundles.factory import golden_requests
-from tests.service.faults import IN_C, IN_PYTHON, WITH_LOCK, ModelRuns, hang_on_signals
+from tests.service.faults import IN_C, IN_PYTHON, WITH_LOCK, ModelRuns, hang_on_signals, obey_with_a_slow_log
 from tests.service.live import LiveService, freeze, live_service, wait_until
 
 GOOD = golden_requests()[0]
@@ -51,7 +49,7 @@ def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
 def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with (
-        live_service(bundle.folder, tmp_path, prepare=partial(_obey_with_a_slow_log, runs), HANG_S=1) as running,
+        live_service(bundle.folder, tmp_path, prepare=partial(obey_with_a_slow_log, runs), HANG_S=1) as running,
         running.client() as client,
     ):
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
@@ -134,17 +132,6 @@ def test_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Pa
 
         wait_until(has_ended)
         assert running.process.returncode == 0
-
-
-def _obey_with_a_slow_log(runs: ModelRuns) -> None:
-    runs.obey()
-    is_written = LineWriter._is_written
-
-    def is_written_late(writer: LineWriter, line: bytes) -> bool:
-        time.sleep(0.01)
-        return is_written(writer, line)
-
-    setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
 
 
 def test_request_behind_a_hanging_run_gets_504(bundle: Bundle, tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import AT, golden_requests
@@ -29,32 +27,6 @@ def ask(service: LiveService, within_ms: int = 60_000) -> httpx.Response:
 def wait_for_rows(service: LiveService, rows: int) -> None:
     """Until so many candidates are waiting or at work."""
     wait_until(lambda: service.metric("msd_queued_rows") == rows)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
-    return ModelRuns(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(scope="module")
-def running(bundle: Bundle, runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service whose runs can be held, with room for four requests; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("held")
-    with live_service(bundle.folder, folder, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=450) as service:
-        # How many candidates a body has is learned from the first.
-        assert ask(service).status_code == 200
-        wait_for_rows(service, 0)
-        yield service
-
-
-def test_health_answers_while_the_model_runs(running: LiveService, runs: ModelRuns) -> None:
-    with ThreadPoolExecutor(1) as pool, running.client() as client:
-        with runs.held():
-            scoring = pool.submit(ask, running)
-            wait_for_rows(running, 100)
-            assert client.get("/health/live").status_code == 200
-            assert client.get("/health/ready").status_code == 200
-        assert scoring.result().status_code == 200
 
 
 class Load:
@@ -94,12 +66,15 @@ class Load:
                     return
 
 
-def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:
+def test_health_answers_while_the_model_runs_and_sigterm_lets_it_end(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
     with live_service(bundle.folder, tmp_path, prepare=runs.obey) as running, ThreadPoolExecutor(1) as pool:
         with runs.held():
             scoring = pool.submit(ask, running)
             wait_until(lambda: running.metric("msd_queued_rows") > 0)
+            with running.client() as client:
+                for path in ("/health/live", "/health/ready"):
+                    assert client.get(path).status_code == 200
             running.process.terminate()
             wait_until(lambda: "draining" in [line["event"] for line in running.log()])
         assert scoring.result().status_code == 200

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from msd.contract.bundle import MANIFEST, Manifest, open_bundle
 from operations.replay.log import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
-from service.request_log.files import log_files, read_requests
 from tests.bundles.factory import AT, build_bundle, reseal
 from tests.bundles.ranker_graph import Recipe
 from tests.contract.bid_requests import bid_request, tcf
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import LiveService, live_service
+from tests.service.request_log.log import awaited
 from tests.service.test_swap import point
 
 MAPPING = {
@@ -184,16 +184,7 @@ def test_log_names_no_user_and_replays_to_the_bit(running: LiveService, client: 
     for name, regs in (("known", {}), ("unknown", {"coppa": 1})):
         answer = client.post("/v1/openrtb", json=asked(bid_request(regs=regs)), headers={"X-Request-Id": name})
         assert answer.status_code == 200
-    wanted = {"known/0", "known/1", "unknown/0", "unknown/1"}
-
-    def logged() -> dict[str, Any]:
-        found = (
-            [record for file in log_files(log) for record in read_requests(file)] if any(log.glob("requests-*")) else []
-        )
-        return {record.request_id: record for record in found if record.request_id in wanted}
-
-    wait_until(lambda: len(logged()) == 4)
-    records = logged()
+    records = awaited(log, ["known/0", "known/1", "unknown/0", "unknown/1"])
     assert {name: record.user_id for name, record in records.items()} == dict.fromkeys(
         ("known/0", "known/1"), "u7"
     ) | dict.fromkeys(("unknown/0", "unknown/1"), "")

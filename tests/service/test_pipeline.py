@@ -119,17 +119,6 @@ async def test_cancelled_request_does_not_go_on_when_its_rows_come(bundle: Bundl
 
 
 @pytest.mark.anyio
-async def test_request_is_scored_once_its_rows_have_come(bundle: Bundle) -> None:
-    waiting = Waiting(bundle)
-    waiting.states.may_come.set()
-    answer = await waiting.answer(waiting.raw)
-
-    assert json.loads(answer.body)["candidates"]["id"] == ["i1", "i2"]
-    assert waiting.engine.is_idle
-    waiting.engine.close()
-
-
-@pytest.mark.anyio
 async def test_answered_request_leaves_nothing_behind(bundle: Bundle) -> None:
     """Its client has its job, which knows how to ask whether they have left."""
 
@@ -143,7 +132,8 @@ async def test_answered_request_leaves_nothing_behind(bundle: Bundle) -> None:
     waiting.states.may_come.set()
     raw = waiting.raw._replace(budget=Budget(waiting.raw.budget.deadline, client.is_gone))
     client.job = job = waiting.pipeline.job(waiting.deployment, raw)
-    await waiting.pipeline.answer(job, raw)
+    assert json.loads((await waiting.pipeline.answer(job, raw)).body)["candidates"]["id"] == ["i1", "i2"]
+    assert waiting.engine.is_idle
     found = weakref.ref(client)
     del client, job, raw
     assert found() is None

@@ -1,29 +1,20 @@
 """A plain request crosses no file of Python, and any other those that docs/design.md draws."""
 
-import asyncio
 import json
 import re
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import build_bundle, golden_requests, reseal
 from tests.contract.bid_requests import bid_request
+from tests.service.faults import watch
 from tests.service.live import ROOT, live_service, wait_until
 from tests.service.test_bad_input import HEAD
 from tests.service.test_openrtb import CANDIDATES, MAPPING
-
-SERVICE = f"{ROOT}/service/"
-SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
-# What goes on beside requests; the last return free memory, about once a second.
-BESIDE = ("rollout", "look-", "watchdog", "log-lines", "asyncio_")
-
 
 REQUEST = {key: golden_requests()[0][key] for key in ("user_id", "at", "context", "candidates")}
 
@@ -67,36 +58,3 @@ def crossed(
                 wait_until(lambda: "begins" in way.read_text("utf-8"))
         # What is to be done after a reply was done after the first ones.
         return set(way.read_text("utf-8").split()[1:])
-
-
-def watch(way: Path) -> None:
-    """In this process, the service, write each file that requests run, from SIGUSR1 on."""
-    files: dict[str, None] = {}
-
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        name = frame.f_code.co_filename
-        if files and event == "call" and name.startswith(SERVICE) and name not in files and not _is_beside(frame):
-            files[name] = None
-            with way.open("a", encoding="utf-8") as file:
-                file.write(f"{name.removeprefix(SERVICE)}\n")
-
-    def begin() -> None:
-        files["begins"] = None
-        way.write_text("begins\n", "utf-8")
-
-    def begin_soon(number: int, frame: object) -> None:
-        # The loop may still be in the last lines of an earlier request, whose reply has come.
-        asyncio.get_running_loop().call_soon_threadsafe(begin)
-
-    signal.signal(signal.SIGUSR1, begin_soon)
-    threading.setprofile(note)
-    sys.setprofile(note)
-
-
-def _is_beside(frame: FrameType | None) -> bool:
-    if threading.current_thread().name.startswith(BESIDE):
-        return True
-    # The server accepts connections, and checks them some times a second.
-    while frame is not None and frame.f_code.co_filename not in SERVERS:
-        frame = frame.f_back
-    return frame is not None and frame.f_code.co_name != "run"

@@ -18,15 +18,6 @@ from tests.bundles.factory import golden_requests, reseal
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 
 
-def refusal(folder: Path, *flags: str, **environment: str) -> str:
-    """The message with which `msd serve` refuses to start."""
-    ended = run_msd("serve", str(folder), "--port", "0", *flags, **environment)
-    assert ended.returncode == 2, ended.stdout + ended.stderr
-    assert ended.stderr.startswith("error: ")
-    assert "Traceback" not in ended.stderr + ended.stdout
-    return ended.stderr
-
-
 @pytest.mark.parametrize(
     ("heads", "reason"), [(("pctr", "orders"), "no output 'orders'"), (("pcvr", "pctr"), "must be 'pctr'")]
 )
@@ -45,14 +36,9 @@ def test_rows_damaged_after_they_were_verified_are_refused(copied_bundle: Path) 
     data = bytearray((copied_bundle / "items.rows").read_bytes())
     data[len(data) // 2] ^= 1
     (copied_bundle / "items.rows").write_bytes(data)
-    assert "items.rows: its SHA-256" in refusal(copied_bundle)
-
-
-def test_mistaken_settings_are_refused(bundle: Bundle) -> None:
-    assert "did you mean MSD_STORE" in refusal(bundle.folder, MSD_STOER="redis")
-    assert "msd-ctr[gpu]" in refusal(bundle.folder, "--provider", "cuda")
-    assert "needs MSD_REDIS_URL" in refusal(bundle.folder, "--store", "redis")
-    assert "colour" in refusal(bundle.folder, "--redis", "redis://:hunter2@localhost/0?colour=red")
+    ended = run_msd("serve", str(copied_bundle), "--port", "0")
+    assert (ended.returncode, ended.stderr.startswith("error: "), "Traceback" in ended.stderr) == (2, True, False)
+    assert "items.rows: its SHA-256" in ended.stderr
 
 
 def test_limit_of_file_sizes_is_one_message(bundle: Bundle) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertModel
 
 from msd.student.encoder import (
     SentenceEncoder,
@@ -73,6 +71,9 @@ def test_untaught_students_are_alike_and_have_no_words() -> None:
 
 
 def test_hidden_states_equal_transformers_to_the_bit() -> None:
+    import transformers  # takes seconds, in each test process if it were above
+    from transformers import BertModel
+
     sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
     torch.manual_seed(3)
     config = transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa")  # type: ignore[call-arg]

@@ -9,6 +9,7 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.student.distill import DistillConfig
 from msd.student.step import distill
 from tests.lab.benchmark.made import prepare_tiny
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.student.small import short_student
 
 
@@ -16,14 +17,6 @@ from tests.student.small import short_student
 def _short_students() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("msd.student.step.new_student", short_student)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _brief_tastes() -> Iterator[None]:
-    """A few steps fit the taste of small data; histories are long in these datasets, so that steps take long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msd.training.train_taste._STEPS", 20)
         yield
 
 
