@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -226,10 +227,10 @@ def _read_csv(path: Path) -> pl.DataFrame:
     try:
         with _text_of(path) as lines:
             header = [lines.readline()]
-            separator = max(_SEPARATORS, key=lambda mark: len(next(csv.reader(header, delimiter=mark), [])))
+            separator = max(_SEPARATORS, key=lambda mark: _width(header, mark))
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
-        if repeated := sorted({name for name in header if header.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(header).items() if count > 1):
             hint = "rename one, or add a header if its row is missing"
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         if not header:
@@ -245,6 +246,14 @@ def _read_csv(path: Path) -> pl.DataFrame:
     if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
+
+
+def _width(header: list[str], separator: str) -> int:
+    """Return the cells of a header; 0 if one is longer than `csv` reads."""
+    try:
+        return len(next(csv.reader(header, delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
