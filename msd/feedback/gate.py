@@ -74,11 +74,11 @@ def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
     yield Check("rise of ece", ece, f"at most {gate.ece:g}", ece <= gate.ece)
     for name, segment in figures["segments"].items():
         if segment["clicks"] >= gate.clicks:
-            new, old = (_factor(segment["predicted_over_observed"][one]) for one in ("new", "old"))
+            new, old = (factor_of(segment["predicted_over_observed"][one]) for one in ("new", "old"))
             most = max(gate.calibration, old)
             yield Check(f"calibration of {name} requests, as a factor", new, f"at most {most:.4g}", new <= most)
     if all(models[one]["pcvr"] for one in ("new", "old")):
-        new, old = (_factor(models[one]["pcvr"]["predicted_over_observed"]) for one in ("new", "old"))
+        new, old = (factor_of(models[one]["pcvr"]["predicted_over_observed"]) for one in ("new", "old"))
         most = max(gate.calibration, old)
         yield Check("calibration of pcvr, as a factor", new, f"at most {most:.4g}", new <= most)
     if value := figures["value"]:
@@ -91,5 +91,6 @@ def _checks(gate: Gate, figures: Figures) -> Iterator[Check]:
     yield Check("share of requests that it refuses", share, f"at most {gate.refused:g}", share <= gate.refused)
 
 
-def _factor(ratio: float) -> float:
-    return math.exp(abs(math.log(ratio)))
+def factor_of(ratio: float) -> float:
+    """Return how far predicted clicks ÷ observed ones are from 1, as a factor: infinite if none were predicted."""
+    return math.exp(abs(math.log(ratio))) if ratio > 0 else math.inf

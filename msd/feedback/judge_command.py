@@ -13,6 +13,7 @@ from rich.table import Table
 
 from msd.contract.correction import read_corrections
 from msd.contract.errors import first_fault
+from msd.contract.files import read_small
 from msd.feedback.collect import Logs, collected
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.gate import Figures, Gate
@@ -20,6 +21,7 @@ from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
 
+_MAX_BYTES = 2**20
 KEPT = 3
 """Exit status if the old bundle stays."""
 app = typer.Typer(add_completion=False)
@@ -81,11 +83,11 @@ def main(
 
 def _read_gate(path: Path) -> Gate:
     try:
-        return Gate.model_validate(tomllib.loads(path.read_text("utf-8")).get("gate", {}))
+        return Gate.model_validate(tomllib.loads(read_small(path, _MAX_BYTES, FeedbackError).decode()).get("gate", {}))
     except ValidationError as error:
         place, words, _ = first_fault(error)
         raise FeedbackError(f"{path}: gate.{place}: {words}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FeedbackError(f"{path}: cannot be read as TOML: {error}") from None
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import MsdError, first_fault
+from msd.contract.files import read_small
 from msd.feedback.gate import Gate
 from msd.feedback.impressions import Windows
 
+_MAX_BYTES = 2**20
 _Hours = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -94,10 +96,10 @@ class NightlyConfig(_Section):
     def read(cls, path: Path) -> Self:
         """Read the file. Raises NightlyError."""
         try:
-            config = cls.model_validate(tomllib.loads(path.read_text("utf-8")))
+            config = cls.model_validate(tomllib.loads(read_small(path, _MAX_BYTES, NightlyError).decode()))
         except ValidationError as error:
             raise NightlyError(f"{path}: {first_fault(error)}") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
         base = path.resolve().parent
         places = {name: base / value for name, value in config if isinstance(value, Path)}

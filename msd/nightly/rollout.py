@@ -3,7 +3,6 @@ share returns to 0. Services follow the experiment in their folder of bundles. D
 """
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
@@ -21,7 +20,7 @@ from msd.contract.log import EVENTS, REQUESTS
 from msd.feedback.arms import ArmFigures, compare, plain
 from msd.feedback.collect import collected
 from msd.feedback.files import FeedbackError, read_events, read_requests
-from msd.feedback.gate import Check
+from msd.feedback.gate import Check, factor_of
 from msd.feedback.impressions import join
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig
 
@@ -167,9 +166,9 @@ def _arm_checks(config: NightlyConfig, arms: Mapping[str, ArmFigures], medians: 
     assert new.differences is not None, "it is not the champion"
     highest = new.differences[metric].absolute.ci95[1]
     yield Check(f"gain of {metric}, at most (95 %)", highest, "at least 0", highest >= 0)
-    if new.clicks >= gate.clicks and old.predicted_over_observed and new.predicted_over_observed:
-        ours, theirs = (math.exp(abs(math.log(arm.predicted_over_observed or 1.0))) for arm in (new, old))
-        most = max(gate.calibration, theirs)
+    own, other = new.predicted_over_observed, old.predicted_over_observed
+    if new.clicks >= gate.clicks and own is not None and other is not None:
+        ours, most = factor_of(own), max(gate.calibration, factor_of(other))
         yield Check("calibration, as a factor", ours, f"at most {most:.4g}", ours <= most)
     ratio = medians[_NEW] / medians[_OLD]
     yield Check("latency, new ÷ old", ratio, f"at most {gate.latency:g}", ratio <= gate.latency)

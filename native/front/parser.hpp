@@ -324,9 +324,20 @@ class Parser {
     return digits && digits <= 12 && (text[digits] == ';' || text[digits] == '\r');
   }
 
+  // Of a chunk, each after a semicolon: RFC 9112's, but none with quotes.
+  static bool are_extensions(std::string_view text) {
+    while (!text.empty()) {
+      const std::string_view one = text.substr(1, text.find(';', 1) - 1);
+      const size_t equals = std::min(one.find('='), one.size());
+      if (!is_token(one.substr(0, equals)) || (equals < one.size() && !is_token(one.substr(equals + 1)))) return false;
+      text.remove_prefix(1 + one.size());
+    }
+    return true;
+  }
+
   Event begin_chunk(std::string_view line) {
     const size_t digits = std::min(line.find(';'), line.size());
-    if (!is_value(line)) return fail();
+    if (!are_extensions(line.substr(digits))) return fail();
     left_ = 0;
     for (const char digit : line.substr(0, digits)) {
       const char* const found = std::find(kHex, kHex + 16, digit >= 'A' && digit <= 'F' ? static_cast<char>(digit + 32) : digit);

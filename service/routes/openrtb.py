@@ -69,8 +69,13 @@ class OpenrtbForm:
             document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
             parts.append((own_id, _dumped(document)))
         named = list(bid_request.candidates)
-        finish = partial(self._finish, bid_request, identity, unfit)
-        return Translated(request_id, parts, None, finish, lambda part, field: _place_in(named[part], field))
+        return Translated(
+            request_id,
+            parts,
+            None,
+            partial(self._finish, bid_request, identity, unfit),
+            lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
+        )
 
     def _finish(
         self, bid_request: OpenrtbRequest, identity: Identity, unfit: int, replies: list[bytes]
@@ -83,10 +88,6 @@ class OpenrtbForm:
         imps = b",".join(b"%b:%b" % (orjson.dumps(imp), reply) for imp, reply in named)
         head = orjson.dumps(bid_request.request["id"]), orjson.dumps(identity.has_consent)
         return [(b"content-type", b"application/json")], b'{"id":%b,"consent":%b,"imp":{%b}}' % (*head, imps)
-
-
-def _place_in(imp: str, field: str) -> str:
-    return f"candidates.{imp}.{field.removeprefix('candidates.')}"
 
 
 @contextmanager

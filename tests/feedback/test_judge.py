@@ -9,7 +9,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
-from msd.feedback.gate import Gate
+from msd.feedback.gate import Gate, checks_of
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
@@ -116,6 +116,9 @@ def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle,
     assert [check.name for check in slow.checks if not check.holds] == ["latency, new ÷ old"]
     assert not few.promotes
     assert not slow.promotes
+    slow.figures["segments"]["known"]["predicted_over_observed"]["new"] = 0.0  # no click is expected
+    failed = [str(check) for check in checks_of(GATE, slow.figures) if not check.holds]
+    assert failed == ["calibration of known requests, as a factor: +inf, at most 1.25"]
 
 
 def test_bundles_are_judged_on_later_and_accepted_requests_alone(

@@ -159,3 +159,4 @@ def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
         config.write_text(text, "utf-8")
         done = run_msd("nightly", str(config))
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+    assert "/dev/null: not a regular file" in run_msd("nightly", "/dev/null").stderr

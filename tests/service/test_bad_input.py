@@ -159,6 +159,7 @@ HEADS = {
     "another coding": (GET + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     "chunks in HTTP/1.0": (GET.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "a chunk that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+    "an extension that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;a=b=c\r\n", 400),
     "a trailer without end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * 200, 431),
 }
 _CODES = {

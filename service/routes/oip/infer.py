@@ -60,7 +60,7 @@ class InferForm:
         """Return the body of /v1/score. Raises HTTPException if another version scores the user."""
         most, check_json = self._max_candidates, self._parser.check
         body = scoring_body(parts, deployment.schema_of, most, check_json)
-        user_id = None if version is None else user_of(parts, body)
+        user_id = None if version is None else user_of(body)
         if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
             raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
         return body

@@ -32,10 +32,6 @@ class Input(NamedTuple):
     is_json: bool = False
     is_optional: bool = True
 
-    @property
-    def path(self) -> list[str]:
-        return self.name.split(".")
-
 
 _FIXED = {
     one.name: one
@@ -76,7 +72,7 @@ def scoring_body(
         found = _find(name, schema)
         _check(given, found, max_candidates)
         values = values_of(parts, name)
-        *above, last = found.path
+        *above, last = name.split(".")
         place = document
         for key in above:
             place = place.setdefault(key, {})
@@ -92,10 +88,8 @@ def scoring_body(
     return orjson.dumps(document)
 
 
-def user_of(parts: Parts, body: bytes) -> str | None:
+def user_of(body: bytes) -> str | None:
     """Return the requested user, as far as this is known before the request is checked."""
-    if WHOLE not in parts.inputs:
-        return str(values_of(parts, USER_ID)[0])
     found = _said(body, USER_ID)
     return found if isinstance(found, str) else None
 
