@@ -123,7 +123,10 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
     zoned: dict[str, set[bool]] = {}
     while frame is None or frame.height == BLOCK:
         try:
-            frame = pl.scan_parquet(path, glob=False).slice(start, BLOCK).collect()
+            frame = pl.scan_parquet(_in_utf_8(path), glob=False).slice(start, BLOCK).collect()
+        except UnreadableError as error:
+            problems.append(Problem(file, str(error)))
+            return
         except _POLARS_ERRORS as error:
             problems.append(Problem(file, _NO_PARQUET.format(error)))
             return
@@ -214,9 +217,18 @@ def _text_of(path: Path) -> Iterator[TextIO]:
             raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
 
 
+def _in_utf_8(path: Path) -> Path:
+    """Return a path that Polars can read. Raises UnreadableError for another."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UnreadableError("its path is not in UTF-8: rename its folder") from None
+    return path
+
+
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(_in_utf_8(path))
     except _POLARS_ERRORS as error:
         raise UnreadableError(_NO_PARQUET.format(error)) from None
 
@@ -235,7 +247,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         if not header:
             return pl.DataFrame()
-        frame = pl.read_csv(path, infer_schema=False, separator=separator)
+        frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator)
         # Blank lines at the end go; others stay, because row numbers would change.
         filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
         frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)

@@ -1,6 +1,7 @@
 """Datasets in order: one canonical form, whichever format the files have."""
 
 import json
+import os
 import resource
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +177,15 @@ def test_reads_a_wide_header(tmp_path: Path) -> None:
     )
     folder = write_small(tmp_path, events=wide)
     assert_frame_equal(load_dataset(folder).events, load_dataset(write_small(tmp_path / "narrow")).events)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rejects_a_path_that_is_not_in_utf_8(tmp_path: Path, ending: str) -> None:
+    folder = write_small(tmp_path / os.fsdecode(b"\xff"), config=CONFIG.replace("events.csv", f"events.{ending}"))
+    (folder / "events.parquet").touch()
+    _, problems = inspect_dataset(folder)
+
+    assert {one.message for one in problems} == {"its path is not in UTF-8: rename its folder"}
 
 
 def test_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
