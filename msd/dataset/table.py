@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -122,7 +123,10 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
     zoned: dict[str, set[bool]] = {}
     while frame is None or frame.height == BLOCK:
         try:
-            frame = pl.scan_parquet(path, glob=False).slice(start, BLOCK).collect()
+            frame = pl.scan_parquet(_in_utf_8(path), glob=False).slice(start, BLOCK).collect()
+        except UnreadableError as error:
+            problems.append(Problem(file, str(error)))
+            return
         except _POLARS_ERRORS as error:
             problems.append(Problem(file, _NO_PARQUET.format(error)))
             return
@@ -213,9 +217,18 @@ def _text_of(path: Path) -> Iterator[TextIO]:
             raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
 
 
+def _in_utf_8(path: Path) -> Path:
+    """Return a path that Polars can read. Raises UnreadableError for another."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UnreadableError("its path is not in UTF-8: rename its folder") from None
+    return path
+
+
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(_in_utf_8(path))
     except _POLARS_ERRORS as error:
         raise UnreadableError(_NO_PARQUET.format(error)) from None
 
@@ -226,15 +239,15 @@ def _read_csv(path: Path) -> pl.DataFrame:
     try:
         with _text_of(path) as lines:
             header = [lines.readline()]
-            separator = max(_SEPARATORS, key=lambda mark: len(next(csv.reader(header, delimiter=mark), [])))
+            separator = max(_SEPARATORS, key=lambda mark: _width(header, mark))
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
-        if repeated := sorted({name for name in header if header.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(header).items() if count > 1):
             hint = "rename one, or add a header if its row is missing"
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         if not header:
             return pl.DataFrame()
-        frame = pl.read_csv(path, infer_schema=False, separator=separator)
+        frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator)
         # Blank lines at the end go; others stay, because row numbers would change.
         filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
         frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)
@@ -245,6 +258,14 @@ def _read_csv(path: Path) -> pl.DataFrame:
     if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
+
+
+def _width(header: list[str], separator: str) -> int:
+    """Return the cells of a header; 0 if one is longer than `csv` reads."""
+    try:
+        return len(next(csv.reader(header, delimiter=separator), []))
+    except csv.Error:
+        return 0
 
 
 def _csv_fault(path: Path, separator: str) -> UnreadableError | None:

@@ -76,15 +76,16 @@ def log_folders(logs: Sequence[Path]) -> list[Path]:
 
 
 def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl.DataFrame]:
-    """Yield each file's requests, oldest first within a log, with REQUEST_TYPES and `more`. Raises FeedbackError."""
-    for file in _files(logs, REQUESTS):
+    """Yield each file's requests, oldest first within a log, with REQUEST_TYPES and `more`; without files that a
+    service removes meanwhile to make room. Raises FeedbackError."""
+    for file in filter(Path.exists, _files(logs, REQUESTS)):
         yield _read_requests(file, more)
 
 
 def read_events(logs: Sequence[Path]) -> pl.DataFrame:
     """Read all events of logs' folders, or of Parquet or JSONL files: event_id, type, user_id, item_id, at (Unix s) and
     request_id, null if there is none. Raises FeedbackError."""
-    return pl.concat([_read_events(file) for file in _files(logs, EVENTS)])
+    return pl.concat([_read_events(file) for file in filter(Path.exists, _files(logs, EVENTS))])
 
 
 def _files(logs: Sequence[Path], kind: str) -> list[Path]:

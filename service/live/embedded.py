@@ -120,7 +120,7 @@ class StateFile:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _take_room(folder / "lock.mdb", _LOCK_BYTES)
             self._env = lmdb.open(
-                str(folder), map_size=max_bytes, max_dbs=4, max_readers=_MAX_READERS, mode=0o600, readahead=False
+                bytes(folder), map_size=max_bytes, max_dbs=4, max_readers=_MAX_READERS, mode=0o600, readahead=False
             )
             self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
             self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]

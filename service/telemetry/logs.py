@@ -6,6 +6,7 @@ of one kind, are dropped and counted.
 
 import atexit
 import io
+import json
 import logging
 import os
 import select
@@ -302,7 +303,10 @@ def _drop_colours(logger: WrappedLogger, method: str, event: EventDict) -> Event
 
 
 def _dump_bytes(event: EventDict, **_: Any) -> bytes:  # noqa: ANN401 - what structlog hands to its serialiser
-    return orjson.dumps(event, default=str)
+    try:
+        return orjson.dumps(event, default=str)
+    except TypeError:  # a path that is not in UTF-8, or a number of more than 64 bits
+        return json.dumps(event, default=str).encode()
 
 
 def _dump_text(event: EventDict, **_: Any) -> str:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Datasets in order: one canonical form, whichever format the files have."""
 
 import json
+import os
 import resource
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from polars.testing import assert_frame_equal
 from msd.dataset import order, split, table
 from msd.dataset.load import inspect_dataset, load_dataset
 from msd.dataset.split import split_events
-from tests.dataset.small import CONFIG, ITEMS, write_small
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
 
@@ -167,6 +168,24 @@ def test_reads_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     folder = write_small(tmp_path)
     (folder / "items.csv").write_bytes(b"\xef\xbb\xbf" + ITEMS.replace("\n", "\r\n").encode())
     assert load_dataset(folder).items["item_id"].to_list() == ["1", "2", "10"]
+
+
+def test_reads_a_wide_header(tmp_path: Path) -> None:
+    header, *rows = EVENTS.splitlines()
+    wide = "\n".join(
+        [",".join([header, *(f"c{place}" for place in range(20_000))]), *(row + "," * 20_000 for row in rows)]
+    )
+    folder = write_small(tmp_path, events=wide)
+    assert_frame_equal(load_dataset(folder).events, load_dataset(write_small(tmp_path / "narrow")).events)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rejects_a_path_that_is_not_in_utf_8(tmp_path: Path, ending: str) -> None:
+    folder = write_small(tmp_path / os.fsdecode(b"\xff"), config=CONFIG.replace("events.csv", f"events.{ending}"))
+    (folder / "events.parquet").touch()
+    _, problems = inspect_dataset(folder)
+
+    assert {one.message for one in problems} == {"its path is not in UTF-8: rename its folder"}
 
 
 def test_fingerprint_changes_with_every_file(tmp_path: Path) -> None:

@@ -36,6 +36,16 @@ def test_stored_logs_are_copied_once(tmp_path: Path) -> None:
     assert again.items() < first.items()
 
 
+def test_files_that_a_service_removes_meanwhile_are_left_out(tmp_path: Path) -> None:
+    for name in ("1", "2", "3"):
+        write_pod(tmp_path, name)
+    read = read_requests([tmp_path])
+    first = next(read)["request_id"][0]
+    (tmp_path / "requests-2.parquet").unlink()
+
+    assert [first, *(frame["request_id"][0] for frame in read)] == ["1", "3"]
+
+
 def test_rejects_places_without_logs(tmp_path: Path) -> None:
     for log, words in (
         (f"file://{tmp_path}", "holds no file of a log"),

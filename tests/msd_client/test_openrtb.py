@@ -67,7 +67,6 @@ def test_reply_without_consent(ask: Ask, service: LiveService) -> None:
     ("changes", "status", "code", "field"),
     [
         ({"candidates": {"9": ONE}}, 422, "invalid", "candidates.9"),
-        ({"top_k": 0}, 422, "invalid", "top_k"),
         ({"candidates": {"1": replace(ONE, ids="i1")}}, 422, "invalid", "candidates.1.id"),
         ({"candidates": {"1": Candidates(ids=["i1"] * 2_001)}}, 413, "too_many_candidates", "candidates"),
     ],

@@ -146,7 +146,6 @@ def test_model_and_ready(ask: Ask, guarded: Guarded) -> None:
 @pytest.mark.parametrize(
     ("changes", "more", "kind", "code", "place", "status"),
     [
-        ({"top_k": 0}, {}, InvalidRequest, "invalid", "top_k", 422),
         ({"ids": "i1"}, {}, InvalidRequest, "invalid", "candidates.id", 422),
         ({"context": {"weather": "hail"}}, {}, InvalidRequest, "invalid", "context.weather", 422),
         ({"ids": ["i1"] * 2001, "bids": None}, {}, InvalidRequest, "too_many_candidates", "candidates.id", 413),

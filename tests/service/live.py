@@ -69,9 +69,9 @@ class LiveService:
             body: dict[str, Any] = client.get("/health/ready").json()
             return body
 
-    def metric(self, name: str) -> float:
-        """The value of a sample, given with its labels as the exposition writes them."""
-        with self.client() as client:
+    def metric(self, name: str, asks: httpx.Client | None = None) -> float:
+        """The value of a sample, given with its labels as the exposition writes them. A client that asks is closed."""
+        with asks or self.client() as client:
             for line in client.get("/metrics").text.splitlines():
                 if line.startswith(f"{name} "):
                     return float(line.rsplit(" ", 1)[1])

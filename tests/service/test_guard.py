@@ -78,8 +78,7 @@ def ask(service: LiveService, key: str | None, path: str = "/v1/score") -> httpx
 
 
 def metric(service: LiveService, sample: str) -> float:
-    lines = ask(service, KEYS["prometheus"], "/metrics").text.splitlines()
-    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{sample} "))
+    return service.metric(sample, service.client(headers={"Authorization": f"Bearer {KEYS['prometheus']}"}))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -311,6 +312,13 @@ def in_another_process(folder: Path, code: str) -> list[str]:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()
+
+
+def test_name_of_the_folder_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    StateFile(folder, 2**20).close()
+
+    assert (folder / "data.mdb").is_file()
 
 
 def test_services_on_one_folder_count_an_event_once(tmp_path: Path) -> None:

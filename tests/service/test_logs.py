@@ -224,3 +224,16 @@ logging.getLogger("some.library").warning("it rains")
 
     assert {"event", "level", "timestamp"} <= set(line)
     assert (line["logger"], line["event"]) == ("some.library", "it rains")
+
+
+def test_line_that_orjson_refuses_is_written() -> None:
+    code = """
+import structlog
+from service.telemetry.logs import configure_logs
+configure_logs("info")
+structlog.get_logger("a").info("bundle", folder="/\\udcff", number=2**70)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True)
+    (line,) = [json.loads(line) for line in ended.stdout.splitlines()]
+
+    assert (line["folder"], line["number"]) == ("/\udcff", 2**70)

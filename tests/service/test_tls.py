@@ -93,11 +93,7 @@ def served_certificate(service: LiveService, files: Files) -> bytes:
 
 
 def closed(service: LiveService, files: Files, reason: str) -> float:
-    with known(service, files) as client:
-        for line in client.get("/metrics").text.splitlines():
-            if line.startswith(f'msd_connections_closed_total{{reason="{reason}"}} '):
-                return float(line.rsplit(" ", 1)[1])
-    raise AssertionError(reason)
+    return service.metric(f'msd_connections_closed_total{{reason="{reason}"}}', known(service, files))
 
 
 def test_client_of_the_authority_is_answered(mutual: LiveService, files: Files) -> None:

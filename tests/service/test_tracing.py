@@ -168,13 +168,9 @@ def test_every_request_of_many_threads_has_its_stages(watched: Watched) -> None:
 
 
 def sent(metrics: Metrics, result: str) -> float:
-    samples = {
-        sample.labels["result"]: sample.value
-        for family in metrics.families.collect()
-        for sample in family.samples
-        if sample.name == "msd_traces_total"
-    }
-    return samples[result]
+    found = metrics.families.get_sample_value("msd_traces_total", {"result": result})
+    assert found is not None
+    return found
 
 
 def test_traces_that_a_slow_collector_leaves_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
