@@ -85,7 +85,8 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
 def read_events(logs: Sequence[Path]) -> pl.DataFrame:
     """Read all events of logs' folders, or of Parquet or JSONL files: event_id, type, user_id, item_id, at (Unix s) and
     request_id, null if there is none. Raises FeedbackError."""
-    return pl.concat([_read_events(file) for file in filter(Path.exists, _files(logs, EVENTS))])
+    files = filter(Path.exists, _files(logs, EVENTS))
+    return pl.concat([pl.DataFrame(schema=EVENT_TYPES), *map(_read_events, files)])
 
 
 def _files(logs: Sequence[Path], kind: str) -> list[Path]:

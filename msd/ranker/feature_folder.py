@@ -2,6 +2,7 @@
 mapped into memory.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields
@@ -26,13 +27,15 @@ _SCHEMA = "schema.json"
 
 
 def write_features(folder: Path, dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors) -> None:
-    """Build the features in the folder, which is emptied first."""
+    """Build the features in the folder, which is emptied first. They survive a power failure."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     features = build_features(dataset, schema, vectors, arrays=Arrays(folder))
     for name, array in _arrays_of(features):
         if not (path := folder / f"{name}.npy").exists():
             np.save(path, array)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     write_text_atomic(folder / _SCHEMA, schema.model_dump_json())
 
 

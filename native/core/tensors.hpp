@@ -85,13 +85,13 @@ constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
 constexpr size_t kPrinted = 16;  // numbers of a vector
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
-// What is served besides the schema's inputs.
 // How uncertain log-odds are, as `msd.contract.uncertainty` says: the precision of a new ad's, and the variance that
 // impressions never take away.
 struct Uncertainty {
   double precision, variance;
 };
 
+// What is served besides the schema's inputs.
 struct ServedModel {
   std::string version;
   Formula formula;
