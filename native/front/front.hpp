@@ -470,12 +470,13 @@ class Front : public Keeper, public Sockets {
       job->is_away = true;
       return tell_python(Lacking{job});
     }
-    release(*job);
+    // Counted first: once nothing is queued, all that is answered is counted.
     if (job->is_sent)
       tally_.note([&](auto inc, auto observe) {
         inc(Count::kAnswered);
         observe(Measure::kRequest, job->seconds());
       });
+    release(*job);
     Connection* const one = std::exchange(job->connection, nullptr);
     if (one) one->requests.front()->job = nullptr;
     if (one && job->is_sent) {

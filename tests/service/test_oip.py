@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
 from tests.bundles.factory import AT, golden_requests
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import awaited, connected
 from tests.service.test_swap import two_bundles
 
@@ -232,6 +232,7 @@ def test_each_user_is_scored_by_the_version_of_their_arm(split: Split) -> None:
 
 def test_tensors_are_counted_and_logged_as_their_request(split: Split) -> None:
     ok = 'msd_requests_total{code="200"}'
+    wait_until(lambda: split.service.metric("msd_queued_rows") == 0)  # earlier requests are counted
     before = split.service.metric(ok)
     with split.service.client() as client:
         answer = asked(client, "u3", id="tensors-1")
@@ -239,6 +240,7 @@ def test_tensors_are_counted_and_logged_as_their_request(split: Split) -> None:
 
     record = awaited(split.log, ["tensors-1"])["tensors-1"]
 
+    wait_until(lambda: split.service.metric("msd_queued_rows") == 0)
     assert split.service.metric(ok) == before + 1
     assert answer.headers["x-request-id"] == answer.json()["id"] == "tensors-1"
     assert answer.headers["server-timing"].startswith("parse;dur=")
