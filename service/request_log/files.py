@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -45,6 +45,7 @@ _TYPES: Mapping[object, Any] = {
 _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _KINDS = (REQUESTS, EVENTS)
 
 
@@ -149,7 +150,7 @@ class LogFolder:
         self._path = path
         self.max_bytes = max_bytes
         self._max_age_s = max_age_s
-        self._last_ns = 0
+        self._last_us = 0
         try:
             path.mkdir(0o750, parents=True, exist_ok=True)
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -173,9 +174,9 @@ class LogFolder:
         if len(data) > self.max_bytes:
             raise LogFolderError(f"{len(data)} bytes at once exceed the log's limit of {self.max_bytes} bytes")
         self.prune(len(data))
-        # A sortable, unique timestamp.
-        self._last_ns = max(time.time_ns(), self._last_ns + 1_000)
-        moment = datetime.fromtimestamp(self._last_ns / 1e9, UTC)
+        # A sortable, unique timestamp, also after the clock was set back. Seconds as a float would round some together.
+        self._last_us = max(time.time_ns() // 1_000, self._last_us + 1)
+        moment = _EPOCH + timedelta(microseconds=self._last_us)
         write_bytes_atomic(self._path / f"{kind}-{moment:%Y%m%dT%H%M%S.%f}Z.parquet", data)
 
     def prune(self, room: int = 0) -> None:

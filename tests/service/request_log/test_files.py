@@ -37,6 +37,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
 
 
+def test_no_file_replaces_another_while_the_clock_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LogFolder(tmp_path, 10**6, DAY)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_796_148_172_309_195_421)
+    for number in range(200):
+        folder.add(REQUESTS, b"%d" % number)
+    assert [int((tmp_path / name).read_bytes()) for name in names(tmp_path)] == list(range(200))
+    folder.close()
+
+
 @settings(max_examples=5)
 @given(sizes=st.lists(st.integers(1, 60), min_size=1, max_size=20))
 def test_oldest_make_room_and_the_bound_always_holds(
