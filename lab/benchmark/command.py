@@ -103,11 +103,9 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
         "knowledge": results.taught.model_dump(mode="json"),
         "protocol": {
             "sha256": protocol.sha256(),
-            "test_looks": list(protocol.looks),
             "split": protocol.split,
             "rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
             "seeds": {name: sorted(by_seed) for name, by_seed in results.found.items()},
-            "frozen": protocol.frozen(),
         },
     }
 
@@ -131,11 +129,12 @@ def _tables(figures: dict[str, Any]) -> Iterator[Table]:
         made = table(f"{figures['benchmark']}: {figures['part']}, {view} ({figures['gain_test']})", columns)
         for name, line in found["lines"].items():
             auc = _shown(line["auc"]) + ("" if line["auc_std"] is None else f" ±{line['auc_std']:.4f}")
-            gain = _shown(line["gains"]["auc"]["gain"], "+")
-            if line["gains"]["auc"]["ci95"]:
-                gain += " ({:+.4f}, {:+.4f})".format(*line["gains"]["auc"]["ci95"])
+            found_gain = line["gains"].get("auc", {"gain": None, "ci95": None})
+            gain = _shown(found_gain["gain"], "+")
+            if found_gain["ci95"]:
+                gain += " ({:+.4f}, {:+.4f})".format(*found_gain["ci95"])
             others = (_shown(line.get("uauc")), _shown(line.get("request_auc")))
-            made.add_row(escape(name), auc, *others, "–" if name == ours else gain, str(line["seeds"]))
+            made.add_row(escape(name), auc, *others, gain, str(line["seeds"]))
         yield made
 
 

@@ -34,14 +34,12 @@ class Predictions(NamedTuple):
 
 
 class MeasuredRows(NamedTuple):
-    """Rows of one part, in the dataset's order: labels [n], numbers of users and of requests [n], and whether user and
-    item both have training rows [n]. `among` [m]: which of the valid and test rows they are. `item_impressions` [n]:
-    the item's training rows."""
+    """Rows of one part, in the dataset's order: labels [n], and numbers of users and of requests [n]. `among` [m]:
+    which of the valid and test rows they are. `item_impressions` [n]: the item's training rows."""
 
     labels: Floats
     users: NDArray[np.int64]
     requests: NDArray[np.int64]
-    warm: NDArray[np.bool_]
     among: NDArray[np.bool_]
     item_impressions: NDArray[np.int64]
 
@@ -50,7 +48,6 @@ def rows_of(dataset: Dataset, part: Part) -> MeasuredRows:
     """Return the rows of valid or test."""
     parts = split_events(dataset.events, dataset.config)
     events, training = dataset.events.filter(parts == part), dataset.events.filter(parts <= Part.TRAIN)
-    warm = [events[name].is_in(training[name].unique().implode()).to_numpy() for name in ("user_id", "item_id")]
     users, requests = (
         events.select(key.rank("dense").cast(pl.Int64)).to_series().to_numpy()
         for key in (pl.col("user_id"), pl.struct("user_id", (pl.col("at") // REQUEST_S).cast(pl.Int64)))
@@ -59,7 +56,7 @@ def rows_of(dataset: Dataset, part: Part) -> MeasuredRows:
     among = (parts == part)[parts >= Part.VALID]
     counts = training.group_by("item_id").len("shown")
     shown = events.select("item_id").join(counts, "item_id", "left", maintain_order="left")["shown"].fill_null(0)
-    return MeasuredRows(labels, users, requests, warm[0] & warm[1], among, shown.to_numpy().astype(np.int64))
+    return MeasuredRows(labels, users, requests, among, shown.to_numpy().astype(np.int64))
 
 
 def keep(path: Path, fingerprint: str, found: Predictions) -> None:

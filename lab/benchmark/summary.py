@@ -52,9 +52,8 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
 class BenchmarkMetrics:
     """All variants on the same rows: the metrics of each, and the confidence in the difference of any two.
 
-    Metrics: `auc`, `auc_warm`, `auc_cold` of all rows, and of those whose user and item both have training rows, or not
-    both; `uauc`, the mean AUC of users; `request_auc`, of requests, weighted by rows, where feedback takes longer than
-    a request.
+    Metrics: `auc`; `uauc`, the mean AUC of users; `request_auc`, of requests, weighted by rows, where feedback takes
+    longer than a request.
     """
 
     def __init__(self, results: Results, resamples: int) -> None:
@@ -63,13 +62,12 @@ class BenchmarkMetrics:
         self.views = list(
             dict.fromkeys(view for seeds in self.found.values() for found in seeds.values() for view in found)
         )
-        self._pooled = {"auc": np.ones(len(rows.warm), bool), "auc_warm": rows.warm, "auc_cold": ~rows.warm}
         self._grouped = {"uauc": _Groups(rows, rows.users), "request_auc": _Groups(rows, rows.requests)}
         self._resamples = resamples
         self._resampled: dict[tuple[str, str, str], Floats] = {}
 
     def line(self, name: str, view: str) -> Figures:
-        """Return the figures of a variant; `gains`: of ours over it, by metric."""
+        """Return the figures of a variant; `gains`: of ours over another, by metric."""
         pooled = [measure_pooled(self.rows.labels, one) for one in self.probabilities(name, view)]
         metrics = self._metrics(view)
         by_seed = {metric: self.by_seed(name, view, metric) for metric in metrics}
@@ -78,18 +76,14 @@ class BenchmarkMetrics:
             "auc_std": deviation(by_seed["auc"] or []),
             **{metric: _mean([one[metric] for one in pooled]) for metric in _PROBABILITIES},
             "seeds": len(pooled),
-            "gains": {metric: self.gain(OURS, name, view, metric) for metric in metrics},
+            "gains": {metric: self.gain(OURS, name, view, metric) for metric in metrics if name != OURS},
         }
 
     def by_seed(self, name: str, view: str, metric: str) -> list[float] | None:
-        """Return a metric by seed; None if the rows lack one of the labels."""
+        """Return a metric by seed; None without a group that has both labels."""
         if metric in self._grouped:
             return self._grouped[metric].aucs(self.probabilities(name, view))
-        rows = self._pooled[metric]
-        labels = self.rows.labels[rows]
-        if not 0 < labels.sum() < len(labels):
-            return None
-        return [roc_auc(labels, one[rows]) for one in self.probabilities(name, view)]
+        return [roc_auc(self.rows.labels, one) for one in self.probabilities(name, view)]
 
     def gain(self, name: str, other: str, view: str, metric: str = "auc") -> Figures:
         """Return a metric of one variant minus that of another over the seeds that both have, with its 95 % interval
@@ -103,7 +97,7 @@ class BenchmarkMetrics:
 
     def _metrics(self, view: str) -> list[str]:
         delay_s = 0 if view == FROZEN else int(view.removeprefix(f"{LIVE}_").removesuffix("_s"))
-        return [*self._pooled, *(name for name in self._grouped if name != "request_auc" or delay_s >= REQUEST_S)]
+        return ["auc", *(name for name in self._grouped if name != "request_auc" or delay_s >= REQUEST_S)]
 
     def has(self, name: str, view: str) -> bool:
         """Return whether a variant has the view."""
@@ -121,9 +115,8 @@ class BenchmarkMetrics:
             if metric in self._grouped:
                 self._resampled[key] = self._grouped[metric].resample(probabilities, self._resamples)
             else:
-                rows = self._pooled[metric]
-                labels, users = self.rows.labels[rows], self.rows.users[rows]
-                self._resampled[key] = resample_metrics(labels, probabilities[:, rows], users, self._resamples).auc
+                drawn = resample_metrics(self.rows.labels, probabilities, self.rows.users, self._resamples)
+                self._resampled[key] = drawn.auc
         return self._resampled[key]
 
 
@@ -169,7 +162,8 @@ def _of_own_rows(protocol: Protocol, results: Results, hidden: float, kind: Kind
             "auc_std": deviation(list(aucs[name].values())),
             "seeds": len(by_seed),
         }
-    return {name: {**line, "gains": {"auc": _paired(aucs[ours], aucs[name], hidden)}} for name, line in lines.items()}
+    gains = {name: {"auc": _paired(aucs[ours], aucs[name], hidden)} for name in lines if name != ours}
+    return {name: {**line, "gains": gains.get(name, {})} for name, line in lines.items()}
 
 
 def _paired(ours: Mapping[int, float], theirs: Mapping[int, float], hidden: float) -> Figures:

@@ -55,7 +55,6 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     assert figures["protocol"]["seeds"] == {name: [0] if name == "bag_of_words" else [0, 1] for name in VARIANTS}
     assert figures["protocol"]["rows"] == {"0": USERS * 8, "1": USERS * 8}
     assert figures["protocol"]["sha256"] == command.BENCHMARKS["collm-ml-1m"].sha256()
-    assert figures["protocol"]["test_looks"] == list(COLLM.looks)
     assert figures["gain_test"] == "paired bootstrap over users and seeds together, 100 resamples, two-sided"
     assert (tmp_path / "out.work" / "collm-ml-1m" / "predictions" / "ours-1-600.npz").is_file()
 

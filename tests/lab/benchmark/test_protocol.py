@@ -92,17 +92,14 @@ def test_damaged_file_counts_as_missing(tmp_path: Path) -> None:
     assert kept(path, "abc") is None
 
 
-def test_rows_are_warm_if_both_sides_were_trained_on(tiny: Dataset) -> None:
+def test_rows_of_a_part_are_in_the_datasets_order(tiny: Dataset) -> None:
     rows = rows_of(tiny, Part.TEST)
     parts = split_events(tiny.events, tiny.config)
-    test, train = tiny.events.filter(parts == Part.TEST), tiny.events.filter(parts <= Part.TRAIN)
+    test = tiny.events.filter(parts == Part.TEST)
     assert rows.labels.tolist() == test["label"].to_list()
     assert rows.among.tolist() == (parts[parts >= Part.VALID] == Part.TEST).tolist()
     by_user = test.with_columns(number=pl.Series(rows.users)).group_by("user_id").agg(pl.col("number").n_unique())
     assert by_user["number"].to_list() == [1] * len(by_user)
-    seen = set(train["user_id"]), set(train["item_id"])
-    expected = [user in seen[0] and item in seen[1] for user, item in test.select("user_id", "item_id").iter_rows()]
-    assert rows.warm.tolist() == expected
 
 
 def test_rows_of_a_request_know_nothing_of_each_other(tiny: Dataset) -> None:

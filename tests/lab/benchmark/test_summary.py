@@ -49,13 +49,13 @@ COLD_PROTOCOL = replace(
 
 
 def _made_rows(seed: int) -> tuple[MeasuredRows, Floats]:
-    """Test rows, cold for the last third of users, and what their labels depend on."""
+    """Test rows, and what their labels depend on."""
     rng = np.random.default_rng(seed)
     taste = rng.standard_normal(ROWS)
     labels = (rng.random(ROWS) < 1 / (1 + np.exp(-2 * taste))).astype(np.float64)
     users = rng.integers(USERS, size=ROWS)
     requests = 1_000 * users + rng.integers(3, size=ROWS)
-    return MeasuredRows(labels, users, requests, users < 2 * USERS // 3, np.ones(ROWS, bool), np.arange(ROWS)), taste
+    return MeasuredRows(labels, users, requests, np.ones(ROWS, bool), np.arange(ROWS)), taste
 
 
 def _predictions(taste: Floats, skill: float, seed: int) -> dict[str, Floats]:
@@ -124,14 +124,7 @@ def test_gain_is_paired_and_within_its_interval(figures: Figures, results: Resul
     assert found["gain"] == pytest.approx(np.mean(_aucs(results, OURS)) - np.mean(_aucs(results, PLAIN)))
     assert 0 < low < found["gain"] < high
     assert found["p"] == pytest.approx(2 / (RESAMPLES + 1))
-    assert _lines(figures, "frozen")[OURS]["gains"]["auc"] == {"gain": 0.0, "ci95": (0.0, 0.0), "p": 1.0}
-
-
-def test_warm_and_cold_rows_have_figures_of_their_own(figures: Figures, results: Results) -> None:
-    rows, line = results.rows[0], _lines(figures, "frozen")[OURS]
-    for metric, those in {"auc_warm": rows.warm, "auc_cold": ~rows.warm}.items():
-        found = [roc_auc_score(rows.labels[those], found["frozen"][those]) for found in results.found[OURS].values()]
-        assert line[metric] == pytest.approx(np.mean(found))
+    assert _lines(figures, "frozen")[OURS]["gains"] == {}
 
 
 def test_request_auc_is_weighted_by_rows_and_needs_a_delay(figures: Figures, results: Results) -> None:
@@ -152,11 +145,10 @@ def test_ablation_is_compared_over_its_seeds(figures: Figures, results: Results)
 
 def test_missing_figures_are_none(results: Results) -> None:
     rows = results.rows[0]
-    all_warm = replace(results, rows={0: rows._replace(warm=np.ones_like(rows.warm), requests=np.arange(ROWS))})
-    line = _lines(summarise(PROTOCOL, all_warm, 100), "live_600_s")[PLAIN]
-    for metric in ("auc_cold", "request_auc"):
-        assert line[metric] is None
-        assert line["gains"][metric] == {"gain": None, "ci95": None, "p": None}
+    alone = replace(results, rows={0: rows._replace(requests=np.arange(ROWS))})
+    line = _lines(summarise(PROTOCOL, alone, 100), "live_600_s")[PLAIN]
+    assert line["request_auc"] is None
+    assert line["gains"]["request_auc"] == {"gain": None, "ci95": None, "p": None}
     without = replace(results, found={PLAIN: results.found[PLAIN]})
     assert _lines(summarise(PROTOCOL, without, 100), "frozen")[PLAIN]["gains"]["auc"]["gain"] is None
     assert resampled_t([0.1], 0.2) == resampled_t([0.0, 0.0], 0.2) == {"ci95": None, "p": None}
