@@ -5,7 +5,7 @@ PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 DEMO_PACKAGES := .venv/demo-packages
 DEMO_EXTRAS := build,cpu,encode,live,train,demo
-ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,openvino,sign,fetch,trace,client,browser,docs,image,dev
+ALL_EXTRAS := $(DEMO_EXTRAS),log,teach,load,openvino,sign,fetch,client,browser,docs,image,dev
 # The demos need less than all else, and take that where it is.
 DEMO_INSTALLED := $(if $(wildcard $(PACKAGES)),$(INSTALLED),.venv/demo-installed)
 CORE := native/__init__.py native/build.py $(wildcard native/*.cpp native/*/*.hpp)
@@ -150,8 +150,8 @@ wheel-arm64: $(INSTALLED)  ## The same wheel for Linux on arm64, in runs/wheel-a
 	cd runs/wheel-arm64 && $(PYTHON) -c "import glob, zipfile; wheel = zipfile.ZipFile(*glob.glob('*-linux_aarch64.whl')); \
 	assert [wheel.read(name)[18] for name in wheel.namelist() if name.endswith('.so')] == [183]"
 
-LOCKED_CPU := cpu encode fetch live log openvino sign trace
-LOCKED_GPU := cuda encode fetch live log sign trace
+LOCKED_CPU := cpu encode fetch live log openvino sign
+LOCKED_GPU := cuda encode fetch live log sign
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 
 locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their hashes, for the image.

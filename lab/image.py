@@ -53,7 +53,6 @@ def writable(folder):
         return False
     return True
 import cryptography.hazmat.primitives.asymmetric.ed25519, lmdb, obstore, pyarrow.parquet, tokenizers
-import opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.sdk.trace
 if importlib.util.find_spec("openvino"):
     import openvino
     core = openvino.Core()

@@ -117,9 +117,7 @@ def _add_routes(app: _App, components: Components) -> None:
     settings, serving, readiness = components.settings, components.serving, components.readiness
     parts = settings, serving, components.pipeline, readiness, components.guard
     score, openrtb, infer = (ScoreRoute(*parts, form) for form in Form)
-    app.state.engine_route = EngineRoute(
-        serving, components.pipeline, readiness, components.guard, components.is_watched
-    )
+    app.state.engine_route = EngineRoute(serving, components.pipeline, readiness, components.guard)
     app.scoring = {
         path: AccessMiddleware(route, components.access_log)
         for path, route in ((PATH, score), (OPENRTB_PATH, openrtb), (INFER_PATHS[0], infer))

@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 import native
-from msd.contract.errors import MsdError
 from service import limits
 from service.cold.cold_ads import open_cold_ads
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
@@ -35,9 +33,6 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
 from service.watchdog import Liveness
-
-if TYPE_CHECKING:  # OpenTelemetry, which it needs, is an extra
-    from service.tracing import Tracing
 
 
 class Components:
@@ -81,17 +76,13 @@ class Components:
         explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
         self._shadowing = Shadowing(frames, self.engine, metrics)
         self.request_log = open_request_log(settings, metrics)
-        self.tracing = _open_tracing(settings, metrics)
-        trace = self.tracing.note if self.tracing else None
-        self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
+        self.access_log = AccessLog(metrics)
         followers: list[Follower] = [self.request_log] if self.request_log else []
         parts = self.engine, frames, explainer, settings.explore_share, corrections
         forms = Forms(metrics, most)
         self.pipeline = Pipeline(*parts, followers, self._shadowing, forms.translate)
         # For a model that serves no users and is not logged.
         self._aside = Pipeline(*parts)
-        self.is_watched = settings.log_level == "debug" or self.tracing is not None
-        """Whether each request is logged or traced."""
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )
@@ -106,7 +97,7 @@ class Components:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.engine.close()
-            parts = (self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
+            parts = (self._shadowing, self.request_log, self._cold_ads, self.serving, self.live)
             for part in parts:
                 if part is not None:
                     await part.close()
@@ -141,19 +132,6 @@ class Components:
 
     def _compared_by(self, alone: Serving) -> ASGIApp:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
-
-
-def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
-    """Return None unless the settings enable tracing. Raises MsdError if it is unavailable."""
-    if not settings.trace:
-        return None
-    try:
-        from service.tracing import Tracing
-    except ModuleNotFoundError as error:
-        raise MsdError(
-            f"MSD_TRACE=on needs the module {error.name!r}, which is not installed: pip install 'msd-ctr[trace]'"
-        ) from error
-    return Tracing(settings.trace_sample, metrics)
 
 
 def open_live_store(settings: Settings, metrics: Metrics) -> LiveStore:

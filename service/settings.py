@@ -151,14 +151,9 @@ class Settings(BaseModel):
     (the service does not start without the encoder) or `off`."""
     encoder_per_s: Annotated[float, Field(gt=0, le=100_000)] = 20.0
     """Most texts encoded per second."""
-    # Logs and traces
+    # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """`debug`, `info`, `warning` or `error`; JSON lines on stdout ([logs](operations.md#logs))."""
-    trace: Annotated[bool, BeforeValidator(_is_on)] = False
-    """Whether requests are traced with OpenTelemetry (extra `trace`): `on` or `off`. OpenTelemetry's own variables,
-    such as `OTEL_EXPORTER_OTLP_ENDPOINT`, set the collector ([traces](observability.md#traces))."""
-    trace_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of requests traced if the caller sends no `traceparent`."""
     log_dir: Path | None = None
     """Folder of the request log (extra `log`; [feedback](feedback.md)). Default: no request log."""
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -200,7 +200,7 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
 
 
 CORE = ("service.scoring", "service.http", "service.routes.score_route", "service.routes.engine_route")
-SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playground", "request_log", "tracing")
+SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playground", "request_log")
 
 
 @pytest.mark.parametrize("package", CORE)

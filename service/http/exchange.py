@@ -1,4 +1,4 @@
-"""One request: its ID, head, and record for log, metrics and traces.
+"""One request: its ID, head, and record for log and metrics.
 
 Does not know what requests are for; routes put what is to be logged into the request's `Access`.
 """
@@ -8,7 +8,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import orjson
@@ -64,12 +64,7 @@ class Access:
     ended: float = 0.0
     status: int = 0
     is_scoring: bool = False
-    candidates: int | None = None
-    degraded: dict[str, int] = field(default_factory=dict)
     error: str | None = None
-    stages: tuple[float, ...] = ()
-    """Seconds by stage of a scored request."""
-    trace_id: str | None = None
 
     def reply_begins(self, status: int) -> tuple[bytes, bytes]:
         """Record that the reply is ready, and return the headers of every reply."""
@@ -93,18 +88,11 @@ def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
-Trace = Callable[[Scope, Access], str | None]
-"""Exports a finished scoring request as a trace; returns the trace's ID if it is traced."""
-
-
 class AccessLog:
-    """Counts, logs and traces finished requests."""
+    """Counts finished requests, and logs those that failed."""
 
-    def __init__(self, metrics: Metrics, is_verbose: bool = False, trace: Trace | None = None) -> None:
-        """`is_verbose`: log one line for every request."""
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._is_verbose = is_verbose
-        self._trace = trace
         self._log = structlog.get_logger("msd.access")
 
     def failed(self, scope: Scope, error: BaseException) -> ErrorResponse | None:
@@ -120,30 +108,24 @@ class AccessLog:
         return response
 
     def finish(self, scope: Scope) -> None:
-        """Finish a request: count, log and trace it."""
+        """Finish a request: count it, and log its failure."""
         access = access_of(scope)
         seconds = (access.ended or time.perf_counter()) - access.started
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
-            if self._trace is not None:
-                access.trace_id = self._trace(scope, access)
         elif scope["path"] == _EVENTS and scope["method"] == "POST":
             self._metrics.event_request(access.status or 500, seconds)
-        is_news = access.status >= 400 and access.status not in _NO_NEWS
-        if not is_news and not self._is_verbose:
+        if access.status < 400 or access.status in _NO_NEWS:
             return
-        tell = self._log.info if is_news else self._log.debug
-        more = {"key": scope.get(KEY)} | {
-            name: getattr(access, name) for name in ("trace_id", "candidates", "degraded", "error")
-        }
-        tell(
+        more = {"key": scope.get(KEY), "error": access.error}
+        self._log.info(
             "request",
             request_id=access.request_id,
             method=scope["method"],
             path=scope["path"][:_SHOWN_PATH],
             status=access.status,
             ms=round(seconds * 1000, 3),
-            **{name: value for name, value in more.items() if value not in (None, {})},
+            **{name: value for name, value in more.items() if value is not None},
         )
 
 

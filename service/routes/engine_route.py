@@ -1,6 +1,6 @@
 """What the native front needs, to answer requests that the engine can score: of POST /v1/score, and of other forms.
 
-Everything else is for the app's routes, as are all requests while each is logged or traced. For the event loop.
+Everything else is for the app's routes. For the event loop.
 """
 
 import math
@@ -21,11 +21,8 @@ class EngineRoute:
         pipeline: Pipeline,
         readiness: Readiness,
         guard: Guard | None,
-        is_watched: bool,
     ) -> None:
-        """`is_watched`: each request is logged or traced."""
         self._serving, self._pipeline, self._readiness, self._guard = serving, pipeline, readiness, guard
-        self._is_watched = is_watched
         self._front: Any = None
         self._told: Deployment | None = None
 
@@ -39,7 +36,7 @@ class EngineRoute:
         """Tell the front what has changed. Called several times a second too."""
         if self._guard is not None and self._guard.is_stale:
             self._front.forget_keys()
-        deployment = None if self._readiness.missing or self._is_watched else self._serving.current
+        deployment = None if self._readiness.missing else self._serving.current
         if deployment is not self._told:
             self._front.serve(deployment and self._pipeline.plan(deployment))
             self._told = deployment

@@ -59,7 +59,6 @@ class ScoreRoute:
             answer = await self._pipeline.answer(job, raw)
         finally:
             access.request_id = job.shown_id
-        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send_reply(send, 200, answer.headers, answer.body)
         for seen in answer.seen:
             self._pipeline.follow(seen)

@@ -129,12 +129,11 @@ HELP = {
     "msd_bundle_info": "1 for each served bundle.",
     "msd_runtime_info": "1 for each model runtime in use, as read back after loading.",
     "msd_native_info": "1 for the CPU instructions that the native core uses.",
-    # The service's log, the request log and traces
+    # The service's log and the request log
     "msd_log_lines": "Lines for stdout and stderr, by result.",
     "msd_log_records": "Sampled requests for the request log, by result.",
     "msd_log_events": "Events for the request log, by result.",
     "msd_log_bytes": "Bytes of request log files on disk.",
-    "msd_traces": "Traces of requests, by result of their export.",
     # Logged requests against the bundle's reference and against observed clicks
     "msd_input_psi": "Population stability index of recent inputs against the bundle's reference, per input.",
     "msd_score_psi": "Population stability index of recent scores against the bundle's reference, per head.",
@@ -236,7 +235,6 @@ class Metrics:
         self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
         self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
         self.log_bytes = self._gauge("msd_log_bytes")
-        self.traces = self._counters("msd_traces", "result", ("sent", "dropped", "failed"))
         self._input_psi = self._gauge_set("msd_input_psi", "feature")
         self._score_psi = self._gauge_set("msd_score_psi", "head")
         self._referenced = ""

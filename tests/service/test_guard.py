@@ -65,7 +65,6 @@ def guarded(bundle: Bundle, keys_file: Path, tmp_path_factory: pytest.TempPathFa
         tmp_path_factory.mktemp("guarded"),
         keys_file=keys_file,
         guard_metrics=True,
-        log_level="debug",
         BODY_TIMEOUT_S=0.7,
     ) as running:
         yield running

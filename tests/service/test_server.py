@@ -26,7 +26,7 @@ from tests.service.test_load import Load
 @pytest.fixture(scope="module")
 def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """Two scoring threads; tests leave it as it is."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2, log_level="debug") as running:
+    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2) as running:
         yield running
 
 
