@@ -78,6 +78,16 @@ class Connection:
         self._write(request)
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the service has closed it, as it may close an idle connection at any time."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    @property
     def body(self) -> bytes:
         """The reply's body."""
         return b"".join(self._parts)

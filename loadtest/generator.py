@@ -180,9 +180,12 @@ class _Load:
         return self._sent > 0 or bool(self._due)
 
     def _send(self, intended: float) -> None:
-        if self._idle:
+        while self._idle:
+            connection = self._idle.popleft()
+            if connection.has_ended:
+                continue
             self._sent += 1
-            self._idle.popleft().send(next(self._requests), intended)
+            connection.send(next(self._requests), intended)
             return
         self._due.append(intended)
         if len(self._all) + len(self._connecting) < self._limits.most:
@@ -228,7 +231,7 @@ class _Load:
 
     def _free(self, connection: Connection) -> None:
         """Take a due request, otherwise queue up last, so that all connections have their turn."""
-        if self._due:
+        if self._due and not connection.has_ended:
             self._sent += 1
             connection.send(next(self._requests), self._due.popleft())
         else:

@@ -11,6 +11,7 @@
 #include <linux/filter.h>
 #endif
 
+#include <algorithm>
 #include <functional>
 #include <future>
 #include <thread>
@@ -220,6 +221,7 @@ class Sockets {
       look_around();
       for (Connection* const one : lost_) close(*one);
       lost_.clear();
+      leaving_.clear();
       for (Connection* const one : dead_) connections_.erase(one);
       dead_.clear();
       if (is_stopped_) break;
@@ -305,22 +307,45 @@ class Sockets {
     count_++;
     Connection* const one = made.get();
     connections_.emplace(one, std::move(made));
+    const Leaving last{rank(*one), one};
+    if (!leaving_.empty()) leaving_.insert(std::upper_bound(leaving_.begin(), leaving_.end(), last), last);
   }
 
-  // Close one connection for another: the oldest without a request; the one that is idle for longest; the oldest with an
+  // What could be closed for others: first the oldest without a request, then what is idle for longest, then the oldest
   // unfinished request.
+  using Rank = std::pair<int, double>;
+  using Leaving = std::pair<Rank, Connection*>;
+  static constexpr int kStays = 3;
+
+  static Rank rank(const Connection& one) {
+    if (one.descriptor < 0) return {kStays, 0.0};
+    if (one.is_silent || one.goodbye_until > 0.0) return {0, one.opened};
+    if (one.is_idle()) return {1, one.idle_since};
+    return {one.unfinished_since > 0.0 && !one.is_owed_replies() ? 2 : kStays, one.unfinished_since};
+  }
+
+  // Whether it has just begun a request. Who never finishes one could say so for ever.
+  static bool has_begun(const Connection& one) {
+    char byte;
+    return one.goodbye_until == 0.0 && one.unfinished_since == 0.0 &&
+           recv(one.descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+  }
+
+  // Close the first of them that has not just begun a request, or else the first.
   bool close_for_another() {
-    Connection* found = nullptr;
-    const auto rank = [](const Connection& one) -> std::pair<int, double> {
-      if (one.is_silent || one.goodbye_until > 0.0) return {0, one.opened};
-      if (one.is_idle()) return {1, one.idle_since};
-      return {one.unfinished_since > 0.0 && !one.is_owed_replies() ? 2 : 3, one.unfinished_since};
-    };
-    for_each([&](Connection& one) {
-      if (!found || rank(one) < rank(*found)) found = &one;
-    });
-    if (!found || rank(*found).first == 3) return false;
-    close(*found, Count::kMadeRoom);
+    std::erase_if(leaving_, [](const auto& each) { return rank(*each.second) != each.first; });
+    if (leaving_.empty()) {
+      for_each([&](Connection& one) {
+        if (const Rank found = rank(one); found.first < kStays) leaving_.emplace_back(found, &one);
+      });
+      const size_t size = std::min(leaving_.size(), kAtOnce);
+      std::partial_sort(leaving_.begin(), leaving_.begin() + static_cast<ptrdiff_t>(size), leaving_.end());
+      leaving_.resize(size);
+    }
+    if (leaving_.empty()) return false;
+    auto found = std::find_if(leaving_.begin(), leaving_.end(), [](const auto& each) { return !has_begun(*each.second); });
+    if (found == leaving_.end()) found = leaving_.begin();
+    close(*found->second, Count::kMadeRoom);
     return true;
   }
 
@@ -355,6 +380,7 @@ class Sockets {
   std::vector<char> buffer_ = std::vector<char>(65'536);
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;
   std::vector<Connection*> lost_, dead_;  // to be closed, and to be forgotten
+  std::vector<Leaving> leaving_;          // the next to be closed for others; found once for all that come together
   std::atomic<size_t> count_{0};
   std::thread thread_;
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -109,6 +110,21 @@ def test_client_replaces_a_lost_connection() -> None:
     assert server.connections == 4
     assert found.lost == 2
     assert found.statuses[200] > 2
+
+
+def test_sends_nothing_on_a_connection_that_the_service_has_closed() -> None:
+    """While this process did something else."""
+    with scripted_server(Reply(ends=True)) as server:
+
+        def until_closed(_: Seen) -> None:
+            while server.writers[-1].get_extra_info("socket").fileno() >= 0:
+                time.sleep(0.001)
+            time.sleep(0.02)
+
+        limits = LoadLimits(connections=1, most=1, patience_s=5.0)
+        found = open_loop(Target(server.url, REQUESTS), constant(100, 0.1), 0.1, limits, until_closed)
+
+    assert (found.statuses, found.lost, found.unanswered) == ({200: 10}, 0, 0)
 
 
 @pytest.mark.parametrize("loop", ["open", "closed"])

@@ -1,6 +1,7 @@
 """What a client can hold of the service, and how long: connections, requests that wait, replies that are not read."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import golden_requests
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import LiveService, freeze, live_service, wait_until
 from tests.service.test_bad_input import GOOD, HEAD, but, talk
 
 CONNECTIONS = 4
@@ -62,6 +63,26 @@ def test_new_client_takes_the_place_of_an_idle_one(narrow: LiveService) -> None:
             answers(kept, 1)
         assert narrow.score(golden_requests()[0]).status_code == 200
         assert closed(narrow, "made_room") > before
+
+
+@pytest.mark.parametrize("requests", [0, 1])
+def test_client_whose_request_is_there_keeps_its_place(narrow: LiveService, requests: int) -> None:
+    """Its request came after the client that needs a place, and is not read yet."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(narrow)) for _ in range(CONNECTIONS)]
+        for client in [*held[: (CONNECTIONS - 1) * requests], held[-1]]:
+            client.sendall(POST)
+            answers(client, 1)
+        freeze(narrow.process.pid)
+        try:
+            another = stack.enter_context(connect(narrow))
+            held[0].sendall(POST)
+        finally:
+            os.kill(narrow.process.pid, signal.SIGCONT)
+        answers(held[0], 1)
+        another.sendall(POST)
+        answers(another, 1)
+        assert held[1].recv(1) == b""
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health/live HTTP/1.1\r\nX: ", HEAD + b"Content-Length: 9\r\n\r\n{"])
