@@ -89,10 +89,6 @@ def _term(scope: Scope, term: Term, value: Affine, axis: int) -> Term:
         rows = emit.reshape(leaf, leaf.shape[:-1])
         matrix = emit.reshape(by, by.shape[-2:])
         return Term(emit.product(rows, matrix, (*leaf.shape[:-2], 1, matrix.shape[1])))
-    if _masks(leaf, by, axis):
-        # Σ_t weight_t leaf_ntd: [1, T] @ [N, T, D].
-        scope.credit(Rule.WEIGHTED_SUM)
-        return Term(emit.matmul(emit.transpose(by, (*range(axis), axis + 1, axis)), leaf))
     return Term(emit.reduce("ReduceSum", emit.elementwise("Mul", leaf, by), axis))
 
 
@@ -101,11 +97,6 @@ def _weights(leaf: Tensor, by: Tensor, axis: int) -> bool:
     if axis != len(leaf.shape) - 2 or leaf.shape[-1] != 1 or leaf.shape[0] != ITEMS:
         return False
     return size_or_none(by.shape[:-2]) == 1 and size_or_none(leaf.shape[1:]) is not None
-
-
-def _masks(leaf: Tensor, by: Tensor, axis: int) -> bool:
-    """Return whether shared weights [1, …, T, 1] weight the leaf's own rows [N, …, T, D], and T is summed."""
-    return axis == len(leaf.shape) - 2 and by.shape[-1] == 1 and leaf.shape[-1] != 1
 
 
 _ALONG = ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")

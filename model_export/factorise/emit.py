@@ -50,8 +50,6 @@ class Tensor:
     reshaped: "Tensor | None" = None
     """The tensor that this reshapes."""
     lookup: "Lookup | None" = None
-    outer: "tuple[Tensor, Tensor] | None" = None
-    """The two smaller tensors whose broadcast product this is."""
 
     @property
     def varies(self) -> bool:
@@ -241,11 +239,6 @@ class Emitter:
         moved = [axis for axis in order if tensor.shape[axis] != 1]
         if moved == sorted(moved) and sum(isinstance(dim, str) for dim in shape) <= 1:
             return self.reshape(tensor, shape)
-        if tensor.outer is not None:
-            turned = [self.transpose(self.aligned(factor, len(order)), order) for factor in tensor.outer]
-            made = self.elementwise("Mul", *turned)
-            made.outer = (turned[0], turned[1])
-            return made
         return self.op("Transpose", [tensor], shape, perm=list(order))
 
     def reduce(self, kind: str, tensor: Tensor, axis: int) -> Tensor:

@@ -98,15 +98,8 @@ def _simpler(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
     if len(one.shape) != len(other.shape):
         return None
     if one.shape[-1] == 1 and one.varies and other.varies:
-        return _outer(scope, one, other, shape)
+        return scope.wrap(scope.emit.elementwise("Mul", scope.real(one), scope.real(other)), shape)
     return _weighted(scope, one, other, shape)
-
-
-def _outer(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
-    left, right = scope.real(one), scope.real(other)
-    made = scope.emit.elementwise("Mul", left, right)
-    made.outer = (left, right)
-    return scope.wrap(made, shape)
 
 
 def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:

@@ -66,26 +66,12 @@ class Scope:
 
     def _summed(self, value: Affine) -> Tensor:
         summands = [
-            term.leaf if term.by is None else self.emit.elementwise("Mul", term.leaf, term.by)
-            for term in self._with_outer(value.terms)
+            term.leaf if term.by is None else self.emit.elementwise("Mul", term.leaf, term.by) for term in value.terms
         ]
         result = self.emit.add(*summands, value.base)
         if result is None:
             raise RuleDoesNotApply("an empty sum")
         return result
-
-    def _with_outer(self, terms: Sequence[Term]) -> list[Term]:
-        """Rewrite w · u + w ⊗ v as w · (u + v): factors of one tensor are added first."""
-        kept = list(terms)
-        for term in terms:
-            outer = term.leaf.outer
-            twin = next((one for one in kept if outer and one.by is not None and one.leaf is outer[0]), None)
-            if outer is None or twin is None or twin.by is None or term.by is not None:
-                continue
-            added = self.emit.elementwise("Add", outer[1], twin.by)
-            kept = [one for one in kept if one is not term and one is not twin]
-            kept.append(Term(self.emit.elementwise("Mul", outer[0], added)))
-        return kept
 
     def coalesced(self, value: Concat) -> Laid:
         """Join neighbouring parts that are single tensors of one side. No part keeps parts along the same axis."""
