@@ -17,7 +17,6 @@ from model_export.recipe import Recipe
 from msd.contract.bundle import open_bundle
 from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.contract.uncertainty import Uncertainty
-from msd.duration import Machine, PartRows, about, exporting
 from msd.report import bar
 
 app = typer.Typer(add_completion=False)
@@ -94,8 +93,6 @@ def export(
         dataset, folder = folders
         names = [name for part in columns.split(",") if (name := part.strip())]
         made = load_foreign(onnx, dataset, tensors, student, _heads(head or []), names).recipe()
-    seconds = exporting(Machine.measured(), PartRows.of(made.dataset), requests)
-    console.print(f"{made.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with bar(console) as heard:
         advance = partial(heard, total=requests)
         fresh = export_bundle(

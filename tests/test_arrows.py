@@ -37,10 +37,10 @@ ARROWS = [
     # Data, then networks, their training, and what is measured of them.
     Arrow("msd.dataset", ("msd.dataset", "msd.metrics", "msd.step", "msd.contract")),
     Arrow("msd.ranker", RANKER),
-    Arrow("msd.training", (*RANKER, "msd.training", "msd.checkpoint", "msd.duration")),
+    Arrow("msd.training", (*RANKER, "msd.training", "msd.checkpoint")),
     Arrow(
         "msd.evaluation",
-        (*RANKER, "msd.training", "msd.evaluation", "msd.duration", "msd.page"),
+        (*RANKER, "msd.training", "msd.evaluation", "msd.page"),
     ),
     Arrow(
         "msd.feedback",

@@ -20,19 +20,16 @@ from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.service import DemoError, Line, score, serve
 from msd.demo.steps import Steps
-from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
-from msd.evaluation.verdict import TEXT_BASELINES, say_verdict
-from msd.step import STEP_FILE
+from msd.evaluation.verdict import say_verdict
 
 app = typer.Typer(add_completion=False)
 RECORD_FILE = "quickstart.json"
 _FORMAT = 1
 _FEWEST_TEXTS = 10
 _CANDIDATES = 5
-_LONG_S = 900.0
+_MANY = 1_000_000  # events
 _FIGURES = "figures"
-_FOLDERS = {"distill": "student", "train": "model", "evaluate": _FIGURES, "export": "bundle"}
-_RESAMPLES, _REQUESTS = 300, 2_400  # fewer resamples than the default: large logs take minutes by them
+_RESAMPLES = 300  # fewer than the default: large logs take minutes by them
 
 
 @app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -62,17 +59,13 @@ def quickstart(
     dataset = load_dataset(data)
     lines = _lines(dataset, data, out)
     steps.total = len(steps.seconds) + len(lines)
-    steps.planned.update(_plan(dataset, out, list(lines)))
-    whole = sum(steps.planned.values())
-    for name, seconds in (*steps.planned.items(), ("in all", whole)):
-        console.print(f"{name:<10}{about(seconds) if seconds else 'done before'}", markup=False)
-    if whole > _LONG_S:
+    if dataset.events.height > _MANY:
         console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
     for name, line in lines.items():
         steps.call(name, *line)
     results, request = json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8")), _request(dataset)
     verdict = f"Verdict: {say_verdict(results)}"
-    found = {"verdict": verdict, "request": request, "planned": steps.planned, "seconds": steps.seconds}
+    found = {"verdict": verdict, "request": request, "seconds": steps.seconds}
     _write_record(out, _inputs(log, options), found)
     url, body = f"http://127.0.0.1:{port}", shlex.quote(json.dumps(request))
     curl = f"curl -s {url}/v1/score -H 'Content-Type: application/json' -d {body}"
@@ -130,7 +123,7 @@ def _write_record(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]
 
 def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
     """Return the commands after the dataset, by name; with 10 texts or more, they include an untaught student's."""
-    student, model, figures, bundle = (out / folder for folder in _FOLDERS.values())
+    student, model, figures, bundle = (out / folder for folder in ("student", "model", _FIGURES, "bundle"))
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
     way: Line = () if has_texts else ("--no-semantics",)
@@ -141,20 +134,6 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
         "evaluate": ("evaluate", data, *read, figures, "--model", model, "--resamples", str(_RESAMPLES), *texts),
         "export": ("export", data, *read, model, bundle, "--evaluation", figures / "evaluation.json"),
     }
-
-
-def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
-    """Estimate the seconds of each step; 0 if its folder says that it is done."""
-    machine, rows = Machine.measured(), PartRows.of(dataset)
-    tokens = sum(tokens_of(texts.values()) for texts in student_texts(dataset))
-    seconds = {
-        "distill": encoding(machine, tokens),
-        "train": training(machine, rows, USUAL_EPOCHS),
-        "evaluate": evaluating(machine, rows, 1, _RESAMPLES, 1 + len(TEXT_BASELINES) * ("distill" in names)),
-        "export": exporting(machine, rows, _REQUESTS),
-    }
-    done = {name for name, folder in _FOLDERS.items() if (out / folder / STEP_FILE).is_file()}
-    return {name: 0.0 if name in done else seconds[name] for name in names}
 
 
 def _request(dataset: Dataset) -> dict[str, Any]:

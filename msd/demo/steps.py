@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from msd.demo.service import DemoError, Line, command_of
-from msd.duration import about
 
 # Added to the signal's number in exit codes.
 _BY_SIGNAL = 128
@@ -24,11 +23,10 @@ Step = tuple[str, Line]
 
 @dataclass
 class Steps:
-    """Steps so far: when each began, and its duration, in seconds. `planned`: estimated durations of some steps."""
+    """Steps so far: when each began, and its duration, in seconds."""
 
     console: Console
     total: int
-    planned: dict[str, float] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     _first: float = field(default_factory=time.perf_counter)
@@ -104,12 +102,7 @@ class Steps:
 
     def _begin(self, name: str, arguments: Line) -> float:
         title = (f"{len(self.seconds) + 1}/{self.total} {name}", "bold")
-        done = [step for step, planned in self.planned.items() if step in self.seconds and planned]
-        # What is left is as slow as what is done.
-        pace = sum(self.seconds[step] for step in done) / sum(self.planned[step] for step in done) if done else 1.0
-        left = pace * sum(seconds for step, seconds in self.planned.items() if step not in self.seconds)
-        plan = f"  {about(left)} from here" if name in self.planned else ""
-        self.console.rule(Text.assemble(title, f"  msd {_quoted(arguments)}", (plan, "dim")), align="left")
+        self.console.rule(Text.assemble(title, f"  msd {_quoted(arguments)}"), align="left")
         return time.perf_counter()
 
     def _end(self, name: str, arguments: Line, start: float, code: int, end: float | None = None) -> None:

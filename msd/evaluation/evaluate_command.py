@@ -15,7 +15,6 @@ from rich.table import Table
 from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
-from msd.duration import Machine, PartRows, about, evaluating
 from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
 from msd.evaluation.verdict import COUNTS, TEXT_BASELINES, say_semantics, say_verdict
@@ -82,13 +81,8 @@ def evaluate(
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
         return
-    rows, count = PartRows.of(data), sum(map(len, models.values()))
-    baselines = 1 + len(rivals) + len(TEXT_BASELINES) * texts
-    seconds = evaluating(Machine.measured(), rows, count, resamples, baselines)
-    measured = f"{count} model{'s'[: count > 1]} and {baselines} baseline{'s'[: baselines > 1]}"
-    console.print(f"{measured} on {rows.test:,} test rows: {about(seconds)}", highlight=False)
     with bar(console) as heard:
-        advance = partial(heard, total=count + OTHER_WORK)
+        advance = partial(heard, total=sum(map(len, models.values())) + OTHER_WORK)
         results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts, rivals)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     write_report(out / REPORT_FILE, results)

@@ -41,7 +41,7 @@ def main(
     knowledge = folders[1] if len(folders) > 2 else None
     config = DistillConfig(seed=seed, layers=layers, users=users)
     with bar(console, each=True) as advance:
-        fresh = distill(dataset, knowledge, out, config, advance, lambda plan: console.print(plan, highlight=False))
+        fresh = distill(dataset, knowledge, out, config, advance)
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
     record = load_record(out)

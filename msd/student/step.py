@@ -13,7 +13,6 @@ from torch import Tensor
 from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
-from msd.duration import Machine, about, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import DistillConfig, fit_words, measure
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
@@ -26,7 +25,6 @@ _MOST_UNTAUGHT = 1_000
 _ENCODED, _KEPT_TOGETHER = "encoded", 1_024
 """Folder of the texts that an interrupted run has encoded, and how many of them a file has."""
 Advance = Callable[[str, int, int], None]  # step's name, done, total
-Tell = Callable[[str], None]
 
 
 def distill(
@@ -35,11 +33,10 @@ def distill(
     out: Path,
     config: DistillConfig,
     advance: Advance,
-    tell: Tell = lambda _: None,
     student: Student | None = None,
 ) -> bool:
-    """Fill `out` with a student and its vectors; return False if it already has them. `tell` gets the plan, with its
-    duration. Without knowledge all words are zero. `student`: the one to teach, by default `new_student()`.
+    """Fill `out` with a student and its vectors; return False if it already has them. Without knowledge all words are
+    zero. `student`: the one to teach, by default `new_student()`.
 
     Raises DatasetError, TeacherError or StudentError if inputs are missing or invalid, or the folder has other content.
     """
@@ -62,7 +59,6 @@ def distill(
     lessons = all_lessons(texts, base, config.holdout, config.seed) if base else []
     (out / STEP_FILE).unlink(missing_ok=True)
     (out / _ENCODED).mkdir(parents=True, exist_ok=True)
-    tell(_plan(texts, lessons))
     student = student or new_student()
     if config.layers:
         shorten(student, config.layers)
@@ -116,13 +112,6 @@ def _teach(
         written = words.any(axis=1)
         level.vectors[taught[written], words_part] = words[written]
     return rehearsed
-
-
-def _plan(texts: list[dict[str, str]], lessons: list[Lessons]) -> str:
-    """Return the plan in words: amounts and duration."""
-    seconds = encoding(Machine.measured(), sum(tokens_of(named.values()) for named in texts))
-    taught = "".join(f"{len(level.ids):,} {level.level} are taught, " for level in lessons if level.ids)
-    return f"{taught}{sum(map(len, texts)):,} texts encoded: {about(seconds)}"
 
 
 def _check_out(out: Path) -> None:

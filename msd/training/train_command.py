@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import polars as pl
 import typer
 from rich.console import Console
@@ -20,7 +21,6 @@ from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, training
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, fingerprint_of, mark_done
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
@@ -128,18 +128,16 @@ def train(
         networks = Training(known, vectors, model_config, config, out / WORK, team)
         only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
         variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
-        rows = PartRows(0, 0, 0)
+        rows = 0
         if data:  # in the first process
             taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
             held.enter_context(held_folder(out, taken))
             (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
+            parts = split_events(data.events, data.config)
+            rows = int(np.count_nonzero(parts <= Part.TRAIN))
             if network == NetworkName.MSD:
-                valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
-                for line in say_conversions(data.events, valid):
+                for line in say_conversions(data.events, pl.Series(parts == Part.VALID)):
                     console.print(line, highlight=False)
-            rows = PartRows.of(data)
-            if network != NetworkName.CONTENT:  # which is fitted at once
-                _say_plan(networks, rows, variants, console)
             for variant in variants:
                 networks.write_features(variant, data)
         del data
@@ -184,29 +182,15 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
 
 
 def _train(
-    networks: Training, rows: PartRows, variants: Sequence[Variant], halves: UserHalves | None, console: Console
+    networks: Training, rows: int, variants: Sequence[Variant], halves: UserHalves | None, console: Console
 ) -> TrainedNetwork:
-    """Return the first variant's network, or the one that valid chooses."""
-    show = partial(training_bar, console, steps=networks.settings.steps(rows.train))
+    """Return the first variant's network, or the one that valid chooses. `rows`: those to train on."""
+    show = partial(training_bar, console, steps=networks.settings.steps(rows))
     if not halves:
         return networks.train(variants[0], show("train"))[0]
     kept, choice = choose_network(networks, variants, halves, show)
     console.print(table_of(choice))
     return kept._replace(record=kept.record.model_copy(update={"choice": choice}))
-
-
-def _say_plan(networks: Training, rows: PartRows, variants: Sequence[Variant], console: Console) -> None:
-    """Print the amount of training and its usual time."""
-    most = networks.settings.epochs
-    epochs = min(most, USUAL_EPOCHS)
-    done = sum(map(networks.is_done, variants))
-    told = f"{rows.train:,} rows to train on, {epochs} epochs"
-    told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""
-    if len(variants) > 1:
-        told += f", {len(variants)} networks to choose from"
-        told += f", of which {done} done before" if done else ""
-    told += f": {about((len(variants) - done) * training(Machine.measured(), rows, epochs))}"
-    console.print(told, highlight=False)
 
 
 @contextmanager
