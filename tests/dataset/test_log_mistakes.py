@@ -1,6 +1,6 @@
 """Logs that cannot be read as they are: each is refused with place, fault and remedy, and nothing is written.
 
-The mistakes made most are on docs/mistakes.md, which tests/docs hold.
+The mistakes made most are on in tests/docs/mistakes.py.
 """
 
 import gzip

@@ -1,6 +1,6 @@
 """Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/mistakes.md from the commands' messages, docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md
-from the kept results of benchmarks.
+docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md from the kept results of benchmarks; and
+tests/docs/mistakes.txt from the commands' messages.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
@@ -24,9 +24,10 @@ from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, MISTAKES, DATASET, LEADERBOARD = (
-    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "mistakes", "dataset-toml", "leaderboard")
+SETTINGS, CLI, DATASET, LEADERBOARD = (
+    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "dataset-toml", "leaderboard")
 )
+MISTAKES = ROOT / "tests" / "docs" / "mistakes.txt"
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
@@ -101,11 +102,11 @@ def _toml_default(field: FieldInfo) -> str:
 
 
 def mistakes_page() -> str:
-    """docs/mistakes.md with the message about each mistake; runs the commands."""
+    """tests/docs/mistakes.txt with the message about each mistake; runs the commands."""
     lines: list[str] = []
     for group, rows in page_rows().items():
-        lines += ["", f"## {group}", "", *rows]
-    return _replaced(MISTAKES, lines[1:])
+        lines += ["", group, *rows]
+    return "\n".join(lines[1:]) + "\n"
 
 
 def leaderboard_page() -> str:

@@ -1,4 +1,4 @@
-"""A newcomer's mistakes, whose messages docs/mistakes.md shows."""
+"""A newcomer's mistakes, whose messages mistakes.txt keeps."""
 
 import contextlib
 import gzip
@@ -221,6 +221,6 @@ def page_rows() -> dict[str, list[str]]:
 
 
 def row_of(mistake: Mistake, message: str) -> str:
-    """The mistake's item in docs/mistakes.md."""
+    """The mistake's item in mistakes.txt."""
     command = "" if mistake.command == INIT else f" (`{mistake.command}`)"
     return f"- **{mistake.name}**{command}: {message}"

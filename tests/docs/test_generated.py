@@ -19,7 +19,6 @@ LONGER = {
     "docs/cli.md": "reference",
     "docs/leaderboard.md": "tables of figures",
     "docs/metrics.md": "reference",
-    "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
     "CHANGELOG.md": "a record",
 }
@@ -54,7 +53,7 @@ CASES = [mistake for group in MISTAKES.values() for mistake in group]
 
 
 @pytest.mark.parametrize("mistake", CASES, ids=[mistake.name for mistake in CASES])
-def test_mistake_has_the_message_on_the_page(mistake: Mistake, tmp_path: Path) -> None:
+def test_mistake_has_its_message(mistake: Mistake, tmp_path: Path) -> None:
     message, code = message_of(mistake, tmp_path)
 
     assert code in (1, 2)
@@ -62,7 +61,7 @@ def test_mistake_has_the_message_on_the_page(mistake: Mistake, tmp_path: Path) -
     assert row_of(mistake, message) in generated.MISTAKES.read_text("utf-8"), CURRENT
 
 
-def test_page_has_no_other_mistakes() -> None:
+def test_no_other_mistakes_are_kept() -> None:
     page = generated.MISTAKES.read_text("utf-8")
 
     assert page.count("\n- **") == len(CASES) >= 40
