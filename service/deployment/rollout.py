@@ -1,7 +1,7 @@
 """Rolls out the next deployment, in a background thread: watches the source, verifies, loads and proves the new bundles
 beside the current ones, then has the event loop switch one reference. A bad bundle is refused, and nothing changes.
 
-The thread has the serving threads' priority, and rests after each step (decision 23).
+The thread has the serving threads' priority, and rests after each step (decision 16).
 """
 
 import asyncio
