@@ -1,4 +1,4 @@
-"""`msd key`: API keys for scores, events and admin routes."""
+"""`msd key`: API keys for scores, events and metrics."""
 
 import json
 from datetime import UTC, datetime, timedelta
