@@ -100,7 +100,7 @@ class PlaygroundPage(WatchedTab):
 
     @property
     def offers(self) -> Locator:
-        return self.tab.locator("[role=listbox]:not([hidden]) [role=option]")
+        return self.tab.locator(".picker:focus-within option")
 
     def find(self, name: str) -> Locator:
         return self.tab.get_by_role("combobox", name=name)
@@ -110,6 +110,7 @@ class PlaygroundPage(WatchedTab):
 
     def bid(self, one: str, value: str) -> None:
         self.row(one).locator("input").fill(value)
+        self.row(one).locator("input").press("Enter")
 
     def figures(self, one: str) -> str:
         return self.row(one).locator(".figures").inner_text()

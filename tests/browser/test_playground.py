@@ -44,10 +44,11 @@ def test_bid_moves_its_ad_and_a_wrong_one_is_rejected(page: PlaygroundPage) -> N
     last = page.order()[-1]
     field = page.row(last).locator("input")
     field.select_text()
-    page.tab.keyboard.type("25.5", delay=170)
+    page.tab.keyboard.type("25.5")
+    expect(field).to_have_value("25.5")
+    field.press("Enter")
     expect(page.rows.first).to_have_attribute("data-id", last)
     expect(field).to_be_focused()
-    expect(field).to_have_value("25.5")
     page.bid(last, "")
     expect(page.rows.last).to_have_attribute("data-id", last)
     expect(page.row(last).locator(".ecpm")).to_have_text("no bid")
@@ -102,7 +103,6 @@ def test_switch_shows_the_other_models_ranking_and_nothing_is_stored(
         shown = "=" if moved == 0 else f"{'▲' if moved > 0 else '▼'} {abs(moved)}"
         expect(page.row(one).locator(".move")).to_have_text(shown)
     expect(page.tab.get_by_text("The model without the LLM's knowledge")).to_be_visible()
-    assert page.tab.locator(".links path").count() == 12
     page.tab.get_by_role("switch").uncheck()
     expect(page.other_rows.first).to_be_hidden()
     page.settle()
@@ -172,7 +172,6 @@ def test_history_can_be_written(page: PlaygroundPage) -> None:
     before = [page.figures(one) for one in sorted(page.order())]
     page.find("Add a click").fill("tent number 77")
     page.find("Add a click").press("Enter")  # at once, before anything can have been found
-    expect(page.offers).to_have_count(0)
     expect(page.find("Add a click")).to_be_focused()
     expect(page.tab.get_by_text("Clicked so far: 1")).to_be_visible()
     expect(page.tab.locator("#why .bars.clicks .name")).to_have_text(["Tent number 77"])
@@ -182,16 +181,6 @@ def test_history_can_be_written(page: PlaygroundPage) -> None:
     expect(page.tab.get_by_text("There are none.")).to_be_visible()
     page.settle()
     assert [page.figures(one) for one in sorted(page.order())] == before
-
-
-def test_milliseconds_equal_those_of_the_reply(page: PlaygroundPage) -> None:
-    names = page.tab.locator(".waterfall .name").all_inner_texts()
-    assert names == ["on the way", "parse", "rows", "queue", "run", "reply"]
-    times = page.tab.locator("#time strong").inner_text()
-    service, whole = (float(one) for one in re.findall(r"([\d.]+) ms", times))
-    shown = [float(text.removesuffix(" ms")) for text in page.tab.locator(".waterfall .value").all_inner_texts()]
-    assert sum(shown[1:]) == pytest.approx(service, abs=0.1)
-    assert sum(shown) == pytest.approx(whole, abs=0.1)
 
 
 def test_keyboard_suffices(page: PlaygroundPage) -> None:
@@ -208,19 +197,11 @@ def test_keyboard_suffices(page: PlaygroundPage) -> None:
     add = page.find("Add an ad")
     expect(add).to_be_focused()
     keyboard.type("tent number 14")
-    expect(page.offers.first).to_have_text("Tent number 14")
-    keyboard.press("ArrowDown")
-    keyboard.press("ArrowDown")
-    keyboard.press("ArrowUp")
-    expect(page.tab.locator("[role=option][aria-selected=true]")).to_have_text("Tent number 14")
+    expect(page.offers.first).to_have_attribute("value", "Tent number 14")
     keyboard.press("Enter")
     expect(page.rows).to_have_count(13)
     expect(page.row("i14")).to_have_class("selected")
     expect(add).to_be_focused()
-    keyboard.press("ArrowDown")
-    expect(add).to_have_attribute("aria-expanded", "true")
-    keyboard.press("Escape")
-    expect(add).to_have_attribute("aria-expanded", "false")
     keyboard.press("Tab")
     expect(page.tab.get_by_role("button", name="Write an ad of your own")).to_be_focused()
     keyboard.press("Tab")
@@ -248,7 +229,7 @@ def test_page_fits_small_screens_and_every_input_has_a_name(page: PlaygroundPage
     page.settle()
     page.check_width()
     assert page.tab.evaluate("document.documentElement.scrollWidth") == width
-    for part in ("#who", "#lists", "#why", "#taste", "#time"):
+    for part in ("#who", "#lists", "#why", "#taste"):
         box = page.tab.locator(part).bounding_box()
         assert box is not None
         assert 0 <= box["x"] <= box["x"] + box["width"] <= width
@@ -279,7 +260,7 @@ def test_hostile_texts_are_escaped(page: PlaygroundPage) -> None:
     expect(page.tab.locator("#why .tags li")).to_have_text([HOSTILE])
     expect(page.tab.locator("#taste .wrote").last).to_contain_text(HOSTILE)
     page.find("Add an ad").fill("onerror")
-    page.find("Add an ad").press("Escape")
+    page.find("Add an ad").fill("")
     page.tab.get_by_role("button", name="Write an ad of your own").click()
     page.tab.get_by_label("title", exact=True).fill(HOSTILE)
     expect(page.row("your-ad-1").locator(".title")).to_have_text(HOSTILE)
@@ -335,10 +316,6 @@ def test_key_is_kept_in_memory_and_a_lost_service_is_named(
         page.bid(page.order()[0], "3")
         expect(tab.get_by_role("alert")).to_contain_text("The service does not answer.")
         expect(tab.get_by_role("button", name="Try again")).to_be_visible()
-        page.find("Add an ad").fill("tent")
-        expect(tab.get_by_role("listbox")).to_have_text(
-            "The service does not answer. Is it running, and can this machine reach it?"
-        )
     assert all("Failed to load resource" in one for one in page.console)
 
 
@@ -397,15 +374,6 @@ def test_words_follow_the_manifest(tab: Page, bundles: tuple[Bundle, Bundle], tm
         assert "LLM" not in tab.locator("body").inner_text()
         expect(tab.locator("#compare-texts")).to_be_hidden()
         page.check_silence()
-
-
-def test_hour_moves_with_the_time(page: PlaygroundPage) -> None:
-    hour, time = page.tab.get_by_label("hour", exact=True), page.tab.get_by_label("time (UTC)")
-    expect(hour).to_have_value("13")  # of 10:20 UTC, in a zone three hours to the east
-    with page.tab.expect_request(lambda one: '"hour":"1"' in (one.post_data or "")):
-        time.fill("2025-11-25T22:20:00")
-    expect(hour).to_have_value("1")
-    page.settle()
 
 
 def test_comparison_of_texts_comes_first(page: PlaygroundPage) -> None:

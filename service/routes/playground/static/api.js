@@ -24,10 +24,10 @@ export function useKey(given) {
 /** What the page's own routes know. `params` may name one thing many times. */
 export async function know(name, params = []) {
   const query = new URLSearchParams(params);
-  return (await ask(`playground/data/${name}?${query}`, {})).body;
+  return ask(`playground/data/${name}?${query}`, {});
 }
 
-/** A reply to a scoring request, with where its time went: `{body, stages, ms}`. */
+/** The reply to a scoring request. */
 export function score(request, isWithout = false) {
   const body = JSON.stringify(request);
   const path = isWithout ? "playground/score-without" : "v1/score";
@@ -36,7 +36,6 @@ export function score(request, isWithout = false) {
 
 async function ask(path, options) {
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
-  const began = performance.now();
   let answer, text;
   try {
     answer = await fetch(new URL(path, base), { ...options, headers, credentials: "omit" });
@@ -44,10 +43,9 @@ async function ask(path, options) {
   } catch {
     throw new Trouble("The service does not answer. Is it running, and can this machine reach it?", 0);
   }
-  const ms = performance.now() - began;
   const body = parsed(text);
   if (!answer.ok || body === null) throw new Trouble(said(body, answer.status), answer.status);
-  return { body, stages: stagesOf(answer.headers.get("server-timing")), ms };
+  return body;
 }
 
 function parsed(text) {
@@ -62,13 +60,4 @@ function said(body, status) {
   const error = body?.error;
   if (!error) return `The service answered ${status}, and not in its usual form.`;
   return `The service says: ${error.message}${error.field ? ` (${error.field})` : ""}`;
-}
-
-function stagesOf(header) {
-  const stages = {};
-  for (const part of (header ?? "").split(",")) {
-    const [name, taken] = part.trim().split(";dur=");
-    if (taken !== undefined) stages[name] = Number(taken);
-  }
-  return stages;
 }

@@ -20,7 +20,7 @@ export function comparison({ place, about, asked, attempt }) {
     return attempt(async () => {
       const items = Object.fromEntries(ads.map((ad) => [ad.id, described(ad, about)]));
       if (ads.some((ad) => !items[ad.id].text)) return;
-      const { body } = await score({ ...asked(), candidates: { id: IDS }, items, top_k: IDS.length });
+      const body = await score({ ...asked(), candidates: { id: IDS }, items, top_k: IDS.length });
       if (own !== number) return;
       // A text is read a moment after it was first asked about.
       const isUnread = IDS.some((id) => body.degraded?.candidates?.[id] !== "encoded");

@@ -2,15 +2,7 @@
 
 /** An element with attributes (`onclick` and the like are listeners, `false` and null leave one out) and children. */
 export function el(name, attributes = {}, ...children) {
-  return fill(document.createElement(name), attributes, ...children);
-}
-
-/** The same of a drawing. */
-export function svg(name, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, ...children);
-}
-
-function fill(element, attributes, ...children) {
+  const element = document.createElement(name);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);

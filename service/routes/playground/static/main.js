@@ -6,9 +6,8 @@ import { calm, el } from "./dom.js";
 import { described, editor, newAd } from "./own.js";
 import { legend, nameBy, naming } from "./parts.js";
 import { picker } from "./picker.js";
-import { Ranking, titleOf } from "./ranking.js";
+import { ranking, titleOf } from "./ranking.js";
 import { taste } from "./taste.js";
-import { waterfall } from "./time.js";
 import { Who } from "./who.js";
 import { why } from "./why.js";
 
@@ -18,7 +17,7 @@ const PAUSE = 300;
 const byId = (id) => document.getElementById(id);
 const past = new Map();
 const ads = new Map();
-const state = { about: null, who: null, ranking: null, selected: null, number: 0, made: 0, edited: null, shown: null };
+const state = { about: null, who: null, selected: null, number: 0, made: 0, edited: null, shown: null };
 
 /** Does something that may fail, and says so where it does. */
 async function attempt(call) {
@@ -45,12 +44,11 @@ async function start() {
   byId("switch").querySelector("span").textContent = `Compare with ${naming.compared}`;
   byId("switch").hidden = about.without === null;
   byId("legend").replaceChildren(...legend());
-  state.ranking = new Ranking(byId("lists"), { select, bid, remove });
   byId("add").replaceChildren(
     picker({
-      label: "Add an ad", hint: "find a title",
+      label: "Add an ad", hint: "find a title", attempt,
       search: async (text) => (await know("items", [["text", text]])).items.filter((one) => !ads.has(one.id)),
-      choose: (id) => attempt(() => add([id])),
+      choose: (id) => add([id]),
     }),
     el("button", { type: "button", class: "first", onclick: write }, "Write an ad of your own"),
   );
@@ -126,10 +124,10 @@ function refresh(tries = TRIES) {
     const isCompared = byId("compare").checked;
     // What explained the scores before stays, dimmed, until its successor is there.
     byId("main").classList.add("stale");
-    const unread = tries ? unreadOf(asked, lead.body) : new Set();
-    state.shown = { ...state.shown, lead: lead.body, timing: lead, unread, other: null, without: null };
+    const unread = tries ? unreadOf(asked, lead) : new Set();
+    state.shown = { ...state.shown, lead, unread, other: null, without: null };
     if (unread.size) setTimeout(() => isOld() || refresh(tries - 1), PAUSE);
-    if (isCompared) state.shown.other = (await score(asked, true)).body;
+    if (isCompared) state.shown.other = await score(asked, true);
     if (isOld()) return;
     draw();
     const explained = await explainedBy(asked, isCompared);
@@ -142,14 +140,14 @@ function refresh(tries = TRIES) {
 
 /** What the scores came of; or why there is nothing to be said of that, which does not take the ranking away. */
 async function explainedBy(asked, isCompared) {
-  const nothing = { explanation: null, without: null, explained: null };
+  const nothing = { explanation: null, without: null };
   const most = state.about.most_explained;
   if (asked.top_k > most) return { ...nothing, unexplained: `More than ${most} ads at once are not explained.` };
   try {
-    const { body, stages } = await score({ ...asked, explain: true });
+    const body = await score({ ...asked, explain: true });
     const other = isCompared ? await score({ ...asked, explain: true }, true) : null;
-    const without = other && explanationOf(other.body);
-    return { explanation: explanationOf(body), without, explained: stages.explain, unexplained: null };
+    const without = other && explanationOf(other);
+    return { explanation: explanationOf(body), without, unexplained: null };
   } catch (error) {
     if (!(error instanceof Trouble) || !error.isForWantOfTime) throw error;
     return { ...nothing, unexplained: `The scores are not explained. ${error.message}` };
@@ -165,9 +163,9 @@ function unreadOf(asked, reply) {
 const explanationOf = (body) => ({ ...body.explanation, ids: body.candidates.id, pctr: body.candidates.pctr });
 
 function draw() {
-  const { lead, other, explanation, without, timing, explained, unexplained, unread } = state.shown;
+  const { lead, other, explanation, without, unexplained, unread } = state.shown;
   if (!ads.has(state.selected)) state.selected = lead.candidates.id.find((id) => ads.has(id));
-  state.ranking.show({ ads, lead, other, explanation, unread, selected: state.selected });
+  list({ lead, other, explanation, unread });
   const ad = ads.get(state.selected);
   if (state.edited !== ad) {
     state.edited = ad;
@@ -182,16 +180,25 @@ function draw() {
   byId("told").replaceChildren(`${lead.candidates.id.length} ads by ${ranksBy(lead)}`, told);
   const { user, seen } = state.who;
   byId("taste").replaceChildren(...taste({ ads, explanation, seen, known: past, fields: state.about.fields.item, user }));
-  byId("time").replaceChildren(...waterfall({ ...timing, explained, ads: lead.candidates.id.length }));
+}
+
+/** Draws the lists; who was in a row with the keyboard goes on there. */
+function list(shown) {
+  const place = byId("lists");
+  const here = place.contains(document.activeElement) ? document.activeElement : null;
+  place.classList.toggle("both", shown.other !== null);
+  place.replaceChildren(...ranking({ ...shown, ads, selected: state.selected, acts: { select, bid, remove } }));
+  const row = here && [...place.querySelectorAll(".ads li")].find((one) => one.dataset.id === here.closest("li")?.dataset.id);
+  row?.querySelector(here.matches("input") ? "input" : `button.${here.className}`)?.focus();
 }
 
 const ranksBy = (lead) => (lead.candidates.ecpm.some((one) => one !== null) ? "eCPM = 1000 × bid × pCTR" : "pCTR");
 
 function empty() {
   state.shown = state.selected = state.edited = null;
-  for (const id of ["own", "why", "taste", "time"]) byId(id).replaceChildren();
+  for (const id of ["own", "why", "taste"]) byId(id).replaceChildren();
   byId("told").textContent = "There are no ads; add one.";
-  state.ranking.show({ ads, lead: { candidates: { id: [], pctr: [], ecpm: [] } }, other: null, explanation: null, unread: new Set(), selected: null });
+  byId("lists").replaceChildren();
 }
 
 byId("compare").addEventListener("change", () => refresh());

@@ -9,25 +9,6 @@ import { shown } from "./why.js";
 const NOBODY = "somebody new";
 const MOST_LEARNT = 200;
 
-/** From a time to the values of `hour` and `weekday`, as far as there are such fields and the example's time has its
- * values, in some time zone. */
-function clockOf(fields, context, at) {
-  const known = fields.filter(({ name }) => CLOCK[name] && context[name] != null);
-  const read = (time, zone) => {
-    const moment = new Date(1000 * (time + 3600 * zone));
-    return Object.fromEntries(known.map((field) => [field.name, CLOCK[field.name](field, moment)]));
-  };
-  const zone = ZONES.find((zone) => known.every(({ name }) => String(read(at, zone)[name]) === String(context[name])));
-  return (time) => (zone === undefined ? {} : read(time, zone));
-}
-
-const ZONES = [0, ...Array.from({ length: 13 }, (_, hours) => [hours + 1, -hours - 1]).flat()];
-const CLOCK = {
-  hour: ({ kind, values }, moment) => kind === "numeric" ? moment.getUTCHours() : values.find((one) => Number(one) === moment.getUTCHours()) ?? null,
-  weekday: ({ values }, moment) => values?.find((one) => DAYS[moment.getUTCDay()].startsWith(one.toLowerCase().slice(0, 3))) ?? null,
-};
-const DAYS = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
-
 /** The panel. `asked` is what a request says of the user; `changed()` is called when it says something else, `attempt`
  * does what may fail, and `learn(ids)` puts what the service knows of past ads into `past`. */
 export class Who {
@@ -35,9 +16,7 @@ export class Who {
     Object.assign(this, { place, about, past, learn, attempt, changed });
     this.later = calm(changed, 150);
     this.context = { ...about.example.context };
-    this.at = about.example.at;
-    this.clock = clockOf(about.fields.context, this.context, this.at);
-    this.moment = this.momentFields();
+    this.moment = this.contextFields();
   }
 
   /** What of a request is about the user and the moment. */
@@ -48,7 +27,7 @@ export class Who {
     return {
       user_id: this.user.id,
       context: this.context,
-      ...(this.at === null ? {} : { at: this.at }),
+      at: this.about.example.at,
       ...(Object.keys(user).length ? { user } : {}),
     };
   }
@@ -77,8 +56,9 @@ export class Who {
       label: "Pick a user",
       hint: about.users ? "find by id" : "an id, and Enter",
       isFree: true,
-      search: async (text) => (await know("users", [["text", text]])).users.map(({ id }) => ({ id, title: `user ${id}` })),
-      choose: (id) => this.attempt(() => this.turnTo(id)),
+      search: async (text) => (await know("users", [["text", text]])).users.map(({ id }) => ({ id, title: id })),
+      choose: (id) => this.turnTo(id),
+      attempt: this.attempt,
     });
     const anew = el("button", { type: "button", class: "second", onclick: () => this.attempt(() => this.turnTo(NOBODY)) }, "or write a history of your own");
     place.replaceChildren(
@@ -126,10 +106,11 @@ export class Who {
       label: "Add a click",
       hint: "find a title",
       search: async (text) => (await know("items", [["text", text]])).items,
-      choose: (id) => this.attempt(async () => {
+      choose: async (id) => {
         await this.learn([id]);
         change([...seen, { item_id: id, clicked: true }]);
-      }),
+      },
+      attempt: this.attempt,
     });
     const undo = this.history && this.user.known;
     return [
@@ -138,20 +119,6 @@ export class Who {
       el("ol", { class: "clicks", reversed: true }, ...rows.reverse()),
       ...(undo ? [el("button", { type: "button", class: "second", onclick: () => change(null) }, "as it is stored")] : []),
     ];
-  }
-
-  momentFields() {
-    const at = el("input", { id: "at", type: "datetime-local", step: "1" });
-    at.value = new Date(1000 * this.at).toISOString().slice(0, 19);
-    at.addEventListener("input", () => {
-      const typed = Date.parse(`${at.value}Z`);
-      this.at = Number.isFinite(typed) && typed >= 0 ? typed / 1000 : null;
-      Object.assign(this.context, this.clock(this.at ?? Date.now() / 1000));
-      fields.replaceChildren(this.contextFields());
-      this.later();
-    });
-    const fields = el("div", {}, this.contextFields());
-    return el("div", {}, el("div", { class: "field" }, el("label", { for: "at" }, "time (UTC); empty is now"), at), fields);
   }
 
   contextFields() {
