@@ -6,7 +6,6 @@ of one kind, are dropped and counted.
 
 import atexit
 import io
-import json
 import logging
 import os
 import select
@@ -14,14 +13,14 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, TextIO, cast
+from typing import Literal, TextIO, cast
 
-import orjson
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
+from structlog.typing import EventDict, WrappedLogger
 
 LineResult = Literal["written", "dropped", "limited", "lost"]
 LINE_RESULTS: tuple[LineResult, ...] = ("written", "dropped", "limited", "lost")
@@ -33,7 +32,6 @@ _AT_ONCE = 4_096
 _MAX_BEGUN = 2**16
 _FLUSH_S = 1.0
 _STDOUT, _STDERR = 1, 2
-_STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
 def keep_standard_streams() -> None:
@@ -53,28 +51,29 @@ def configure_logs(level: str) -> "LineCounts":
     counts = LineCounts()
     output, errors = (LineWriter(_detached(one), counts) for one in (_STDOUT, _STDERR))
     sys.stdout, sys.stderr = cast(TextIO, _Stream(output, _STDOUT)), cast(TextIO, _Stream(errors, _STDERR))
-    shared: Sequence[Processor] = (
-        structlog.stdlib.add_log_level,
-        LineLimit(counts),
-        _STAMP,
-        structlog.processors.format_exc_info,
-    )
+    shared = add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer(_dump_bytes)],
+        processors=[*shared, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: _Logger(output),
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = _Handler(output)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(LineLimit(counts))
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[_drop_colours, structlog.processors.JSONRenderer(_dump_text)],
+        ProcessorFormatter(
+            foreign_pre_chain=[add_logger_name, *shared],
+            processors=[
+                _tell_suppressed,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(default=str, separators=(",", ":")),
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
+    logging.getLogger("msd").setLevel(number)
     return counts
 
 
@@ -107,7 +106,7 @@ class LineWriter:
         self._descriptor = descriptor
         self._counts = counts
         self._lock = threading.RLock()
-        self._waiting_bytes = self._dropped = 0
+        self._waiting_bytes = 0
         self._queue: SimpleQueue[bytes] = SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="log-lines", daemon=True)
@@ -118,7 +117,6 @@ class LineWriter:
         """Queue one line, with its newline; drop it if the queue is full."""
         with self._lock:
             if self._waiting_bytes + len(line) > MAX_WAITING_BYTES:
-                self._dropped += 1
                 self._counts.add("dropped")
                 return
             self._waiting_bytes += len(line)
@@ -141,17 +139,6 @@ class LineWriter:
             self._counts.add("written" if self._is_written(line) else "lost")
             with self._lock:
                 self._waiting_bytes -= len(line)
-                if self._dropped:
-                    self._tell_dropped()
-
-    def _tell_dropped(self) -> None:
-        """Queue a line with the number of dropped ones; if there is no room, a later one tells it."""
-        told = {"event": "log_lines_dropped", "count": self._dropped, "level": "warning"}
-        line = _dump_bytes(_STAMP(None, "warning", told)) + b"\n"
-        if self._waiting_bytes + len(line) <= MAX_WAITING_BYTES:
-            self._dropped = 0
-            self._waiting_bytes += len(line)
-            self._queue.put(line)
 
     def _is_written(self, line: bytes) -> bool:
         """Write a whole line, however long that takes. Return False if it is lost: the disk is full or the pipe's
@@ -169,29 +156,26 @@ class LineWriter:
         return True
 
 
-class LineLimit:
-    """Structlog processor that drops too frequent lines of one kind; the next written line says how many."""
+class LineLimit(logging.Filter):
+    """Drops too frequent lines of one kind; the next written line says how many."""
 
     def __init__(self, counts: LineCounts, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._counts, self._clock = counts, clock
         self._kinds: dict[tuple[object, ...], _Kind] = {}
 
-    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        """Return the event, or raise structlog.DropEvent. Debug lines are not limited."""
-        if event["level"] == "debug":
-            return event
+    def filter(self, record: logging.LogRecord) -> bool:
         # Libraries' lines are grouped by logger: their texts may quote a client's bytes.
-        name = event.get("logger") or event.get("event")
-        kind = (event["level"], name, event.get("status"))
+        event = record.msg if isinstance(record.msg, dict) else {"event": record.name}
+        kind = (record.levelname, event["event"], event.get("status"))
         if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
             kind = ("", None, None)
         bucket = self._kinds.setdefault(kind, _Kind(self._clock()))
         if not bucket.takes(self._clock()):
             self._counts.add("limited")
-            raise structlog.DropEvent
-        if bucket.suppressed:
-            event["suppressed"], bucket.suppressed = bucket.suppressed, 0
-        return event
+            return False
+        record.suppressed, bucket.suppressed = bucket.suppressed, 0
+        return True
 
 
 class _Kind:
@@ -252,34 +236,6 @@ class _Stream(io.TextIOBase):
         self._output.close()
 
 
-class _Logger:
-    """Structlog's logger."""
-
-    def __init__(self, output: LineWriter) -> None:
-        self._output = output
-
-    def msg(self, line: bytes) -> None:
-        self._output.write(line + b"\n")
-
-    debug = info = warning = error = critical = exception = msg
-
-
-class _Handler(logging.Handler):
-    """Handler for libraries' lines."""
-
-    def __init__(self, output: LineWriter) -> None:
-        super().__init__()
-        self._output = output
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._output.write(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
-        except structlog.DropEvent:
-            pass
-        except Exception:
-            self.handleError(record)
-
-
 def _detached(descriptor: int) -> int:
     """Return a copy of a standard descriptor for the writer thread, and replace it by a non-blocking one.
 
@@ -296,18 +252,9 @@ def _detached(descriptor: int) -> int:
     return copy
 
 
-def _drop_colours(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    for name in ("_record", "_from_structlog", "color_message"):
-        event.pop(name, None)
+def _tell_suppressed(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Add what the record's filter found, and leave out what is for the formatter."""
+    if suppressed := event.pop("_record").suppressed:
+        event["suppressed"] = suppressed
+    del event["_from_structlog"]
     return event
-
-
-def _dump_bytes(event: EventDict, **_: Any) -> bytes:  # noqa: ANN401 - what structlog hands to its serialiser
-    try:
-        return orjson.dumps(event, default=str)
-    except TypeError:  # a path that is not in UTF-8, or a number of more than 64 bits
-        return json.dumps(event, default=str).encode()
-
-
-def _dump_text(event: EventDict, **_: Any) -> str:  # noqa: ANN401
-    return _dump_bytes(event).decode()
