@@ -14,7 +14,7 @@ from service.routes.docs import add_docs
 from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
-from service.routes.health import health_routes, index_route, metrics_route
+from service.routes.health import health_routes, metrics_route
 from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb import PATH as OPENRTB_PATH
@@ -125,10 +125,6 @@ def _add_routes(app: _App, components: Components) -> None:
     if components.playground:
         app.router.routes.extend(components.playground.routes())
     app.include_router(health_routes(serving, readiness, settings.max_candidates))
-    has_metrics, version = settings.admin_port is None, settings.build.version
-    app.router.routes.append(
-        index_route(serving, version, has_playground=components.playground is not None, has_metrics=has_metrics)
-    )
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -39,7 +39,6 @@ _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
 """A scope, any key, or no key."""
-INDEX = "/"
 PAGE, PLAYGROUND, ASSETS = "/playground", "/playground/", "/playground/static/"
 """Paths of the playground."""
 
@@ -159,7 +158,7 @@ class Guard:
             return None
         if path == "/metrics":
             return "metrics" if self._guards_metrics else None
-        if path in (INDEX, PAGE) or path.startswith(ASSETS):
+        if path == PAGE or path.startswith(ASSETS):
             return None
         # What the playground shows about users is what their scores are made from.
         if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND):

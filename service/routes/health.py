@@ -1,22 +1,16 @@
-"""Operators' routes: liveness, readiness, what is served, metrics; and the page at `/`, with links to all pages."""
+"""Operators' routes: liveness, readiness, what is served, metrics."""
 
 import asyncio
-from base64 import b64encode
-from hashlib import sha256
-from html import escape
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
-from starlette.requests import Request
-from starlette.routing import Route
 
 import native
 from msd.contract.pricing import Pricing
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
 from service.errors import Overloaded, without_places
-from service.http.keys import INDEX, PAGE
 from service.runtimes.runtime import Engine
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.model import Model
@@ -24,25 +18,6 @@ from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _MOST_SCRAPES = 8
-_STYLE = (
-    ":root{color-scheme:light dark}"
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}"
-    "li{margin:.6rem 0}"
-)
-_STYLE_DIGEST = b64encode(sha256(_STYLE.encode()).digest()).decode()
-_INDEX_HEADERS = {
-    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; frame-ancestors 'none';"
-    " base-uri 'none'",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
-_LINKS = (
-    (PAGE, "Playground", "rank ads for a user, and see why"),
-    ("/docs", "API", "every route, with examples to try"),
-    ("/v1/model", "Model", "the bundle that is served"),
-    ("/metrics", "Metrics", "in Prometheus's text format"),
-    ("/health/ready", "Ready?", "whether requests should be sent here"),
-)
 
 
 class Live(BaseModel):
@@ -202,22 +177,3 @@ def _served_model(deployment: Deployment, max_candidates: int, is_refused: bool)
 
 def _served_arm(name: str, model: Model, share: float) -> ServedArm:
     return ServedArm(name=name, bundle_id=model.bundle.bundle_id, model_version=model.version, share=share)
-
-
-def index_route(serving: Serving, version: str, *, has_playground: bool, has_metrics: bool) -> Route:
-    """Return the page of links to the routes on this port."""
-    absent = {path for path, there_is in ((PAGE, has_playground), ("/metrics", has_metrics)) if not there_is}
-    there = [link for link in _LINKS if link[0] not in absent]
-    rows = "".join(f'<li><a href="{path.lstrip("/")}">{name}</a> – {what}</li>' for path, name, what in there)
-
-    async def index(_: Request) -> Response:
-        model = serving.current.champion.version
-        page = (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1"><title>msd-ctr</title>'
-            f"<style>{_STYLE}</style>"
-            f"<h1>msd-ctr {escape(version)}</h1><p>Serving {escape(model)}.</p><ul>{rows}</ul></html>"
-        )
-        return Response(page, media_type="text/html", headers=_INDEX_HEADERS)
-
-    return Route(INDEX, index, methods=["GET"])

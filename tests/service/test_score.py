@@ -1,7 +1,6 @@
 """Scoring over HTTP: the goldens' scores, merges, ids, independence of what should not matter."""
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -167,13 +166,3 @@ def test_category_that_nobody_has_seen_is_declared(client: httpx.Client) -> None
     assert reply.json()["degraded"]["values"] == {"context.hour": "unknown"}
     known = client.post("/v1/score", json={**asked, "context": {"hour": None}}).json()
     assert "values" not in known.get("degraded", {})
-
-
-def test_first_page_leads_to_the_others(client: httpx.Client) -> None:
-    page = client.get("/")
-    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert "Serving test-0" in page.text
-    links = re.findall(r'href="([^"]+)"', page.text)
-    assert links == ["docs", "v1/model", "metrics", "health/ready"]
-    for link in links:
-        assert client.get(f"/{link}").status_code == 200

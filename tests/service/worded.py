@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from msd.contract.bundle import (
-    HOW_SURE,
     ITEM_WORDS,
     MARKER,
     USER_WORDS,
@@ -20,8 +19,6 @@ from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
 
 HOSTILE = "<img src=x onerror=\"document.title='harmed'\"><script>document.title='harmed'</script>"
-PAIRS = [{"above": 0.0, "right": 0.5625, "pairs": 160}, {"above": 1e9, "right": 1.0, "pairs": 160}]
-"""How often the bundle's model was right about two texts, by how far apart it scored them."""
 
 
 def with_words(folder: Path) -> Bundle:
@@ -35,20 +32,18 @@ def with_words(folder: Path) -> Bundle:
         {"id": "u1", "explicit": "Clicks on tents.", "implicit": HOSTILE, "tags": []},
         {"id": "u2"},
     ]
-    return add_words(bundle, items, users, {"text": {HOW_SURE: PAIRS}})
+    return add_words(bundle, items, users)
 
 
-def add_words(
-    bundle: Bundle, items: list[dict[str, Any]], users: list[dict[str, Any]], metrics: dict[str, Any] | None = None
-) -> Bundle:
-    """The same bundle with these words of a teacher for people, and figures of an evaluation."""
+def add_words(bundle: Bundle, items: list[dict[str, Any]], users: list[dict[str, Any]]) -> Bundle:
+    """The same bundle with these words of a teacher for people."""
     for name, lines in ((ITEM_WORDS, items), (USER_WORDS, users)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         bundle.path(name).write_text(text, "utf-8")
     bundle.path(MARKER).unlink(missing_ok=True)
     manifest = bundle.manifest
-    changes = {"files": file_entries(bundle.folder), "metrics": metrics or manifest.metrics}
-    changes["provenance"] = {**manifest.provenance, "teacher": {"name": "tests"}}
+    provenance = {**manifest.provenance, "teacher": {"name": "tests"}}
+    changes = {"files": file_entries(bundle.folder), "provenance": provenance}
     write_manifest(bundle.folder, manifest.model_copy(update=changes))
     return open_bundle(bundle.folder)
 

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from msd.contract.bundle import GOLDENS, HOW_SURE, ITEM_WORDS, USER_WORDS, Manifest
+from msd.contract.bundle import GOLDENS, ITEM_WORDS, USER_WORDS, Manifest
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
@@ -150,7 +150,6 @@ class PlaygroundData:
                 "items": len(shelf.items),
                 "users": len(shelf.users),
                 "example": shelf.example,
-                "how_sure": _how_sure(model.bundle.manifest.metrics),
             }
         )
 
@@ -215,12 +214,6 @@ def _semantics(manifest: Manifest) -> Literal["knowledge", "texts"] | None:
     if not any(manifest.feature_schema.semantic(side) for side in ("user", "item")):
         return None
     return "knowledge" if manifest.provenance.get("teacher") else "texts"
-
-
-def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
-    """Return how often a difference of two scores was right on valid rows, by its size; empty if not measured."""
-    measured = (figures for figures in metrics.values() if isinstance(figures, dict))
-    return next((figures[HOW_SURE] for figures in measured if HOW_SURE in figures), [])
 
 
 def example_of(goldens: list[Golden]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 // The page: what is chosen, the requests that follow from it, and what is shown of their replies.
 
 import { know, score, Trouble, useKey } from "./api.js";
-import { comparison } from "./compare.js";
 import { calm, el } from "./dom.js";
 import { described, editor, newAd } from "./own.js";
 import { legend, nameBy, naming } from "./parts.js";
@@ -54,8 +53,6 @@ async function start() {
   );
   if (about.example.ads.length) await learn(about.example.ads, ads);
   state.who = new Who({ place: byId("who"), about, past, learn: (ids) => learn(ids, past), attempt, changed: () => refresh() });
-  byId("compare-texts").hidden = !(about.encodes_texts && about.how_sure.length);
-  comparison({ place: byId("texts"), about, asked: () => state.who.asked, attempt });
   byId("main").hidden = false;
   await state.who.turnTo(about.example.user_id);
 }
