@@ -21,7 +21,7 @@ TESTS = {
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
 def test_row_names_its_tests(row: list[str]) -> None:
-    threat, bound, _, _, tests = row
+    threat, bound, _, tests = row
     assert threat
     assert bound
     names = tests.split(", ")
