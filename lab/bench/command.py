@@ -18,7 +18,7 @@ def services(
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,
 ) -> None:
-    """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
+    """Our service against a naive one, in turns, over bundles of a reference model that is made first."""
     check_writable(figures)
     from lab.bench.bench import BenchPlan, bench_services
     from lab.bench.report import PICTURES, tables

@@ -28,7 +28,7 @@ def main(
     out: Annotated[Path, typer.Option(help="A folder for chaos.json, chaos.html and logs.")] = Path("runs/chaos"),
     only: Annotated[str, typer.Option(help="Scenarios by name, comma-separated; the others' results are kept.")] = "",
     bundle: Annotated[
-        Path | None, typer.Option(help="The bundle to serve. Default: a reference model, trained if needed.")
+        Path | None, typer.Option(help="The bundle to serve. Default: a reference model, made if needed.")
     ] = None,
     other: Annotated[
         Path | None, typer.Option(help="With --bundle: one with other weights for the same users and items.")
@@ -149,9 +149,8 @@ def _result(scenario: Scenario, run: "Run") -> dict[str, Any]:
 def _reference(work: Path, heard: Heard) -> tuple[Path, Path]:
     """Return the reference model in the best precision, and one of other weights for the same users and items."""
     from lab.reference.bundles import Makings, made_bundles
-    from lab.reference.training import ReferenceTraining
 
-    other = Makings(training=ReferenceTraining(seed=1, requests=6_000), precisions=("fp32",))
+    other = Makings(seed=1, precisions=("fp32",))
     return made_bundles(work / "bundles", Makings(), heard).best, made_bundles(work / "other", other, heard).fp32
 
 

@@ -1,4 +1,5 @@
-"""Bundles of the trained reference model, exported like any other, and its graphs as others would serve them.
+"""Bundles of the reference model, exported like any other, and its graphs as others would serve them. Its weights are
+drawn and clicks follow its scores, because how fast it is depends on neither.
 
 Kept in a folder until their inputs change.
 """
@@ -7,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,7 @@ import torch
 from lab.reference.graphs import plain_graph, tiled_graph
 from lab.reference.inputs import Sizes
 from lab.reference.market import Population, new_market
-from lab.reference.training import ReferenceTraining, trained
+from lab.reference.network import made
 from model_export.export import export_bundle
 from model_export.foreign.bind import bind_inputs
 from model_export.foreign.source import Foreign
@@ -28,7 +28,7 @@ from msd.contract.rows import ROW_FORMAT
 from msd.report import Heard
 from msd.step import fingerprint_of, is_done, mark_done
 
-_FORMAT = 4
+_FORMAT = 5
 _HEADS = {"pctr": "pctr"}
 # The network's inputs → the schema's tensors.
 _TENSORS = {
@@ -43,11 +43,11 @@ _TENSORS = {
 
 @dataclass(frozen=True)
 class Makings:
-    """Inputs of the bundles. `requests`: number to prove against the plain graph. `candidates`: per timed request.
-    `precisions`: of `fp32` and `best`; the latter may be left out."""
+    """Inputs of the bundles. `seed`: of the weights. `requests`: number to prove against the plain graph. `candidates`:
+    per timed request. `precisions`: of `fp32` and `best`; the latter may be left out."""
 
     sizes: Sizes = field(default_factory=Sizes)
-    training: ReferenceTraining = field(default_factory=ReferenceTraining)
+    seed: int = 0
     population: Population = field(default_factory=Population)
     requests: int = 300
     candidates: int = 200
@@ -77,14 +77,12 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     if is_done(work, run):
         return bundles
     start = time.perf_counter()
-    training = makings.training
-    hear = partial(progress, "Training")
-    network = trained("reference", training.seed, work / "model", makings.sizes, training, hear)
     progress("Generating users and items", 0, 1)
+    network = made("reference", makings.sizes, makings.seed)
     plain = _renamed(plain_graph(network, makings.sizes))
     write_bytes_atomic(bundles.plain, plain.SerializeToString())
     write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())
-    market = new_market(makings.sizes, makings.population, makings.training.seed)
+    market = new_market(network, makings.population)
     source = Foreign(
         plain,
         bind_inputs(plain, market.schema),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lab.reference.clicks import Clicks, new_catalogue, new_clicks
 from lab.reference.inputs import Sizes
+from lab.reference.network import ReferenceNetwork
 from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema, SchemaField, Semantic, Sequence, State
 from msd.dataset.config import DatasetConfig
@@ -29,13 +30,13 @@ _NAME = "reference"
 _WINDOW_AT, _SHOWN_AT = 1_764_000_000, 1_764_060_000
 _SHOWN = (Part.TRAIN, Part.TRAIN, Part.VALID, Part.VALID, Part.TEST)
 _MISSING, _UNKNOWN = 0, 1
-_FORMAT = 2
+_FORMAT = 3
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 @dataclass(frozen=True)
 class Population:
-    """Numbers of users and items; at least as many items as in the training clicks."""
+    """Numbers of users and items."""
 
     users: int = 3_000
     items: int = 20_000
@@ -53,11 +54,11 @@ class Market:
     clicks: Clicks
 
 
-def new_market(sizes: Sizes, population: Population, training_seed: int) -> Market:
-    """Generate users and items like those of the training clicks; the same seeds give the same market."""
-    catalogue = new_catalogue(sizes, training_seed, population.items)
-    clicks = new_clicks(catalogue, sizes, population.users, len(_SHOWN), population.seed)
-    users, items = _ids("u", population.users), _ids("i", len(catalogue.item_fields))
+def new_market(network: ReferenceNetwork, population: Population) -> Market:
+    """Generate users and items, and their clicks by the network's scores."""
+    sizes, catalogue = network.sizes, new_catalogue(network.sizes, population.items, population.seed)
+    clicks = new_clicks(network, catalogue, population.users, len(_SHOWN), population.seed)
+    users, items = _ids("u", population.users), _ids("i", population.items)
     fields = {"user": clicks.user_fields, "item": catalogue.item_fields}
     dataset = Dataset(
         config=_config(sizes),
@@ -65,7 +66,7 @@ def new_market(sizes: Sizes, population: Population, training_seed: int) -> Mark
         events=sort_events(pl.concat([_window(clicks, users, items), _shown(clicks, users, items)])),
         items=_table("item", items, fields["item"]).with_columns(title=pl.lit(None, pl.String)),
         users=_table("user", users, fields["user"]),
-        fingerprint=fingerprint_of(_FORMAT, vars(sizes), vars(population), training_seed),
+        fingerprint=fingerprint_of(_FORMAT, vars(sizes), vars(population)),
     )
     levels = {
         "users": LevelVectors(users, _widened(clicks.user_vectors)),

@@ -139,22 +139,13 @@ NETWORKS: Mapping[str, Callable[[Sizes], ReferenceNetwork]] = {
 
 
 def made(name: str, sizes: Sizes, seed: int) -> ReferenceNetwork:
-    """Return an untrained network by name, with weights from the seed, in eval mode."""
+    """Return a network by name, with weights from the seed so large that scores differ between candidates."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NETWORKS[name](sizes).eval()
     for module in network.modules():
-        # Smaller than torch's initial N(0, 1), from which no sum over twenty fields trains.
-        if isinstance(module, nn.Embedding):
-            module.weight.data.mul_(0.1)
-    return network
-
-
-def lively(network: ReferenceNetwork) -> ReferenceNetwork:
-    """Enlarge the network's weights, so that scores differ between candidates without training."""
-    for module in network.modules():
         if isinstance(module, nn.Linear):
             module.weight.data.mul_(2)
         if isinstance(module, nn.Embedding):
-            module.weight.data.mul_(3)
+            module.weight.data.mul_(0.3)
     return network

@@ -14,10 +14,10 @@ from lab.reference.bundles import Bundles, Makings, made_bundles
 from lab.reference.market import Population
 from loadtest import processes
 from operations.publish import publish
-from tests.lab.reference.small import BRIEF, SMALL
+from tests.lab.reference.small import SMALL
 from tests.service.forked import ForkedProcess
 
-MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
+MAKINGS = Makings(SMALL, 0, Population(users=120, items=500), requests=24, candidates=20)
 
 
 @pytest.fixture(scope="module", autouse=True)

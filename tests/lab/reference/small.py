@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.reference.inputs import Feeds, Sizes
-from lab.reference.network import ReferenceNetwork, lively, made
-from lab.reference.training import ReferenceTraining
+from lab.reference.network import ReferenceNetwork, made
 from model_export.graph import open_session
 
 Output = NDArray[np.floating]
@@ -16,12 +15,11 @@ Output = NDArray[np.floating]
 SMALL = Sizes(
     vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7), feed_forward=9
 )
-BRIEF = ReferenceTraining(requests=600, candidates=8, batch=64, learning_rate=1e-2)
 
 
 def network(name: str) -> ReferenceNetwork:
-    """A small one, untrained, whose scores differ."""
-    return lively(made(name, SMALL, 0))
+    """A small one, whose scores differ."""
+    return made(name, SMALL, 0)
 
 
 def scores(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> list[Output]:
