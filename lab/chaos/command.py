@@ -76,7 +76,6 @@ def scenarios() -> dict[str, Scenario]:
         cold,
         day,
         live_counts,
-        memory,
         overload,
         redis,
         swap,
@@ -93,7 +92,6 @@ def scenarios() -> dict[str, Scenario]:
         "cold": cold.cold,
         "bad-requests": bad_requests.bad_requests,
         "attack": attack.attack,
-        "memory": memory.memory,
         "day": day.day,
     }
 

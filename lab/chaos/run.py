@@ -56,9 +56,6 @@ class ChaosPlan:
     attackers: float = 1.0
     """Multiple of each attack's connections."""
     attack_s: float = 5.0
-    memory_requests: int = 60_000
-    memory_from: int = 15_000
-    memory_candidates: int = 32
     bad_requests: int = 20_000
     live_rows: int = 5_000
     resamples: int = 500
