@@ -1,9 +1,6 @@
-"""Cost of degraded scores: a model's metrics with missing inputs, and what the text of a cold ad is worth.
+"""What scores degrade to: features with missing inputs, and what the text of a cold ad is worth."""
 
-A score depends only on its own row, so each rung is predicted once for all rows, and shares of it are mixed in.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +12,12 @@ from msd.bootstrap import compare, resample_metrics
 from msd.contract.encoder_record import ColdAds
 from msd.contract.schema import FeatureSchema
 from msd.dataset.split import Part
-from msd.metrics import Labels, Probabilities, Weights, measure_pooled, roc_auc
+from msd.metrics import roc_auc
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, SideFeatures
 from msd.student.vectors import LevelVectors
 from msd.training.train import predict
 
-SHARES = (0.0, 0.1, 0.5, 1.0)
 RESAMPLES = 1_000
 
 
@@ -43,24 +39,6 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     nothing, no_outcomes = torch.full_like(features.history, -1), torch.zeros_like(features.history_outcomes)
     yield "user unknown, no history", replace(stranger, history=nothing, history_outcomes=no_outcomes, taste=None)
     yield "aged counts", replace(features, user=_aged(features.user), item=_aged(features.item))
-
-
-def degradation_curves(
-    labels: Labels, whole: Probabilities, rungs: Mapping[str, Probabilities], seed: int, weights: Weights | None = None
-) -> dict[str, list[dict[str, float]]]:
-    """Return by rung the metrics with 0, 10, 50 and 100 % of the rows on it. Probabilities [n]: `whole` without
-    degradation, `rungs` on each rung.
-
-    Rows are drawn at random, the same for all rungs; a smaller share is a subset of a larger one.
-    """
-    place = np.random.default_rng(seed).permutation(len(labels))
-    return {
-        name: [
-            {"share": share, **measure_pooled(labels, np.where(place < share * len(labels), fallen, whole), weights)}
-            for share in SHARES
-        ]
-        for name, fallen in rungs.items()
-    }
 
 
 def _unknown(side: SideFeatures) -> SideFeatures:

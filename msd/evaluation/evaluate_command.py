@@ -26,7 +26,7 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 6
+_FORMAT = 7
 _RESERVED = (COUNTS, *TEXT_BASELINES, CHANCE)
 
 

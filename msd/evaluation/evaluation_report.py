@@ -25,8 +25,6 @@ _TITLES = {
     "ece": "ECE",
     "predicted_over_observed": "predicted ÷ observed",
 }
-_METRICS_OF_RUNGS = ("auc", "logloss", "ece")
-_PANEL_WIDTH, _PANEL_HEIGHT = 3.4, 2.2
 _RATES = (("AUC", "auc"), ("logloss", "logloss"), ("ECE", "ece"))
 Figures = Mapping[str, Any]
 
@@ -79,7 +77,6 @@ def write_report(path: Path, results: Figures) -> None:
             _curves(models, colours, "valid_auc", "AUC on the valid rows"),
         ],
         say_rate=say_rate,
-        degradation=_degradation(models, colours),
     )
     write_text_atomic(path, page)
 
@@ -125,33 +122,4 @@ def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: st
             axes.plot(epochs, values, "o-", markersize=3, color=colours[name])
     axes.set(xlabel="epoch", ylabel=meaning)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return to_svg(figure)
-
-
-def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
-    """Return one drawing per metric, with one panel per rung."""
-    rungs = list(dict.fromkeys(name for model in models.values() for name in model.get("degradation", {})))
-    return [_rungs(models, colours, rungs, metric) for metric in _METRICS_OF_RUNGS] if rungs else []
-
-
-def _rungs(models: Figures, colours: Mapping[str, str], rungs: Sequence[str], metric: str) -> str:
-    height = _PANEL_HEIGHT * len(rungs)
-    figure = Figure(figsize=(_PANEL_WIDTH, height))
-    # Margins in inches. A constrained layout would find them too, but takes 1 s of CPU for ten panels.
-    margins = {
-        "left": 0.7 / _PANEL_WIDTH,
-        "right": 1 - 0.1 / _PANEL_WIDTH,
-        "bottom": 0.45 / height,
-        "top": 1 - 0.25 / height,
-        "hspace": 0.22,
-    }
-    panels = figure.subplots(len(rungs), sharex=True, sharey=True, squeeze=False, gridspec_kw=margins)[:, 0]
-    for axes, rung in zip(panels, rungs, strict=True):
-        axes.set_title(rung, loc="left")
-        for name, figures in models.items():
-            points = figures.get("degradation", {}).get(rung, [])
-            shares = [100 * point["share"] for point in points]
-            axes.plot(shares, [point[metric] for point in points], "o-", markersize=3, color=colours[name])
-        axes.set_ylabel(_TITLES.get(metric, metric))
-    panels[-1].set_xlabel("rows so scored, %")
     return to_svg(figure)

