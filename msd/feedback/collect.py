@@ -20,6 +20,14 @@ Logs = Annotated[
         help="MSD_LOG_DIR of each service, a file, a folder of such folders, or a URL (s3://, gs://, az://, file://).",
     ),
 ]
+Events = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
+]
+WindowHours = Annotated[float, typer.Option(min=0, help="Hours after an impression in which its click counts.")]
+SettleHours = Annotated[
+    float, typer.Option(min=0, help="Hours until an impression without a click counts as not clicked.")
+]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from msd.dataset.conversions import has_conversions
 from msd.dataset.load import load_dataset
 from msd.feedback.arms import METRICS, PER, compare, plain, ratio_mismatch
 from msd.feedback.arms_report import arms_table, differences_table, mismatch_text, policy_table, support_text
-from msd.feedback.collect import Logs, collected
+from msd.feedback.collect import Events, Logs, WindowHours, collected
 from msd.feedback.dataset import write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Joined, Windows, join
@@ -35,10 +35,7 @@ class By(StrEnum):
 @app.command("join")
 def main(
     logs: Logs,
-    events: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
-    ] = None,
+    events: Events = None,
     by: Annotated[
         By | None,
         typer.Option(help="Compare the arms of an experiment, or estimate a policy's value from explored requests."),
@@ -62,9 +59,7 @@ def main(
         Path | None, typer.Option(metavar="DIR", help="The dataset to write: a new or empty folder.")
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the old dataset's events out.")] = False,
-    window_hours: Annotated[
-        float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
-    ] = 24.0,
+    window_hours: WindowHours = 24.0,
     conversion_days: Annotated[
         float, typer.Option(min=0, help="Days after a click in which its conversion counts.")
     ] = 30.0,

@@ -14,7 +14,7 @@ from rich.table import Table
 from msd.contract.correction import read_corrections
 from msd.contract.errors import first_fault
 from msd.contract.files import read_small
-from msd.feedback.collect import Logs, collected
+from msd.feedback.collect import Events, Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.gate import Figures, Gate
 from msd.feedback.impressions import Windows, join
@@ -33,22 +33,15 @@ def main(
     bundle: Annotated[
         list[str], typer.Option(metavar="old=DIR, new=DIR", help="The served bundle, and that to replace it.")
     ],
-    events: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="EVENTS", help="Folders or files (Parquet, JSONL) of events; repeatable. Default: LOG…."),
-    ] = None,
+    events: Events = None,
     corrections: Annotated[
         Path | None, typer.Option(metavar="FILE", help="MSD_CORRECTIONS of the services, to judge what they serve.")
     ] = None,
     gate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A TOML file whose table [gate] has other bounds.")
     ] = None,
-    window_hours: Annotated[
-        float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
-    ] = 24.0,
-    settle_hours: Annotated[
-        float, typer.Option(min=0, help="Hours until an impression without a click counts as not clicked.")
-    ] = 1.0,
+    window_hours: WindowHours = 24.0,
+    settle_hours: SettleHours = 1.0,
     requests: Annotated[int, typer.Option(min=1, help="Most requests to judge by, the latest.")] = 20_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:

@@ -26,7 +26,7 @@ from msd.contract.correction import (
     write_corrections,
 )
 from msd.contract.state import decay
-from msd.feedback.collect import Logs, collected
+from msd.feedback.collect import Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import read_events, read_requests
 from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
@@ -86,12 +86,8 @@ def main(
     half_life_days: Annotated[
         float, typer.Option(min=0.01, max=1_000, help="Age in days at which an impression counts half.")
     ] = 7.0,
-    settle_hours: Annotated[
-        float, typer.Option(min=0, help="Hours until an impression without a click counts as not clicked.")
-    ] = 1.0,
-    window_hours: Annotated[
-        float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
-    ] = 24.0,
+    settle_hours: SettleHours = 1.0,
+    window_hours: WindowHours = 24.0,
     conversion_settle_hours: Annotated[
         float, typer.Option(min=0, help="Hours until a click without a conversion counts as not converted.")
     ] = 24.0,
