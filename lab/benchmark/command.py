@@ -105,7 +105,6 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
             "sha256": protocol.sha256(),
             "split": protocol.split,
             "rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
-            "seeds": {name: sorted(by_seed) for name, by_seed in results.found.items()},
         },
     }
 
