@@ -78,7 +78,7 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         return bundles
     start = time.perf_counter()
     progress("Generating users and items", 0, 1)
-    network = made("reference", makings.sizes, makings.seed)
+    network = made(makings.sizes, makings.seed)
     plain = _renamed(plain_graph(network, makings.sizes))
     write_bytes_atomic(bundles.plain, plain.SerializeToString())
     write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from lab.reference.inputs import Feeds, Sizes
-from lab.reference.network import ReferenceNetwork
+from lab.reference.network import ReferenceModel
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -60,9 +60,7 @@ def new_catalogue(sizes: Sizes, items: int, seed: int) -> ReferenceItems:
     return ReferenceItems(_values(rng, (items, sizes.fields), sizes.vocabulary), vectors, of_item, topics)
 
 
-def new_clicks(
-    network: ReferenceNetwork, catalogue: ReferenceItems, requests: int, candidates: int, seed: int
-) -> Clicks:
+def new_clicks(network: ReferenceModel, catalogue: ReferenceItems, requests: int, candidates: int, seed: int) -> Clicks:
     """Return requests of users who like up to three topics; about half of the candidates are of these topics."""
     rng, sizes = np.random.default_rng((seed, 1)), network.sizes
     liked = rng.integers(0, _TOPICS, (requests, _LIKED_TOPICS))

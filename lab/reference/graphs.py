@@ -5,19 +5,19 @@ import torch
 from torch import Tensor
 
 from lab.reference.inputs import SIDES, Sizes, random_feeds, tiled
-from lab.reference.network import ReferenceNetwork
+from lab.reference.network import ReferenceModel
 from model_export.graph import to_onnx
 
 AXIS = "candidates"
 _EXAMPLE_CANDIDATES = 3
 
 
-def plain_graph(module: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
+def plain_graph(module: ReferenceModel, sizes: Sizes) -> onnx.ModelProto:
     """Return the graph with the user's inputs at batch 1, the items' at any number, and heads [N]."""
     return _graph(module, examples(module, sizes), {name for name in module.inputs if SIDES[name] == "item"})
 
 
-def tiled_graph(network: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
+def tiled_graph(network: ReferenceModel, sizes: Sizes) -> onnx.ModelProto:
     """Return the graph with one row per candidate in every input, without repetition inside."""
     network.tiled = True
     try:
@@ -28,13 +28,13 @@ def tiled_graph(network: ReferenceNetwork, sizes: Sizes) -> onnx.ModelProto:
 
 
 def examples(
-    module: ReferenceNetwork, sizes: Sizes, candidates: int = _EXAMPLE_CANDIDATES, seed: int = 0
+    module: ReferenceModel, sizes: Sizes, candidates: int = _EXAMPLE_CANDIDATES, seed: int = 0
 ) -> tuple[Tensor, ...]:
     """Return random inputs in the module's order."""
     feeds = random_feeds(sizes, candidates, seed)
     return tuple(torch.from_numpy(feeds[name]) for name in module.inputs)
 
 
-def _graph(module: ReferenceNetwork, inputs: tuple[Tensor, ...], many: set[str]) -> onnx.ModelProto:
+def _graph(module: ReferenceModel, inputs: tuple[Tensor, ...], many: set[str]) -> onnx.ModelProto:
     axes = {name: {0: AXIS} for name in (*module.heads, *many)}
     return onnx.load_from_string(to_onnx(module, inputs, list(module.inputs), list(module.heads), axes))

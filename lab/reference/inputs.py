@@ -1,4 +1,4 @@
-"""Inputs of the reference models and their sizes. Knows no model."""
+"""Inputs of the reference model and their sizes. Does not know the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,8 +31,6 @@ class Sizes:
     history: int = 50
     attention: int = 36
     hidden: tuple[int, int, int] = (256, 128, 64)
-    blocks: int = 4  # heads of the transformer
-    feed_forward: int = 128
 
     @property
     def side(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lab.reference.clicks import Clicks, new_catalogue, new_clicks
 from lab.reference.inputs import Sizes
-from lab.reference.network import ReferenceNetwork
+from lab.reference.network import ReferenceModel
 from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema, SchemaField, Semantic, Sequence, State
 from msd.dataset.config import DatasetConfig
@@ -54,7 +54,7 @@ class Market:
     clicks: Clicks
 
 
-def new_market(network: ReferenceNetwork, population: Population) -> Market:
+def new_market(network: ReferenceModel, population: Population) -> Market:
     """Generate users and items, and their clicks by the network's scores."""
     sizes, catalogue = network.sizes, new_catalogue(network.sizes, population.items, population.seed)
     clicks = new_clicks(network, catalogue, population.users, len(_SHOWN), population.seed)

@@ -21,7 +21,7 @@ SIDES: tuple[RowSide, ...] = ("user", "item")
 
 @pytest.fixture(scope="module")
 def market() -> Market:
-    return new_market(network("reference"), MAKINGS.population)
+    return new_market(network(), MAKINGS.population)
 
 
 @pytest.fixture(scope="module")

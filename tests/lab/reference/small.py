@@ -1,4 +1,4 @@
-"""The reference models in small, for tests."""
+"""The reference model in small, for tests."""
 
 import numpy as np
 import onnx
@@ -7,19 +7,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lab.reference.inputs import Feeds, Sizes
-from lab.reference.network import ReferenceNetwork, made
+from lab.reference.network import ReferenceModel, made
 from model_export.graph import open_session
 
 Output = NDArray[np.floating]
 
-SMALL = Sizes(
-    vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7), feed_forward=9
-)
+SMALL = Sizes(vector=8, fields=3, vocabulary=20, embedding=4, history=8, attention=5, hidden=(12, 10, 7))
 
 
-def network(name: str) -> ReferenceNetwork:
+def network() -> ReferenceModel:
     """A small one, whose scores differ."""
-    return made(name, SMALL, 0)
+    return made(SMALL, 0)
 
 
 def scores(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> list[Output]:

@@ -7,13 +7,12 @@ import torch
 from lab.reference.clicks import new_catalogue, new_clicks
 from lab.reference.graphs import examples, plain_graph, tiled_graph
 from lab.reference.inputs import random_feeds, tiled
-from lab.reference.network import NETWORKS
 from msd.metrics import measure_pooled
 from tests.lab.reference.small import SMALL, greatest, network, run, scores
 
 
 def test_clicks_follow_the_networks_scores_and_requests_are_of_one_user() -> None:
-    reference = network("reference")
+    reference = network()
     clicks = new_clicks(reference, new_catalogue(SMALL, 500, 0), 200, 20, 1)
     feeds = [clicks.request(number) for number in range(200)]
     inputs = [tuple(torch.from_numpy(one[name]) for name in reference.inputs) for one in feeds]
@@ -32,10 +31,9 @@ def test_clicks_follow_the_networks_scores_and_requests_are_of_one_user() -> Non
     assert np.array_equal(feeds[7]["history_mask"][0] > 0, present[7])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("candidates", [1, 40])
-def test_graphs_score_as_torch(name: str, candidates: int) -> None:
-    plain = network(name)
+def test_graphs_score_as_torch(candidates: int) -> None:
+    plain = network()
     feeds = random_feeds(SMALL, candidates, seed=1)
     expected = scores(plain, examples(plain, SMALL, candidates, seed=1))
 

@@ -137,6 +137,23 @@ class ManyHeads(nn.Module):
         return scores
 
 
+class Transformed(nn.Module):
+    """A transformer's layer over history and target (BST, arXiv 1905.06874)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, PLACES + 1, WIDTH))
+        self.query, self.key, self.value, self.feed = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+
+    def forward(self, user: Tensor, history: Tensor, item: Tensor) -> Tensor:
+        rows = torch.cat([history.expand(item.shape[0], *history.shape[1:]), item.unsqueeze(1)], 1) + self.positions
+        weights = torch.softmax(self.query(rows) @ self.key(rows).transpose(1, 2), -1)
+        rows = self.norms[0](rows + weights @ self.value(rows))
+        rows = self.norms[1](rows + torch.relu(self.feed(rows)))
+        return (rows.mean(1) * user).sum(-1)
+
+
 class Recurrent(nn.Module):
     """A GRU over the history alone, and one over history and target."""
 
@@ -199,7 +216,7 @@ class Normed(nn.Module):
         return logits + scores.amax(-1) + torch.einsum("nd,nd->n", item, item)
 
 
-ODD = (Listwise, ItemsToItems, ManyHeads, Recurrent, Sorted, Masked, Dotted, Normed)
+ODD = (Listwise, ItemsToItems, ManyHeads, Transformed, Recurrent, Sorted, Masked, Dotted, Normed)
 
 
 def odd(kind: type[nn.Module], *, any_length: bool = False) -> onnx.ModelProto:
