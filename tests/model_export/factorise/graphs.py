@@ -151,7 +151,8 @@ class Transformed(nn.Module):
         weights = torch.softmax(self.query(rows) @ self.key(rows).transpose(1, 2), -1)
         rows = self.norms[0](rows + weights @ self.value(rows))
         rows = self.norms[1](rows + torch.relu(self.feed(rows)))
-        return (rows.mean(1) * user).sum(-1)
+        scores: Tensor = (rows.mean(1) * user).sum(-1)
+        return scores
 
 
 class Recurrent(nn.Module):
