@@ -103,7 +103,7 @@ class World:
                 "device": [f"d{device}" for device in devices],
             }
         )
-        with_parts(events).write_parquet(data / "events.parquet")
+        with_parts(events.lazy(), count).collect().write_parquet(data / "events.parquet")
         return data
 
     @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from msd.dataset.aggregate import shown_of
 from msd.dataset.config import CONFIG_FILE, PART_NAMES, DatasetConfig
-from msd.dataset.order import BLOCK
+from msd.dataset.mapped import BLOCK
 from msd.dataset.problem import DatasetError, Problem
 
 

@@ -4,7 +4,6 @@ mean.
 
 import csv
 import gzip
-import io
 import json
 import zlib
 from bisect import bisect_right
@@ -18,8 +17,8 @@ from typing import TextIO
 
 import polars as pl
 
-from msd.contract.files import write_bytes_atomic
-from msd.dataset.order import BLOCK
+from msd.contract.files import atomic_file
+from msd.dataset.mapped import BLOCK
 from msd.dataset.problem import Problem
 
 _TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
@@ -138,11 +137,10 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
         start += BLOCK
 
 
-def write_parquet(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table as Parquet, atomically."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer)
-    write_bytes_atomic(path, buffer.getvalue())
+def write_parquet(path: Path, frame: pl.DataFrame | pl.LazyFrame) -> None:
+    """Write a table as Parquet, atomically, a lazy one by blocks."""
+    with atomic_file(path) as file:
+        frame.lazy().sink_parquet(file)
 
 
 def _read_parts(path: Path, problems: list[Problem]) -> Table | None:

@@ -1,7 +1,7 @@
 """A dataset folder of joined impressions, which continues the old dataset. Features are those of logged requests."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,22 @@ from msd.dataset.config import (
 from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
 from msd.dataset.draft import toml_value
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.mapped import BLOCK, mapped
+from msd.dataset.order import ranges, sort_blocks
 from msd.dataset.table import write_parquet
 from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import is_anonymous
 
 Features = Mapping[str, FeatureConfig]
 _CORE = ("user_id", "item_id", "at", "label")
+_CONTEXT, _SAID = "context ", "said"
+"""Columns of `describe`: a prefix of context features' names, and the rest of what a request said."""
 
 
 @dataclass
 class Described:
-    """Values by feature: of each request's context (request_id and a column for each), and the latest of each user and
-    item; items' texts besides.
+    """The latest values by feature of each user and item, and items' texts. None: said to be missing."""
 
-    A value that is None was said to be missing. Names that the dataset has no feature of are left out.
-    """
-
-    contexts: pl.DataFrame
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     items: dict[str, dict[str, Any]] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -46,7 +45,6 @@ class Described:
 
 def write_dataset(
     impressions: pl.DataFrame,
-    requests: Iterable[pl.DataFrame],
     old: Dataset,
     out: Path,
     *,
@@ -56,15 +54,14 @@ def write_dataset(
 ) -> int:
     """Write the dataset `out`, which continues `old`, prove that it loads, and return the number of its events.
 
-    `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
-    only requests described are added. Events before `since` (Unix s) are left out. `by_time`: split all events at once
-    by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
+    `impressions` are those of a join by `describe`. Users and items are the old dataset's; requests update them, and
+    those that only requests described are added. Events before `since` (Unix s) are left out. `by_time`: split all
+    events at once by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
     # A dataset's events all have a user.
-    impressions = impressions.filter(is_anonymous().not_())
-    if impressions.is_empty():
+    if impressions.select(is_anonymous().all()).item():
         raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
     in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
     if in_log and not in_old and not log_only:
@@ -72,19 +69,17 @@ def write_dataset(
             "the log says which clicks converted, and the dataset does not: leave the dataset's events out with"
             " --log-only, or send no conversions"
         )
-    said = described(requests, impressions["request_id"], old.config)
+    said = _described(impressions)
     config = _config(old, said, in_log, by_time)
-    events = _events(config, impressions, said.contexts)
-    if not log_only:
-        events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
-    if since is not None:
-        events = events.filter(pl.col("at") >= since)
+    before = [] if log_only else [old.events]
+    merged = [mapped(rows) for rows in _merged(config, before, impressions, since)]
+    events = pl.concat(merged, rechunk=False).lazy()
     if by_time:
-        events = with_parts(events)
+        events = with_parts(events, sum(rows.height for rows in merged))
     tables = {
         "events": events,
-        "items": _described_table(old.items, "item_id", config.side("item"), said.items, said.texts),
-        "users": _described_table(old.users, "user_id", config.side("user"), said.users, {}),
+        "items": _described_table(old.items, "item_id", config.side("item"), said.items, said.texts).lazy(),
+        "users": _described_table(old.users, "user_id", config.side("user"), said.users, {}).lazy(),
     }
     if config.users is None:
         del tables["users"]
@@ -98,13 +93,13 @@ def write_dataset(
     return load_dataset(out).events.height
 
 
-def with_parts(events: pl.DataFrame) -> pl.DataFrame:
+def with_parts(events: pl.LazyFrame, count: int) -> pl.LazyFrame:
     """Return events, sorted by time, with their parts: the earlier half is the window; of the later half a tenth is
     valid and a fiftieth test, so that training and counts reach up to the latest event."""
-    place = pl.int_range(pl.len())
+    place = pl.col("place")
     later = pl.when(place % 10 == 3).then(pl.lit("valid")).when(place % 50 == 7).then(pl.lit("test"))
-    part = pl.when(place < pl.len() // 2).then(pl.lit("window")).otherwise(later.otherwise(pl.lit("train")))
-    return events.with_columns(part=part)
+    part = pl.when(place < count // 2).then(pl.lit("window")).otherwise(later.otherwise(pl.lit("train")))
+    return events.with_row_index("place").with_columns(part=part).drop("place")
 
 
 def _config(old: Dataset, said: Described, conversions: bool, by_time: bool) -> DatasetConfig:
@@ -140,19 +135,21 @@ def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
     return [pl.col(CONVERSION), at.cast(pl.Int64).alias(CONVERTED_AT)]
 
 
-def _events(config: DatasetConfig, impressions: pl.DataFrame, contexts: pl.DataFrame) -> pl.DataFrame:
-    """Return impressions with their contexts."""
-    said = impressions.join(contexts, on="request_id", how="inner", maintain_order="left")
-    outcomes = _outcomes(config, impressions)
-    features = [one.name for one in config.side("context")]
-    return said.select("user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label", *outcomes, *features)
-
-
-def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
-    """Return the old dataset's events, without those that the log has too."""
-    columns = [pl.col(one.name).cast(FEATURE_TYPES[one.kind]) for one in config.side("context")]
-    kept = old.events.select(*_CORE, *_outcomes(config, old.events), *columns)
-    return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
+def _merged(
+    config: DatasetConfig, old: list[pl.DataFrame], impressions: pl.DataFrame, since: float | None
+) -> Iterator[pl.DataFrame]:
+    """Yield the old events that the log has not, and impressions with their contexts, by ranges of time."""
+    features = config.side("context")
+    columns = [pl.col(one.name).cast(FEATURE_TYPES[one.kind]) for one in features]
+    contexts = [pl.col(_CONTEXT + one.name).alias(one.name) for one in features]
+    at = pl.col("at").floor().cast(pl.Int64)
+    for *before, shown in ranges([*old, impressions]):
+        outcomes = _outcomes(config, shown)
+        new = shown.filter(is_anonymous().not_()).select("user_id", "item_id", at, "label", *outcomes, *contexts)
+        known = [one.select(*_CORE, *_outcomes(config, one), *columns) for one in before]
+        kept = [one.join(new, on=["user_id", "item_id", "at"], how="anti", maintain_order="left") for one in known]
+        both = pl.concat([*kept, new]).sort("at", maintain_order=True)
+        yield both if since is None else both.filter(pl.col("at") >= since)
 
 
 def _described_table(
@@ -194,47 +191,53 @@ def _written(value: Any) -> str:  # noqa: ANN401
     return f"{{ {', '.join(_entries(value))} }}" if isinstance(value, dict) else toml_value(value)
 
 
-def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: DatasetConfig) -> Described:
-    """Return what the `wanted` requests said, the first of those with one ID. Context features that a request does not
-    name have the value that is constant online. Raises FeedbackError for invalid requests."""
+def describe(requests: pl.DataFrame, config: DatasetConfig) -> pl.DataFrame:
+    """Return requests with what their bodies, the column `request`, say by the names of the dataset's features. Context
+    features that a request does not name have the value that is constant online. Raises FeedbackError for invalid
+    requests."""
     sides = {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
     constants = {name: _value(one, one.serving_value) for name, one in context.items()}
-    types: dict[str, pl.DataType] = {"request_id": pl.String()}
-    types |= {name: FEATURE_TYPES[one.kind] for name, one in context.items()}
-    found, due, contexts = Described(pl.DataFrame(schema=types)), set(wanted.to_list()), []
-    for frame in requests:
-        rows = []
-        for request_id, body in frame.select("request_id", "request").iter_rows():
-            if request_id not in due:
-                continue
-            due.remove(request_id)
-            try:
-                request = json.loads(body)
-                values = constants | _values(request.get("context"), context)
-                _describe(request, sides, found)
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-                raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
-            rows.append((request_id, *values.values()))
-        contexts.append(pl.DataFrame(rows, schema=types, orient="row"))
-    found.contexts = pl.concat([found.contexts, *contexts])
-    return found
+    types: dict[str, pl.DataType] = {_CONTEXT + name: FEATURE_TYPES[one.kind] for name, one in context.items()}
+    rows = []
+    for request_id, body in requests.select("request_id", "request").iter_rows():
+        try:
+            request = json.loads(body)
+            values = constants | _values(request.get("context"), context)
+            rows.append((*values.values(), _said(request, sides)))
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
+    more = pl.DataFrame(rows, schema={**types, _SAID: pl.String()}, orient="row")
+    return pl.concat([requests, more], how="horizontal")
 
 
-def _describe(request: Mapping[str, Any], sides: Mapping[str, Features], found: Described) -> None:
-    user = (request.get("user") or {}).get("features")
-    if user:
-        own = found.users.setdefault(request["user_id"], {})
-        own |= _values(user, sides["user"])
+def _said(request: Mapping[str, Any], sides: Mapping[str, Features]) -> str | None:
+    """Return what a request says of its user and of items, as JSON; None for nothing."""
+    features, items = (request.get("user") or {}).get("features"), {}
+    user = {request["user_id"]: _values(features, sides["user"])} if features else {}
     for item_id, override in (request.get("items") or {}).items():
-        if not override:
-            continue
-        values = _values(override.get("features"), sides["item"])
-        text = override.get("text")
-        if values or text:
-            found.items.setdefault(item_id, {}).update(values)
-        if text:
-            found.texts[item_id] = text
+        if override:
+            values, text = _values(override.get("features"), sides["item"]), override.get("text")
+            if values or text:
+                items[item_id] = (values, text)
+    return json.dumps((user, items)) if user or items else None
+
+
+def _described(impressions: pl.DataFrame) -> Described:
+    """Return what the requests of known users' impressions said, the latest by the order of the log."""
+    told = pl.col(_SAID).is_not_null() & is_anonymous().not_()
+    blocks = (rows.filter(told).select("request_number", _SAID) for rows in impressions.iter_slices(BLOCK))
+    found = Described()
+    for rows in sort_blocks(blocks, ("request_number",)).iter_slices(BLOCK):
+        for said in rows[_SAID]:
+            users, items = json.loads(said)
+            for user_id, values in users.items():
+                found.users.setdefault(user_id, {}).update(values)
+            for item_id, (values, text) in items.items():
+                found.items.setdefault(item_id, {}).update(values)
+                if text:
+                    found.texts[item_id] = text
+    return found
 
 
 def _values(given: Mapping[str, Any] | None, known: Features) -> dict[str, Any]:

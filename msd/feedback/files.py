@@ -82,11 +82,11 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
         yield _read_requests(file, more)
 
 
-def read_events(logs: Sequence[Path]) -> pl.DataFrame:
-    """Read all events of logs' folders, or of Parquet or JSONL files: event_id, type, user_id, item_id, at (Unix s) and
+def read_events(logs: Sequence[Path]) -> Iterator[pl.DataFrame]:
+    """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s) and
     request_id, null if there is none. Raises FeedbackError."""
-    files = filter(Path.exists, _files(logs, EVENTS))
-    return pl.concat([pl.DataFrame(schema=EVENT_TYPES), *map(_read_events, files)])
+    yield pl.DataFrame(schema=EVENT_TYPES)  # also if all files are removed meanwhile
+    yield from map(_read_events, filter(Path.exists, _files(logs, EVENTS)))
 
 
 def _files(logs: Sequence[Path], kind: str) -> list[Path]:

@@ -1,19 +1,26 @@
-"""Shown impressions, joined with their request's scores and their clicks. Pure: tables in, a table and counts out.
-Everything left out is counted.
+"""Shown impressions, joined with their request's scores and their clicks. Tables in, a table and counts out. Everything
+left out is counted.
+
+Memory holds one part of the log: rows are distributed by event, by request and, for events that name no request, by
+user and item.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from msd.contract.correction import CONVERSIONS
+from msd.dataset.mapped import Partitions, together
+from msd.dataset.order import sort_blocks
 from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
 
 _KEY = ["request_id", "item_id"]
 _PAIR = ["user_id", "item_id"]
+_Groups = Iterable[tuple[pl.DataFrame, ...]]
+"""Impressions, and the clicks and conversions that may be theirs."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,10 @@ class Windows:
 @dataclass(frozen=True)
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, pcvr and bid (null
-    without), pricing (cpm, cpc or cpa), segments, label (0 or 1), click_after_s (seconds to its first click, null
-    without one), sorted by time; with conversions, conversion (0 or 1) and converted_at (unix s); the numbers of events
-    and requests, by outcome; and the time by which waiting ends (unix s)."""
+    without), pricing (cpm, cpc or cpa), segments, request_number (its place in the log), label (0 or 1), click_after_s
+    (seconds to its first click, null without one); with conversions, conversion (0 or 1) and converted_at (unix s);
+    sorted by at, request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time
+    by which waiting ends (unix s)."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
@@ -47,50 +55,45 @@ class Joined:
 
 def join(
     requests: Iterable[pl.DataFrame],
-    events: pl.DataFrame,
+    events: Iterable[pl.DataFrame],
     windows: Windows,
     keep: Sequence[str] = (),
     *,
     has_conversions: bool = False,
+    describe: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
 ) -> Joined:
-    """`requests` are the tables of one log or of several, one after the other. `keep`: further columns of requests that
-    their impressions have, too. `has_conversions`: whether impressions have those columns even if no event is one.
+    """`requests` and `events` are the tables of one log or of several, one after the other. `keep`: further columns of
+    requests that their impressions have, too; `describe` adds others to requests that may have impressions.
+    `has_conversions`: whether impressions have those columns even if no event is one.
 
     A request or an event whose ID comes twice counts once. Clicks that name no request belong to the latest impression
-    of the same user and item before them, and conversions to the latest such click. Raises FeedbackError when not one
-    impression can be told from the log, or none is settled.
+    of the same user and item before them, and conversions to the latest such click; of two at one time, to that of the
+    request whose ID is last. Raises FeedbackError when not one impression can be told from the log, or none is settled.
     """
-    told: dict[str, int] = {"events": events.height}
-    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True).drop("event_id")
-    told["repeated_events"] = events.height - distinct.height
-    shown, clicks, conversions = (
-        distinct.filter(pl.col("type") == kind) for kind in ("impression", "click", "conversion")
-    )
-    told |= {"impressions": shown.height, "clicks": clicks.height}
-    impressions, latest = _impressions(shown, requests, told, ["received_at", *keep])
-    if impressions.is_empty():
-        raise FeedbackError(
-            f"not one of {shown.height} impressions is of a logged request: events have to name the request_id of the"
-            " reply that they came of, and its request has to be in the log"
-        )
-    joined = _label(impressions, clicks, windows.click_s, told)
-    settle_s = windows.settle_s
-    if conversions.height or has_conversions:
-        joined = _convert(joined, conversions, windows.conversion_s, told)
+    told = Counter[str]()
+    shown = _Seen()
+    named, nameless, has_conversion = _distinct(events, shown, told)
+    candidates, logged, latest = _candidates(requests, shown, told, keep, describe)
+    groups: _Groups = _found(named, candidates, logged, told)
+    if nameless.heights.any():
+        groups = _by_pair(groups, nameless)
+    converts, settle_s, ends_at = has_conversions or has_conversion, windows.settle_s, min(latest, windows.now)
+    if converts:
         settle_s = max(settle_s, windows.conversion_settle_s)
-    ends_at = min(latest, windows.now)
-    # An event's time is its sender's: one of the future would make all that follows old.
-    settled = joined.filter(pl.col("received_at") <= ends_at - settle_s, pl.col("at") <= windows.now)
-    if settled.is_empty():
+    settled = _settled(groups, windows, converts, ends_at - settle_s, told)
+    frame = sort_blocks(settled, ("at", "request_id", "item_id"))
+    found = told["unsettled_impressions"] + told["joined_impressions"]
+    if not found:
         raise FeedbackError(
-            f"none of {joined.height} impressions is settled: the log spans less than the {settle_s / 3_600:g} hours"
-            " that they wait for clicks and conversions; run it later, or wait less by --settle-hours"
+            f"not one of {told['impressions']} impressions is of a logged request: events have to name the request_id"
+            " of the reply that they came of, and its request has to be in the log"
         )
-    told |= {"unsettled_impressions": joined.height - settled.height}
-    told |= {"unsettled_clicks": int(joined["label"].sum()) - int(settled["label"].sum())}
-    told |= {"joined_impressions": settled.height, "joined_clicks": int(settled["label"].sum())}
-    told["anonymous_impressions"] = settled.filter(is_anonymous()).height
-    return Joined(settled.sort("at", "request_id", "item_id"), told, ends_at)
+    if frame.is_empty():
+        raise FeedbackError(
+            f"none of {found} impressions is settled: the log spans less than the {settle_s / 3_600:g} hours that they"
+            " wait for clicks and conversions; run it later, or wait less by --settle-hours"
+        )
+    return Joined(frame, dict(told), ends_at)
 
 
 def is_anonymous() -> pl.Expr:
@@ -98,52 +101,115 @@ def is_anonymous() -> pl.Expr:
     return pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX)
 
 
-def _impressions(
-    shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
-) -> tuple[pl.DataFrame, float]:
-    """Return one row for each shown candidate of a logged request, and when the latest request was received."""
-    named = shown.select(*_KEY, "at").filter(pl.col("request_id").is_not_null())
-    once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
-    told["impressions_without_request"] = shown.height - named.height
-    told["repeated_impressions"] = named.height - once.height
-    candidates, logged, latest = _candidates(requests, once, told, keep)
-    found = once.join(candidates, on=_KEY, how="inner")
-    unlogged = once.join(logged, on="request_id", how="anti").height
-    told["impressions_not_logged"] = unlogged
-    told["impressions_of_no_candidate"] = once.height - unlogged - found.height
-    return found, latest
+class _Seen:
+    """Keys that were added, and a few others: a Bloom filter of one hash."""
+
+    def __init__(self) -> None:
+        self._bits = np.zeros(2**25, np.uint8)
+
+    def add(self, rows: pl.DataFrame) -> None:
+        places = rows.hash_rows().to_numpy() % (8 * len(self._bits))
+        np.bitwise_or.at(self._bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
+
+    def of(self, rows: pl.DataFrame) -> pl.Series:
+        """Return which rows may be among the keys; of others, some are."""
+        places = rows.hash_rows().to_numpy() % (8 * len(self._bits))
+        return pl.Series((self._bits[places >> 3] >> (places & 7)) & 1 > 0)
+
+
+def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) -> tuple[Partitions, Partitions, bool]:
+    """Return each event once, by the request that it names; clicks and conversions that name none, by user and item;
+    and whether there are conversions. Note the requests and candidates that were shown."""
+    by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*_PAIR), False
+    for frame in events:
+        told["events"] += frame.height
+        by_id.add(frame)
+    for (rows,) in together(by_id):
+        distinct = rows.unique(["type", "event_id"], keep="first", maintain_order=True).drop("event_id")
+        kinds = {kind: distinct.filter(pl.col("type") == kind) for kind in ("impression", "click", "conversion")}
+        told["repeated_events"] += rows.height - distinct.height
+        told["impressions"] += kinds["impression"].height
+        told["clicks"] += kinds["click"].height
+        has_conversion |= not kinds["conversion"].is_empty()
+        without, own = distinct.filter(pl.col("request_id").is_null()), kinds["impression"].drop_nulls("request_id")
+        told["impressions_without_request"] += kinds["impression"].height - own.height
+        shown.add(own.select("request_id"))
+        shown.add(own.select(_KEY))
+        named.add(distinct.drop_nulls("request_id"))
+        nameless.add(without.filter(pl.col("type") != "impression"))
+    nameless.flush()
+    return named, nameless, has_conversion
 
 
 def _candidates(
-    requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int], keep: Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, float]:
-    """Return the candidates of requests with shown candidates, once each; those requests' IDs; and when the latest
-    request was received."""
-    frames, ids, total, latest = [], [], 0, float("-inf")
-    by_request, by_key = (np.unique(shown.select(columns).hash_rows().to_numpy()) for columns in ("request_id", _KEY))
-    for file, frame in enumerate(requests):
-        total += frame.height
+    requests: Iterable[pl.DataFrame],
+    shown: _Seen,
+    told: Counter[str],
+    keep: Sequence[str],
+    describe: Callable[[pl.DataFrame], pl.DataFrame] | None,
+) -> tuple[Partitions, Partitions, float]:
+    """Return, by request, the candidates that may have been shown, and all requests' IDs; and when the latest request
+    was received."""
+    candidates, logged, latest = Partitions("request_id"), Partitions("request_id"), float("-inf")
+    for frame in requests:
+        numbered = frame.with_row_index("request_number", told["requests"])
+        told["requests"] += frame.height
         latest = max(latest, float(frame["received_at"].to_numpy().max(initial=latest)))
-        distinct = frame.unique("request_id", keep="first", maintain_order=True)
-        ids.append(distinct.select("request_id", file=pl.lit(file)))
-        own = _exploded(distinct.filter(_is_among(distinct.select("request_id"), by_request)), keep)
-        own = own.filter(_is_among(own.select(_KEY), by_key)).unique(_KEY, keep="first", maintain_order=True)
-        frames.append(own.with_columns(file=pl.lit(file)))
-    if not frames:
+        logged.add(numbered.select("request_id", "request_number"))
+        own = numbered.filter(shown.of(numbered.select("request_id")))
+        if describe is not None:
+            own = describe(own)
+        kept = ["received_at", *keep, "request_number", *own.columns[numbered.width :]]
+        exploded = _exploded(own, kept)
+        candidates.add(exploded.filter(shown.of(exploded.select(_KEY))))
+    if not told["requests"]:
         raise FeedbackError("the log holds no requests")
-    logged = pl.concat(ids).unique("request_id", keep="first", maintain_order=True)
-    told["requests"], told["repeated_requests"] = total, total - logged.height
-    candidates = pl.concat(frames)
-    if total > logged.height:
-        candidates = candidates.join(logged, on=["request_id", "file"], how="semi", maintain_order="left")
-    return candidates.drop("file"), logged.drop("file"), latest
+    return candidates, logged, latest
 
 
-def _is_among(rows: pl.DataFrame, hashes: NDArray[np.uint64]) -> pl.Series:
-    """Return which rows have one of the sorted `hashes`. A join would hash all events again for each file."""
-    own = rows.hash_rows().to_numpy()
-    places = np.searchsorted(hashes, own).clip(max=max(0, len(hashes) - 1))
-    return pl.Series(hashes[places] == own if len(hashes) else np.zeros(len(own), bool))
+def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: Counter[str]) -> _Groups:
+    """Yield one row for each shown candidate of a logged request, and the clicks and conversions that name requests."""
+    for events, listed, ids in together(named, candidates, logged):
+        shown = events.filter(pl.col("type") == "impression")
+        once = shown.group_by(_KEY).agg(pl.col("at").min())
+        first = ids.unique("request_id", keep="first", maintain_order=True)
+        own = listed.join(first, on=["request_id", "request_number"], how="semi", maintain_order="left")
+        found = once.join(own.unique(_KEY, keep="first", maintain_order=True), on=_KEY)
+        unlogged = once.join(first, on="request_id", how="anti").height
+        told["repeated_impressions"] += shown.height - once.height
+        told["repeated_requests"] += ids.height - first.height
+        told["impressions_not_logged"] += unlogged
+        told["impressions_of_no_candidate"] += once.height - unlogged - found.height
+        yield found, events.filter(pl.col("type") != "impression")
+
+
+def _by_pair(groups: _Groups, nameless: Partitions) -> _Groups:
+    """Return the groups' rows, and nameless events, by user and item. Those of an event are its impression's."""
+    impressions = Partitions(*_PAIR)
+    for found, events in groups:
+        impressions.add(found)
+        nameless.add(events.update(found.select(*_KEY, "user_id"), on=_KEY))
+    return together(impressions, nameless)
+
+
+def _settled(
+    groups: _Groups, windows: Windows, converts: bool, received_until: float, told: Counter[str]
+) -> Iterator[pl.DataFrame]:
+    """Yield the impressions that no longer wait, with their outcomes."""
+    for impressions, events in groups:
+        clicks, conversions = (events.filter(pl.col("type") == kind) for kind in ("click", "conversion"))
+        joined = _label(impressions, clicks, windows.click_s, told)
+        if converts:
+            joined = _convert(joined, conversions, windows.conversion_s, told)
+        # An event's time is its sender's: one of the future would make all that follows old.
+        settled = joined.filter(pl.col("received_at") <= received_until, pl.col("at") <= windows.now)
+        clicked = int(settled["label"].sum())
+        told["unsettled_impressions"] += joined.height - settled.height
+        told["unsettled_clicks"] += int(joined["label"].sum()) - clicked
+        told["joined_impressions"] += settled.height
+        told["joined_clicks"] += clicked
+        told["anonymous_impressions"] += settled.filter(is_anonymous()).height
+        yield settled
 
 
 def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
@@ -167,34 +233,30 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
     ).explode("item_id", "pctr", "pcvr", "bid", "pricing")
 
 
-def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: dict[str, int]) -> pl.DataFrame:
+def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
     """Return the impressions with labels. The first of several clicks counts."""
     matched = _matched(clicks, impressions)
     timely = matched.filter(pl.col("after_s") <= window_s)
     clicked = timely.group_by(_KEY).agg(click_after_s=pl.col("after_s").min())
-    told["clicks_without_impression"] = clicks.height - matched.height
-    told["late_clicks"] = matched.height - timely.height
-    told["repeated_clicks"] = timely.height - clicked.height
+    told["clicks_without_impression"] += clicks.height - matched.height
+    told["late_clicks"] += matched.height - timely.height
+    told["repeated_clicks"] += timely.height - clicked.height
     return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
         pl.col("label").fill_null(0)
     )
 
 
-def _convert(
-    impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: dict[str, int]
-) -> pl.DataFrame:
+def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
     """Return the impressions with conversions of their clicks. The first of several counts."""
     clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
     matched = _matched(conversions, clicks)
     timely = matched.filter(pl.col("after_s").is_between(0, window_s))
     converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min())
-    told |= {
-        "conversions": conversions.height,
-        "joined_conversions": converted.height,
-        "conversions_without_click": conversions.height - matched.height,
-        "conversions_outside_the_window": matched.height - timely.height,
-        "repeated_conversions": timely.height - converted.height,
-    }
+    told["conversions"] += conversions.height
+    told["joined_conversions"] += converted.height
+    told["conversions_without_click"] += conversions.height - matched.height
+    told["conversions_outside_the_window"] += matched.height - timely.height
+    told["repeated_conversions"] += timely.height - converted.height
     return impressions.join(converted, on=_KEY, how="left").with_columns(
         conversion=pl.col("converted_at").is_not_null().cast(pl.Int8)
     )
@@ -209,7 +271,7 @@ def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
         nameless.select(*_PAIR, pl.col("at").alias("happened_at"))
         .sort("happened_at")
         .join_asof(
-            causes.select(*_PAIR, "request_id", "at").sort("at"),
+            causes.select(*_PAIR, "request_id", "at").sort("at", "request_id"),
             left_on="happened_at",
             right_on="at",
             by=_PAIR,

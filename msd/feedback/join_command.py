@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from msd.dataset.load import load_dataset
 from msd.feedback.arms import METRICS, PER, compare, plain, ratio_mismatch
 from msd.feedback.arms_report import arms_table, differences_table, mismatch_text, policy_table, support_text
 from msd.feedback.collect import Events, Logs, WindowHours, collected
-from msd.feedback.dataset import write_dataset
+from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Joined, Windows, join
 from msd.feedback.policy_value import explored_requests, read_target, support, value_of
@@ -93,14 +94,15 @@ def main(
     old = load_dataset(dataset) if dataset is not None and out is not None else None
     with collected(logs) as folders:
         joined = join(
-            read_requests(folders, ("pricing",)),
+            read_requests(folders, ("pricing", "request") if old else ("pricing",)),
             read_events(events or folders),
             windows,
             has_conversions=old is not None and has_conversions(old.events),
+            describe=partial(describe, config=old.config) if old else None,
         )
         _tell(console, joined.told)
         if out is not None and old is not None:
-            rows = write_dataset(joined.frame, read_requests(folders, ("request",)), old, out, log_only=log_only)
+            rows = write_dataset(joined.frame, old, out, log_only=log_only)
             told = joined.told["joined_impressions"] - joined.told["anonymous_impressions"]
             console.print(f"{out}: {rows} events, {told} of them from the log; then: msd train", highlight=False)
         elif by == By.POLICY:

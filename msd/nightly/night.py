@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.demo.service import DemoError
 from msd.demo.steps import Steps
 from msd.feedback.collect import collected
-from msd.feedback.dataset import write_dataset
+from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
 from msd.feedback.gate import Check, Figures
 from msd.feedback.impressions import join
@@ -42,6 +43,11 @@ _LARGE = ("dataset", "student", "model", "bundle")
 
 class _Kept(Exception):
     """The old bundle stays, for the reasons in `args`."""
+
+
+def _place_after(impressions: pl.DataFrame, at: float) -> int:
+    """Return the number of impressions, sorted by time, up to a time (Unix s)."""
+    return int(impressions["at"].search_sorted(at, "right"))
 
 
 class Night:
@@ -121,20 +127,26 @@ class Night:
         record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
         windows = window.windows(record.started_at)
         known = has_conversions(old.events)
-        joined = join(read_requests(logs), read_events(logs), windows, has_conversions=known)
+        joined = join(
+            read_requests(logs, ("request",)),
+            read_events(logs),
+            windows,
+            has_conversions=known,
+            describe=partial(describe, config=old.config),
+        )
         frame = self._without_refused(joined.frame)
-        fresh = frame.filter(pl.col("at") > record.began)
+        fresh = frame[_place_after(frame, record.began) :]
         refused = joined.frame.height - frame.height
         record.counts = {**joined.told, "impressions_of_refused_nights": refused, "new_impressions": fresh.height}
         if fresh.height < self.config.input.impressions:
             raise _Kept(f"{fresh.height} new impressions are fewer than {self.config.input.impressions}")
-        record.until = float(fresh["at"].max())  # type: ignore[arg-type]
-        record.cut = float(fresh["at"].quantile(1 - window.judge_share, "lower"))  # type: ignore[arg-type]
+        record.until = float(fresh["at"][-1])
+        record.cut = float(fresh["at"][int((1 - window.judge_share) * (fresh.height - 1))])
         self._check_click_rate(old, fresh, joined.ends_at)
         since = record.until - 86_400 * window.days
-        requests = read_requests(logs, ("request",))
-        write_dataset(frame.filter(pl.col("at") <= record.cut), requests, old, out, since=since, by_time=True)
-        frame.filter(pl.col("at") > record.cut).write_parquet(self.folder / _HELD_OUT)
+        cut = _place_after(frame, record.cut)
+        write_dataset(frame[:cut], old, out, since=since, by_time=True)
+        frame[cut:].lazy().sink_parquet(self.folder / _HELD_OUT)
         record.is_accepted = True
         write_text_atomic(mark, record.model_dump_json())
 
@@ -142,7 +154,8 @@ class Night:
         """Return impressions without those of nights whose input was refused."""
         for one in self._others:
             if not one.is_accepted and one.until:
-                impressions = impressions.filter(pl.col("at").is_between(one.began, one.until, "right").not_())
+                start, end = (_place_after(impressions, at) for at in (one.began, one.until))
+                impressions = pl.concat([impressions[:start], impressions[end:]], rechunk=False)
         return impressions
 
     def _check_click_rate(self, old: Dataset, fresh: pl.DataFrame, ends_at: float) -> None:
@@ -151,7 +164,7 @@ class Night:
         promoted = [one.click_rates["new"] for one in nights if one.status == "promoted"]
         before = promoted[-1:] or [one.click_rates["dataset"] for one in nights[:1]]
         then = before[0] if before else float(np.average(old.events["label"], weights=impressions_of(old.events)))
-        now = float(np.mean(fresh["label"].to_numpy()))
+        now = float(fresh["label"].mean())  # type: ignore[arg-type]
         self.record.click_rates = {"dataset": then, "new": now}
         most = self.config.input.click_rate
         if not then / most <= now <= then * most:

@@ -147,7 +147,7 @@ def _logged(config: NightlyConfig, since: float, now: float) -> tuple[dict[str, 
         if not all(recent.values()):
             return {}, {}
         # Conversions take longer than a stage.
-        events = read_events(recent[EVENTS]).filter(pl.col("type") != "conversion")
+        events = (frame.filter(pl.col("type") != "conversion") for frame in read_events(recent[EVENTS]))
         kept, windows = ("total_ms",), config.window.windows(now)
         try:
             shown = join(read_requests(recent[REQUESTS], kept), events, windows, kept).frame

@@ -62,7 +62,7 @@ def test_effect_is_found_within_its_interval() -> None:
 
 def test_known_effect_of_simulated_traffic() -> None:
     requests, events = traffic(seed=3, users=6_000, lift=0.3, share=0.3)
-    arms = compare(join([requests], events, Windows(3_600.0)).frame, "champion")
+    arms = compare(join([requests], [events], Windows(3_600.0)).frame, "champion")
     new = arms["new"]
 
     assert list(arms) == ["champion", "new"]
@@ -93,7 +93,7 @@ def test_compares_arms_without_clicks_or_bids() -> None:
 @pytest.mark.parametrize(("share", "is_right"), [(0.5, True), (0.45, False)])
 def test_sample_ratio_mismatch_is_found(share: float, is_right: bool) -> None:
     requests, events = traffic(seed=5, users=6_000, lift=0.0, share=0.5)
-    frame = join([requests], events, Windows(3_600.0)).frame
+    frame = join([requests], [events], Windows(3_600.0)).frame
     mismatch = ratio_mismatch(frame, {"champion": 1 - share, "new": share})
 
     assert mismatch.p is not None

@@ -1,6 +1,7 @@
 """A log becomes a dataset that trains: contexts, features and texts as requests gave them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from msd.dataset import mapped, order
 from msd.dataset.check import check_dataset
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.feedback.dataset import write_dataset
+from msd.feedback import dataset
+from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import FeedbackError, read_requests
-from msd.feedback.impressions import Windows, join
+from msd.feedback.impressions import Joined, Windows, join
 from tests.contract.bid_requests import bid_request
 from tests.dataset.small import write_small
 from tests.dataset.test_bid_requests import write as write_bids
@@ -21,6 +24,14 @@ from tests.dataset.tiny import write_tiny_dataset
 from tests.feedback.made import events, requests
 
 LATER = 1_750_000_000
+
+
+@pytest.fixture(autouse=True, params=[2, 2**18], ids=["by-parts", "at-once"])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in memory at once."""
+    monkeypatch.setattr(mapped, "_TOGETHER", request.param)
+    for module in (order, dataset):
+        monkeypatch.setattr(module, "BLOCK", request.param)
 
 
 def logged(*documents: dict[str, Any]) -> pl.DataFrame:
@@ -40,6 +51,12 @@ def logged(*documents: dict[str, Any]) -> pl.DataFrame:
     )
 
 
+def described(log: list[pl.DataFrame], shown: pl.DataFrame, old: Dataset, *, has_conversions: bool = False) -> Joined:
+    """The impressions of a log, with what its requests said."""
+    say = partial(describe, config=old.config)
+    return join(log, [shown], Windows(), has_conversions=has_conversions, describe=say)
+
+
 def made(
     old: Path, out: Path, documents: list[dict[str, Any]], clicked: tuple[int, ...] = (), *, log_only: bool = False
 ) -> Dataset:
@@ -50,8 +67,8 @@ def made(
         for place, document in enumerate(documents)
     ]
     rows += [("click", documents[place]["candidates"]["id"][0], LATER + place + 5, f"r{place}") for place in clicked]
-    joined = join([log], events(*rows), Windows())
-    write_dataset(joined.frame, [log], load_dataset(old), out, log_only=log_only)
+    was = load_dataset(old)
+    write_dataset(described([log], events(*rows), was).frame, was, out, log_only=log_only)
     return load_dataset(out)
 
 
@@ -66,8 +83,8 @@ def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> No
     logged(*documents).write_parquet(log)
     (read,) = read_requests([log], ("request",))
     shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
-    joined = join([read], shown, Windows())
-    write_dataset(joined.frame, [read], load_dataset(old), tmp_path / "new")
+    joined = described([read], shown, load_dataset(old))
+    write_dataset(joined.frame, load_dataset(old), tmp_path / "new")
     dataset = load_dataset(tmp_path / "new")
 
     assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
@@ -155,23 +172,21 @@ def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:
         made(old, old, [asks("u1", "1")])
 
     log = logged(asks("u1", "1")).with_columns(request=pl.lit(b"[]"))
-    joined = join([log], events(("impression", "1", LATER, "r0")), Windows())
     with pytest.raises(FeedbackError, match="request r0 is not a request"):
-        write_dataset(joined.frame, [log], load_dataset(old), tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+        described([log], events(("impression", "1", LATER, "r0")), load_dataset(old))
 
 
 def test_conversions_become_columns(tmp_path: Path) -> None:
     log = logged(asks("u1", "1"), asks("u2", "2"))
     rows = [(kind, str(place + 1), LATER + place, f"r{place}") for kind in ("impression", "click") for place in (0, 1)]
-    joined = join([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), Windows()).frame
-    without = write_small(tmp_path / "old")
+    without = load_dataset(write_small(tmp_path / "old"))
+    joined = described([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), without).frame
 
     with pytest.raises(FeedbackError, match="the log says which clicks converted, and the dataset does not"):
-        write_dataset(joined, [log], load_dataset(without), tmp_path / "none")
+        write_dataset(joined, without, tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    write_dataset(joined, [log], load_dataset(without), tmp_path / "first", log_only=True)
-    write_dataset(joined, [log], load_dataset(tmp_path / "first"), tmp_path / "second")
+    write_dataset(joined, without, tmp_path / "first", log_only=True)
+    write_dataset(joined, load_dataset(tmp_path / "first"), tmp_path / "second")
     found = load_dataset(tmp_path / "second").events
 
     assert found.select("conversion", "converted_at").rows() == [(1, LATER + 900), (0, None)]
@@ -181,8 +196,8 @@ def test_window_slides_and_later_rows_are_split_by_time(tmp_path: Path) -> None:
     old = load_dataset(write_small(tmp_path / "old"))
     documents = [asks(f"u{place % 5 + 1}", "1") for place in range(200)]
     rows = [("impression", "1", LATER + place, f"r{place}") for place in range(200)]
-    joined = join([logged(*documents)], events(*rows), Windows()).frame
-    write_dataset(joined, [logged(*documents)], old, tmp_path / "new", since=LATER + 50, by_time=True)
+    joined = described([logged(*documents)], events(*rows), old).frame
+    write_dataset(joined, old, tmp_path / "new", since=LATER + 50, by_time=True)
     dataset = load_dataset(tmp_path / "new")
     parts = split_events(dataset.events, dataset.config)
 

@@ -2,16 +2,25 @@
 
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from msd.dataset import mapped, order
 from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import Joined, Windows, join
-from tests.feedback.made import events, requests
+from tests.feedback import made
+from tests.feedback.made import requests
 
 HOUR = Windows(3_600.0)
+
+
+def events(*rows: tuple[object, ...]) -> list[pl.DataFrame]:
+    """Events in two files."""
+    return [made.events(*rows)[:3], made.events(*rows)[3:]]
 
 
 def labels(joined: Joined) -> dict[str, int]:
@@ -134,6 +143,35 @@ def test_every_event_is_counted_once(rows: list[tuple[object, ...]], random: obj
     for kind, ends in (("impressions", unused), ("clicks", ("clicks_without_impression", "late_clicks"))):
         assert told[kind] == sum(told[name] for name in (*ends, f"repeated_{kind}", f"joined_{kind}"))
     assert joined.frame.select(pl.struct("request_id", "item_id").is_unique().all()).item()
+
+
+def test_a_log_joined_by_parts_is_that_joined_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    named = [
+        {"request_id": f"r{n}", "user_id": f"u{n % 3}", "received_at": 1_000.0 + n} for n in rng.integers(90, size=120)
+    ]
+    log = [requests(*rows) for rows in (named[:50], named[50:])]
+    kinds, items, ids = (
+        rng.choice(of, 600) for of in (["impression", "click", "conversion"], list("abc"), [f"r{n}" for n in range(99)])
+    )
+    at = 1_000 + 200 * rng.random(600)
+    shown = [
+        made.events(*zip(kinds[part], items[part], at[part], ids[part], strict=True)).with_columns(
+            pl.when(pl.Series(rng.random(300) < 0.8)).then("request_id"),
+            user_id=pl.Series(rng.choice(["u0", "u1", "u2"], 300)),
+        )
+        for part in (slice(300), slice(300, None))
+    ]  # events of both have the same IDs
+    windows = Windows(80.0, 90.0, 5.0, 10.0, now=1_190.0)
+    whole = join(log, shown, windows)
+    monkeypatch.setattr(mapped, "_TOGETHER", 8)
+    monkeypatch.setattr(order, "BLOCK", 8)
+    parts = join(log, shown, windows)
+
+    assert parts.frame.n_chunks() > 2 >= whole.frame.n_chunks()
+    assert_frame_equal(parts.frame, whole.frame)
+    assert (parts.told, parts.ends_at) == (whole.told, whole.ends_at)
+    assert [name for name, count in whole.told.items() if not count] == ["anonymous_impressions"]
 
 
 def test_conversions_belong_to_clicks() -> None:

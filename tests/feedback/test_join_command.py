@@ -9,10 +9,9 @@ import pytest
 from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.feedback.dataset import write_dataset
-from msd.feedback.impressions import Windows, join
 from tests.dataset.small import write_small
 from tests.feedback.made import events, requests, traffic
-from tests.feedback.test_dataset import LATER, asks, logged
+from tests.feedback.test_dataset import LATER, asks, described, logged
 
 NEW = "<b>new</b>"
 
@@ -78,9 +77,9 @@ def test_join_writes_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_pods_logs_join_exactly_once_before_any_conversion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A click may reach another pod than its request, and two pods may log one request."""
     old = write_small(tmp_path / "old")
-    before, shown = [logged(asks("u1", "1"))], events(("impression", "1", LATER - 9, "r0"))
-    joined = join(before, shown, Windows(), has_conversions=True).frame
-    write_dataset(joined, before, load_dataset(old), tmp_path / "first", log_only=True)
+    before, shown, was = [logged(asks("u1", "1"))], events(("impression", "1", LATER - 9, "r0")), load_dataset(old)
+    joined = described(before, shown, was, has_conversions=True).frame
+    write_dataset(joined, was, tmp_path / "first", log_only=True)
     both = logged(asks("u1", "1"), asks("u2", "2"))
     for name, log in (("a", both), ("b", both[1:])):
         (tmp_path / "pods" / name).mkdir(parents=True)

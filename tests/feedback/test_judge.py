@@ -52,7 +52,7 @@ class Log:
 
     def judged(self, old: Bundle, new: Bundle, gate: Gate = GATE) -> Verdict:
         """The verdict on all of it."""
-        shown = join(read_requests([self.file]), self.events, Windows()).frame
+        shown = join(read_requests([self.file]), [self.events], Windows()).frame
         pair = (ScoredBundle(old.folder), ScoredBundle(new.folder))
         return judge(*pair, read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
 

@@ -60,7 +60,7 @@ class World:
                 "hour": at // 3_600 % 24,
             }
         )
-        with_parts(events).write_csv(data / "events.csv")
+        with_parts(events.lazy(), count).collect().write_csv(data / "events.csv")
         return data
 
     def serve(self, night: int, bundle: Path, count: int, bots: float = 0.0, clicks: bool = True) -> None:

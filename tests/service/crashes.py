@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ from msd.contract.state import StateRule
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import load_dataset
 from msd.feedback import files as feedback
-from msd.feedback.dataset import write_dataset
+from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import read_requests
 from msd.feedback.impressions import Windows, join
 from msd.nightly.config import NightlyConfig
@@ -244,8 +245,9 @@ def joins(world: World) -> Writer:
 
     def write(number: int) -> None:
         old, out = load_dataset(folder / "old"), folder / str(number)
-        joined = join(read_requests([folder]), feedback.read_events([folder]), Windows(3_600, 0, 0, 0, 1e9))
-        write_dataset(joined.frame, read_requests([folder], ("request",)), old, out)
+        log, windows = read_requests([folder], ("request",)), Windows(3_600, 0, 0, 0, 1e9)
+        say = partial(describe, config=old.config)
+        write_dataset(join(log, feedback.read_events([folder]), windows, describe=say).frame, old, out)
 
     def check(finished: int) -> None:
         for path in folder.glob("[0-9]*"):
