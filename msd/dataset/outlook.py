@@ -90,8 +90,9 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
         shown, clicks = count_clicks(dataset.events.filter(rows))
         if clicks in (0, shown):
             what = "no click" if clicks == 0 else "only clicks"
+            effect = ", and `msd train` will fail" if name == "valid" else ""
             found.append(
-                f"the {name} part has {what} in {shown} events, so there is nothing to {uses[name]}: "
+                f"the {name} part has {what} in {shown} events, so there is nothing to {uses[name]}{effect}: "
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:

@@ -237,6 +237,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
     try:
         with _text_of(path) as lines:
             header = [lines.readline()]
+            end = "\r" if header[0].endswith("\r") else "\n"
             separator = max(_SEPARATORS, key=lambda mark: _width(header, mark))
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
@@ -245,7 +246,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         if not header:
             return pl.DataFrame()
-        frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator)
+        frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator, eol_char=end)
         # Blank lines at the end go; others stay, because row numbers would change.
         filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
         frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)

@@ -210,22 +210,28 @@ class Night:
             self._steps.call(step, *arguments)
 
     def _judge(self, logs: Sequence[Path]) -> Figures:
-        """Return the verdict on the new bundle, once: after it is published there is no old one to compare with."""
+        """Return the verdict on the new bundle, once for a gate: after it is published there is no old one to compare
+        with."""
         config, mark = self.config, self.folder / _VERDICT
         new = ScoredBundle(self.folder / "bundle")
         manifest = new.bundle.manifest.sha256
-        if mark.is_file() and (known := json.loads(mark.read_bytes()))["manifest"] == manifest:
-            return dict(known["verdict"])
-        corrections = read_corrections(config.corrections) if config.corrections else {}
+        old = ScoredBundle(self._current(), read_corrections(config.corrections) if config.corrections else {})
+        inputs = {"manifest": manifest, "gate": config.gate.model_dump()}
+        if mark.is_file():
+            known = json.loads(mark.read_bytes())
+            verdict: Figures = known.pop("verdict")
+            is_served = known["manifest"] == manifest == old.bundle.manifest.sha256
+            if known == inputs or is_served:
+                return verdict
         verdict = judge(
-            ScoredBundle(self._current(), corrections),
+            old,
             new,
             read_requests(logs, JUDGE_COLUMNS),
             pl.read_parquet(self.folder / _HELD_OUT),
             config.gate,
             since=self.record.cut,
         ).document()
-        write_text_atomic(mark, json.dumps({"manifest": manifest, "verdict": verdict}))
+        write_text_atomic(mark, json.dumps({**inputs, "verdict": verdict}))
         return verdict
 
     def _current(self) -> Path:

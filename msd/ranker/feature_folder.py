@@ -50,6 +50,15 @@ def read_features(folder: Path) -> Features:
     return Features(**values)
 
 
+def is_whole(folder: Path) -> bool:
+    """Return whether the features can be read: no file is missing or cut short."""
+    try:
+        read_features(folder)
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return False
+    return True
+
+
 def _arrays_of(features: Features) -> Iterator[tuple[str, NDArray[Any]]]:
     yield "parts", features.parts
     for prefix, held in (("", features), ("user.", features.user), ("item.", features.item)):

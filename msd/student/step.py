@@ -4,6 +4,7 @@ import io
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -144,9 +145,9 @@ def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Ad
     for start in range(0, len(texts), _KEPT_TOGETHER):
         some = list(texts.values())[start : start + _KEPT_TOGETHER]
         file = kept / f"{fingerprint_of(record, some)}.npy"
-        if file.is_file():
-            count(len(some))
+        with suppress(OSError, ValueError, EOFError):  # there is none yet, or it is damaged
             vectors[start : start + len(some)] = np.load(file, allow_pickle=False)
+            count(len(some))
             continue
         vectors[start : start + len(some)] = encode_texts(student, some, on_batch=count)
         buffer = io.BytesIO()

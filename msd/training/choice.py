@@ -13,7 +13,7 @@ from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.metrics import Probabilities
-from msd.ranker.feature_folder import read_features, write_features
+from msd.ranker.feature_folder import is_whole, read_features, write_features
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
@@ -64,10 +64,10 @@ class Training:
         return is_done(self.work / variant.name.replace(" ", "_"), self._run(variant))
 
     def write_features(self, variant: Variant, data: Dataset) -> None:
-        """Write the network's features, unless they are there. A variant without user vectors, or without any, has no
-        columns for them."""
+        """Write the network's features, unless they are there, and whole. A variant without user vectors, or without
+        any, has no columns for them."""
         folder = self._features(variant)
-        if not is_done(folder, folder.name):
+        if not (is_done(folder, folder.name) and is_whole(folder)):
             start = time.perf_counter()
             schema = fit_schema(data, semantics=variant.semantics, user_semantics=variant.user_semantics)
             write_features(folder, data, schema, self.vectors)

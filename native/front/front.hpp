@@ -292,8 +292,8 @@ class Front : public Keeper, public Sockets {
   // Tell Python the body of a handed request: the whole one, or what exceeds the limit.
   void tell_body(HttpRequest& request) {
     std::string body = request.take_body();
-    told_bytes_ += body.size();
-    tell_python(HandedBody{request.number, std::move(body), request.is_whole});
+    const size_t size = body.size();
+    tell_python(HandedBody{request.number, std::move(body), request.is_whole}, size);
   }
 
   // Bytes in flight.
@@ -537,9 +537,10 @@ class Front : public Keeper, public Sockets {
     return found == asking_.end() ? nullptr : found->second;
   }
 
-  void tell_python(Told told) {
+  void tell_python(Told told, size_t body_bytes = 0) {
     {
       const std::lock_guard lock(told_mutex_);
+      told_bytes_ += body_bytes;
       if (told_.empty()) told_since_ = clock_s();
       told_.push_back(std::move(told));
     }

@@ -101,5 +101,5 @@ def test_users_without_a_table_are_noted(tmp_path: Path) -> None:
 def test_parts_without_both_labels_are_noted(tmp_path: Path) -> None:
     found = notes(tmp_path)
     assert "the train part has only 20 clicks to train on" in found
-    assert "the valid part has no click in 5 events, so there is nothing to choose an epoch" in found
+    assert "there is nothing to choose an epoch and calibrate by, and `msd train` will fail" in found
     assert "the test part has only clicks in 5 events, so there is nothing to measure a model on" in found

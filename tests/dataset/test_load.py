@@ -179,6 +179,15 @@ def test_reads_a_wide_header(tmp_path: Path) -> None:
     assert_frame_equal(load_dataset(folder).events, load_dataset(write_small(tmp_path / "narrow")).events)
 
 
+def test_lines_may_end_as_on_old_macs(tmp_path: Path) -> None:
+    whole, folder = load_dataset(write_small(tmp_path / "unix")), write_small(tmp_path / "mac")
+    for name in ("events", "items", "users"):
+        (folder / f"{name}.csv").write_bytes((folder / f"{name}.csv").read_bytes().replace(b"\n", b"\r"))
+    found = load_dataset(folder)
+    for name in ("events", "items", "users"):
+        assert_frame_equal(getattr(found, name), getattr(whole, name))
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_rejects_a_path_that_is_not_in_utf_8(tmp_path: Path, ending: str) -> None:
     folder = write_small(tmp_path / os.fsdecode(b"\xff"), config=CONFIG.replace("events.csv", f"events.{ending}"))

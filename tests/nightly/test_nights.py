@@ -69,6 +69,10 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     assert (noise["status"], noise["counts"]["new_impressions"]) == ("kept", noise["counts"]["joined_impressions"])
     assert any(why.startswith("sure gain of logloss: -") for why in noise["why"])
 
+    (nights / "n0/nightly.json").unlink()
+    write_config(world, CONFIG.replace("[gate]", "[gate]\nclicks = 100000"))
+    assert night(world, "n0")["why"][0].startswith("clicks: "), "another gate judges anew"
+
     world.drift()
     world.serve(1, bundles / "current", COUNT)
     write_config(world, CONFIG + "[rollout]\nhold_minutes = 0.001\nmost_hours = 0.0005\n")

@@ -26,7 +26,7 @@ from msd.training.crossfit import CrossfitError, UserHalves
 from msd.training.folder import load_ranker
 from msd.training.train import Progress, TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors, write_small_student
+from tests.ranker.made import SMALL, STUDENT, Run, World, dataset_of, quiet, word_vectors, write_small_student
 
 PAIR = (WHOLE, WITHOUT_SEMANTICS)
 NOBODY = no_vectors().users
@@ -74,6 +74,19 @@ def test_drops_vectors_that_hurt_and_reuses_finished_networks(tmp_path: Path) ->
     assert set(heard) == {"ours_without_semantics (2 of 2)"}
     assert choose_network(training, PAIR, halves, show)[1] == choice
     assert list(choice.tried) == [WHOLE.name, WITHOUT_SEMANTICS.name]
+
+
+@pytest.mark.parametrize("end", [None, -1, 9, 0])
+def test_features_that_are_missing_or_cut_short_are_written_again(
+    end: int | None, world: World, tmp_path: Path
+) -> None:
+    training = Training("d", world.vectors, SMALL, TrainConfig(), tmp_path)
+    training.write_features(WHOLE, world.dataset)
+    (file,) = tmp_path.glob("features/*/labels.npy")
+    whole = file.read_bytes()
+    file.unlink() if end is None else file.write_bytes(whole[:end])
+    training.write_features(WHOLE, world.dataset)
+    assert file.read_bytes() == whole
 
 
 def test_command_keeps_the_chosen_network(tmp_path: Path, run: Run) -> None:
