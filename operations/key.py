@@ -1,4 +1,4 @@
-"""`msd key`: API keys for scores, events and metrics."""
+"""`msd key`: API keys for scores, events and admin routes."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -10,6 +10,7 @@ from service.deployment.pinned_bundle import DeploymentPlan
 from service.http.exchange import OIP, error_response
 from service.http.keys import GuardMiddleware
 from service.http.middleware import AccessMiddleware, BodyMiddleware
+from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
 from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
@@ -25,6 +26,7 @@ from service.telemetry.metrics import Metrics
 
 _SWITCHES = {
     EVENTS_PATH: "it needs MSD_LIVE=on",
+    "/v1/admin": "it needs MSD_KEYS_FILE, and moves to MSD_ADMIN_PORT",
     "/metrics": "it is on MSD_ADMIN_PORT",
     "/playground": "it needs MSD_PLAYGROUND=true",
 }
@@ -59,7 +61,7 @@ def create_app(
     _add_layers(app, components)
     _add_routes(app, components)
     if settings.admin_port is None:
-        app.include_router(metrics_route(components.metrics))
+        _add_operations(app, components)
     add_docs(
         app,
         components.serving,
@@ -92,8 +94,14 @@ def _admin_app(components: Components) -> FastAPI:
     )
     _add_layers(app, components)
     app.include_router(health_routes(components.serving, components.readiness, components.settings.max_candidates))
-    app.include_router(metrics_route(components.metrics))
+    _add_operations(app, components)
     return app
+
+
+def _add_operations(app: FastAPI, components: Components) -> None:
+    app.include_router(metrics_route(components.metrics))
+    if components.guard is not None:
+        app.include_router(admin_routes(components.settings, components.serving))
 
 
 def _add_layers(app: FastAPI, components: Components) -> None:

@@ -24,6 +24,7 @@ DESCRIPTIONS = {
     403: "The API key lacks the scope.",
     404: "The bundle does not map BidRequests to features.",
     408: "The body was not complete in time.",
+    409: "Conflict with the current state; the message says why. Nothing changed.",
     413: "Too many candidates or events, or too many bytes.",
     415: "The content type is not JSON.",
     422: "Valid JSON that does not match the schema; `field` says where.",
@@ -82,6 +83,11 @@ class NoOpenrtbMapping(ServiceError):
 
     status = 404
     code = "no_openrtb_mapping"
+
+
+class Conflict(ServiceError):
+    status = 409
+    code = "conflict"
 
 
 class BodyTooLarge(ServiceError):

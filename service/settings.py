@@ -88,13 +88,13 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port to listen on; 0 picks a free one."""
     admin_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
-    """Separate port for probes and metrics ([admin port](operations.md#the-admin-port)). Default: all are on
-    `MSD_PORT`."""
+    """Separate port for probes, metrics and admin routes ([admin port](operations.md#the-admin-port)). Default: all
+    are on `MSD_PORT`."""
     reuse_port: Annotated[bool, BeforeValidator(_is_on)] = False
     """`on`: several service processes of one user may listen on `MSD_PORT`; the kernel distributes connections among
     them ([several processes](operations.md#several-processes-on-one-machine))."""
     keys_file: Path | None = None
-    """File of API keys ([security](security.md)). Default: scoring needs no key."""
+    """File of API keys ([security](security.md)). Default: scoring needs no key, and there are no admin routes."""
     keys_max_age_seconds: Annotated[float, Field(ge=30)] | None = None
     """Seconds after which the keys of a file that cannot be read any more are refused (503). Default: they stay in
     use."""

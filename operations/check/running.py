@@ -59,6 +59,14 @@ def _clock(group: Group, answer: HttpAnswer) -> None:
 
 
 def _guard(group: Group, client: ServiceClient) -> None:
+    """Check that admin routes are closed or absent without a key."""
+    status = client.ask("/v1/admin/experiment", with_key=False).status
+    if status not in (401, 403, 404):
+        group.error(
+            f"admin routes answer {status} without a key",
+            "any client that reaches the port decides what is served",
+            "set MSD_KEYS_FILE, and check that no proxy adds a key",
+        )
     status = client.ask("/v1/score", b"{}", with_key=False).status
     if status not in (401, 403) and not client.is_local:
         group.warning(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.errors import MsdError, first_fault
-from msd.contract.files import open_regular, read_small
+from msd.contract.files import open_regular, read_small, write_text_atomic
 from service.telemetry.metrics import MAX_ARMS, MAX_SHADOWS
 
 CURRENT, PREVIOUS = "current", "previous"
@@ -132,6 +132,23 @@ def read_experiment(folder: Path) -> Experiment | None:
         return Experiment.model_validate_json(text)
     except ValidationError as error:
         raise SourceError(f"{path}: {first_fault(error)}") from None
+
+
+def write_experiment(folder: Path, experiment: Experiment) -> None:
+    """Replace the experiment atomically. Raises SourceError."""
+    path = folder / EXPERIMENT
+    try:
+        write_text_atomic(path, experiment.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def remove_experiment(folder: Path) -> None:
+    """End the experiment: all users are scored by the current bundle. Raises SourceError."""
+    try:
+        (folder / EXPERIMENT).unlink(missing_ok=True)
+    except OSError as error:
+        raise SourceError(f"{folder / EXPERIMENT}: cannot be removed: {error.strerror}") from error
 
 
 def _turn(folder: Path, current: str, previous: str | None) -> None:

@@ -28,8 +28,8 @@ from service.settings import Settings
 from service.telemetry.metrics import KeyRefusal, Metrics
 from service.watched_files import WatchedFiles
 
-KeyScope = Literal["score", "events", "metrics"]
-KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics")
+KeyScope = Literal["score", "events", "metrics", "admin"]
+KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")
 _MARK = "msd_"
 _RANDOM_BYTES = 32
 _MAX_KEY_BYTES = 256
@@ -48,7 +48,7 @@ class KeysError(MsdError):
 
 
 class KeyEntry(BaseModel):
-    """The stored part of one key. Its scopes are all that it may do."""
+    """The stored part of one key. Its scopes are all that it may do: `admin` does not score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -121,7 +121,7 @@ def check_keys(settings: Settings) -> None:
         return
     log = structlog.get_logger("msd.guard")
     tell = log.info if settings.host in LOOPBACK else log.warning
-    reason = "MSD_KEYS_FILE is not set: any client that reaches the port can request scores"
+    reason = "MSD_KEYS_FILE is not set: any client that reaches the port can request scores; there are no admin routes"
     tell("open_to_all", reason=reason)
 
 
@@ -165,7 +165,9 @@ class Guard:
             return "score"
         if path.startswith(f"{OIP}/") and path.endswith("/infer"):
             return "score"
-        return "events" if path == "/v1/events" else "any"
+        if path == "/v1/events":
+            return "events"
+        return "admin" if path.startswith("/v1/admin") else "any"
 
     def check(self, scope: Scope, need: Need) -> None:
         """Raise and count the error if a request may not be answered."""

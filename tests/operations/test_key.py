@@ -19,14 +19,10 @@ def test_prints_key_and_entry(tmp_path: Path) -> None:
     assert found is not None
     assert (found.name, sorted(found.scopes)) == ("ads", ["events", "score"])
     assert found.not_after is not None
-    lines = run_msd("key", "new", "--name", "ads", "--scope", "metrics").stdout.splitlines()
+    lines = run_msd("key", "new", "--name", "ads", "--scope", "admin").stdout.splitlines()
     (key,) = (line.strip() for line in lines if line.startswith("  msd_"))
     (entry,) = (line for line in lines if line.startswith("  {"))
-    assert json.loads(entry) == {
-        "name": "ads",
-        "scopes": ["metrics"],
-        "sha256": hashlib.sha256(key.encode()).hexdigest(),
-    }
+    assert json.loads(entry) == {"name": "ads", "scopes": ["admin"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_tls import Files
 
+MOVED = ("/metrics", "/v1/admin/experiment")
+
 
 @pytest.fixture(scope="module")
 def divided(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
@@ -46,8 +48,13 @@ def connections(admin: httpx.Client) -> tuple[float, float]:
 
 def test_each_route_is_on_its_port(divided: LiveService) -> None:
     with divided.client() as client, divided.admin() as admin:
-        assert client.get("/metrics").status_code == 404
+        for path in MOVED:
+            assert client.get(path, headers=key("ops")).status_code == 404
         assert admin.get("/metrics").text.startswith("# HELP")
+        # It follows one bundle: there is nothing to decide.
+        assert admin.get("/v1/admin/experiment", headers=key("ops")).status_code == 409
+        assert admin.get("/v1/admin/experiment", headers=key("ads")).status_code == 403
+        assert admin.get("/v1/admin/experiment").status_code == 401
         for path in ("/health/live", "/health/ready", "/v1/model"):
             replies = [one.get(path, headers=key("ops")) for one in (client, admin)]
             assert [reply.status_code for reply in replies] == [200, 200]

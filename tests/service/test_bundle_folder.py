@@ -18,7 +18,9 @@ from service.deployment.bundle_folder import (
     point_to,
     read_experiment,
     read_pointer,
+    remove_experiment,
     roll_back,
+    write_experiment,
 )
 from service.deployment.source import Source, Wanted, WantedArm
 from service.settings import Settings
@@ -133,14 +135,15 @@ def test_invalid_rollback_is_refused(
 
 
 def test_experiment_names_its_bundles(bundles: Path) -> None:
-    (bundles / EXPERIMENT).write_text(json.dumps(EXAMPLE))
+    experiment = Experiment.model_validate(EXAMPLE)
+    write_experiment(bundles, experiment)
 
-    assert read_experiment(bundles) == Experiment.model_validate(EXAMPLE)
+    assert read_experiment(bundles) == experiment
     arms = (WantedArm("champion", bundles / "a", 9.0), WantedArm("next", bundles / "b", 1.0))
     assert wanted(bundles) == Wanted(arms, "2026-11", (WantedArm("dark", bundles / "c"),))
     point_to(bundles, "c")
     assert wanted(bundles).arms[0].folder == bundles / "c"
-    (bundles / EXPERIMENT).unlink()
+    remove_experiment(bundles)
     assert wanted(bundles) == alone(bundles / "c")
 
 

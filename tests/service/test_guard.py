@@ -36,7 +36,7 @@ _WANTED: dict[str, tuple[tuple[KeyScope, ...], datetime | None]] = {
     "ads-next": (("score",), _FUTURE),
     "ads-old": (("score",), _PAST),
     "prometheus": (("metrics",), None),
-    "ops": (("events",), None),
+    "ops": (("admin",), None),
 }
 _MADE: dict[str, tuple[str, KeyEntry]] = {name: new_key(name, *given) for name, given in _WANTED.items()}
 KEYS = {name: key for name, (key, _) in _MADE.items()}
@@ -110,7 +110,8 @@ NEEDS: dict[str, KeyScope | None] = {
     "/health/live": None,
     "/health/ready": None,
     "/metrics": "metrics",
-    "/v1/%65vents": "events",
+    "/v1/admin/anything": "admin",
+    "/v1/%61dmin/anything": "admin",
     "/v1/events": "events",
     "/v2/health/live": None,
     "/v2/health/ready": None,
@@ -139,7 +140,9 @@ def test_descriptive_routes_need_any_key(guarded: LiveService, path: str) -> Non
         assert document["security"] == [{"bearer": []}, {"header": []}]
 
 
-@pytest.mark.parametrize("path", [b"/v1/score", b"/v1/openrtb", b"/v1/events", b"/v2/models/msd/infer", b"/v1/model"])
+@pytest.mark.parametrize(
+    "path", [b"/v1/score", b"/v1/openrtb", b"/v1/events", b"/v2/models/msd/infer", b"/v1/admin/bundle"]
+)
 def test_without_a_key_the_answer_comes_before_the_body(guarded: LiveService, path: bytes) -> None:
     """Nor is the client asked for it; one that sends it all the same goes on with its connection."""
     head = HEAD.replace(b"/v1/score", path)
@@ -211,7 +214,8 @@ def test_refused_keys_are_logged_together(guarded: LiveService) -> None:
 def test_scoring_without_a_key_file_is_open_and_logged(service: LiveService) -> None:
     with service.client() as client:
         assert client.post("/v1/score", json=GOOD, headers={"Authorization": "Bearer x"}).status_code == 200
-    assert "any client" in next(line for line in service.log() if line["event"] == "open_to_all")["reason"]
+        assert client.get("/v1/admin/anything").status_code == 404
+    assert "no admin routes" in next(line for line in service.log() if line["event"] == "open_to_all")["reason"]
 
 
 HASH = "0" * 64
@@ -223,7 +227,7 @@ def entry(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def test_key_is_found_and_nothing_else() -> None:
     key, kept = new_key("ads", ("score", "events"), None)
-    other, of_other = new_key("ops", ("metrics",), None)
+    other, of_other = new_key("ops", ("admin",), None)
     ring = KeyRing(KeyFile(keys=(kept, of_other)))
 
     found = ring.find(key.encode())

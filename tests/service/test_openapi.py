@@ -79,6 +79,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
         ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/openrtb$", "ads", GenerationMode.POSITIVE, 16),
         ("^/v1/openrtb$", "ads", GenerationMode.NEGATIVE, 30),
+        ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
+        ("^/v1/admin/", "ops", GenerationMode.NEGATIVE, 50),
         # Without a key, each route answers with the 401 that it documents.
         ("^/v1/", "", GenerationMode.POSITIVE, 14),
         ("^/v2$|^/v2/models", "", GenerationMode.POSITIVE, 14),
@@ -113,7 +115,7 @@ def test_every_answer_is_documented(
 
 def test_document_has_every_route(whole: LiveService, service: LiveService) -> None:
     plain = {"/v1/score", "/v1/openrtb", "/v1/model"}
-    others = {"/v1/events"}
+    others = {"/v1/events", "/v1/admin/swap", "/v1/admin/rollback", "/v1/admin/experiment"}
     with whole.client(headers={"X-Api-Key": KEYS["ads"]}) as client:
         paths = client.get("/openapi.json").json()["paths"]
 
