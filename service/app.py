@@ -6,13 +6,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.components import Components
-from service.deployment.pinned_bundle import DeploymentPlan
 from service.http.exchange import OIP, error_response
 from service.http.keys import GuardMiddleware
 from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
-from service.routes.engine_route import EngineRoute
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, metrics_route
@@ -21,8 +19,6 @@ from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb import PATH as OPENRTB_PATH
 from service.routes.score_route import PATH, ScoreRoute
 from service.scoring.answer import Form
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
 
 _SWITCHES = {
     EVENTS_PATH: "it needs MSD_LIVE=on",
@@ -33,34 +29,20 @@ _SWITCHES = {
 """What adds or moves a route, by its prefix."""
 
 
-def create_app(
-    settings: Settings,
-    metrics: Metrics | None = None,
-    plan: DeploymentPlan | None = None,
-) -> FastAPI:
-    """Return the service over a deployment.
-
-    Raises MsdError if a bundle, runtime or rows file is invalid. `plan` is what to serve; by default the bundle of the
-    settings. `state.readiness`, `.liveness` and `.serving` are for the server, which drains the app and switches its
-    deployment; `.admin` is the admin port's app.
-    """
-    components = Components(settings, metrics or Metrics(), plan)
+def create_app(components: Components) -> FastAPI:
+    """Return the main port's app."""
     app = _App(
         title="msd-ctr",
-        version=settings.build.version,
+        version=components.settings.build.version,
         description="Calibrated click probabilities for candidate ads.",
         lifespan=components.alive,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.readiness, app.state.serving = components.readiness, components.serving
-    app.state.engine = components.engine
-    app.state.pipeline, app.state.liveness = components.pipeline, components.liveness
-    app.state.admin = _admin_app(components)
     _add_layers(app, components)
     _add_routes(app, components)
-    if settings.admin_port is None:
+    if components.settings.admin_port is None:
         _add_operations(app, components)
     add_docs(
         app,
@@ -84,7 +66,7 @@ class _App(FastAPI):
         await (super().__call__ if app is None else app)(scope, receive, send)
 
 
-def _admin_app(components: Components) -> FastAPI:
+def admin_app(components: Components) -> FastAPI:
     """Return the admin port's app. It runs in a separate thread, so nothing here may wait for the service's loop."""
     app = FastAPI(
         title="msd-ctr",
@@ -117,7 +99,6 @@ def _add_routes(app: _App, components: Components) -> None:
     settings, serving, readiness = components.settings, components.serving, components.readiness
     parts = settings, serving, components.pipeline, readiness, components.guard
     score, openrtb, infer = (ScoreRoute(*parts, form) for form in Form)
-    app.state.engine_route = EngineRoute(serving, components.pipeline, readiness, components.guard)
     app.scoring = {
         path: AccessMiddleware(route, components.access_log)
         for path, route in ((PATH, score), (OPENRTB_PATH, openrtb), (INFER_PATHS[0], infer))

@@ -9,16 +9,14 @@ from starlette.types import ASGIApp
 import native
 from service import limits
 from service.cold.cold_ads import open_cold_ads
-from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
+from service.deployment.pinned_bundle import DeploymentPlan
 from service.deployment.readiness import Readiness, make_ready
 from service.deployment.shadowing import Shadowing
-from service.deployment.source import alone
 from service.explainer import ExplainBudget, Explainer
 from service.http.exchange import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
-from service.machine import scoring_threads, usable_cores
 from service.request_log.request_log import open_request_log
 from service.routes.forms import Forms
 from service.routes.playground.playground import Playground
@@ -31,7 +29,6 @@ from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.trust import Trust
 from service.watchdog import Liveness
 
 
@@ -42,17 +39,10 @@ class Components:
         self,
         settings: Settings,
         metrics: Metrics,
-        plan: DeploymentPlan | None,
+        plan: DeploymentPlan,
     ) -> None:
-        threads = scoring_threads(settings, usable_cores())
-        # Resolved here: a runtime is opened for this many concurrent runs.
-        settings = settings.model_copy(update={"workers": threads})
-        if plan is None:
-            wanted, trust = alone(settings.bundle), Trust(settings.trusted_keys)
-            has_rows = settings.store == "file"
-            plan = DeploymentPlan(
-                wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders}
-            )
+        """`settings` have the number of workers, because a runtime is opened for so many concurrent runs."""
+        threads = settings.workers or 1
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)

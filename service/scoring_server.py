@@ -9,19 +9,16 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
-from fastapi import FastAPI
-
 import native
 from msd.contract.errors import MsdError
-from service.app import create_app
-from service.deployment.readiness import Readiness
+from service.app import admin_app, create_app
+from service.components import Components
 from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
 from service.routes.engine_route import EngineRoute
-from service.scoring.engine import ScoringEngine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.watchdog import SIGNALS, Liveness, Watchdog
+from service.watchdog import SIGNALS, Watchdog
 
 _ADMIN_CONNECTIONS = 64
 
@@ -33,11 +30,9 @@ class AdminServer(HttpServer):
     No client certificate is required: probes have none.
     """
 
-    def __init__(
-        self, app: FastAPI, settings: Settings, listener: socket.socket, metrics: Metrics, engine: ScoringEngine
-    ) -> None:
-        own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
-        super().__init__(app, own, listener, metrics, engine.native, None, max_waiting=1)
+    def __init__(self, parts: Components, listener: socket.socket) -> None:
+        own = parts.settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
+        super().__init__(admin_app(parts), own, listener, parts.metrics, parts.engine.native, None, max_waiting=1)
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
@@ -81,19 +76,12 @@ class ScoringServer(HttpServer):
     ) -> None:
         """Load what the follower wants. `admin`: the admin port's address. Raises MsdError."""
         plan = follower.first()
-        app = create_app(settings, metrics, plan)
-        self._engine: ScoringEngine = app.state.engine
-        super().__init__(app, settings, listener, metrics, self._engine.native, app.state.pipeline)
-        self._route: EngineRoute = app.state.engine_route
-        self._drain_s = settings.drain_seconds
-        self._threads = settings.workers
-        self._metrics = metrics
-        self._readiness: Readiness = app.state.readiness
-        self._liveness: Liveness = app.state.liveness
+        self._parts = parts = Components(settings, metrics, plan)
+        super().__init__(create_app(parts), settings, listener, metrics, parts.engine.native, parts.pipeline)
+        self._route = EngineRoute(parts.serving, parts.pipeline, parts.readiness, parts.guard)
         self._watchdog = watchdog
-        own = app.state.admin, settings
-        self._admin = None if admin is None else AdminServer(*own, admin, metrics, self._engine)
-        self._rollout = Rollout(follower, plan, app.state.serving, settings, metrics)
+        self._admin = None if admin is None else AdminServer(parts, admin)
+        self._rollout = Rollout(follower, plan, parts.serving, settings, metrics)
         self._ends_at: float | None = None
         self._is_settled = False
 
@@ -113,7 +101,7 @@ class ScoringServer(HttpServer):
     @property
     def is_run_left(self) -> bool:
         """Return whether a scoring thread still runs a model that is not waited for any more."""
-        return self._liveness.is_running
+        return self._parts.liveness.is_running
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._watchdog.listen()
@@ -121,23 +109,23 @@ class ScoringServer(HttpServer):
         self._route.open(self.front)
         self._metrics.connections.set_function(lambda: self.front.connections)
         self._rollout.start()
-        self._liveness.beat()
-        self._watchdog.follow(self._liveness)
+        self._parts.liveness.beat()
+        self._watchdog.follow(self._parts.liveness)
         self._log.info("native_core", instructions=native.INSTRUCTIONS)
         if self._admin is not None:
             self._admin.start()
-        self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)
+        self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._parts.settings.workers)
 
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
-        self._liveness.beat()
+        self._parts.liveness.beat()
         self._route.look()
         if counter % ONCE_A_SECOND == 0:
-            self._engine.merge_counts()
+            self._parts.engine.merge_counts()
         if self._ends_at is not None:
             self._drain()
             return time.monotonic() >= self._ends_at
-        if self._readiness.is_ready and not self._is_settled:
+        if self._parts.readiness.is_ready and not self._is_settled:
             # Long-lived objects leave the garbage collector: scanning them would stop all threads for tens of ms.
             self._is_settled = True
             gc.collect()
@@ -166,12 +154,12 @@ class ScoringServer(HttpServer):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Record the signal only: a handler may run between any two steps of the loop."""
         if self._ends_at is None:
-            self._ends_at = time.monotonic() + self._drain_s
+            self._ends_at = time.monotonic() + self._parts.settings.drain_seconds
 
     def _drain(self) -> None:
-        if not self._readiness.draining:
-            self._readiness.drain()
-            self._log.info("draining", seconds=self._drain_s)
+        if not self._parts.readiness.draining:
+            self._parts.readiness.drain()
+            self._log.info("draining", seconds=self._parts.settings.drain_seconds)
             self.drain()
 
 

@@ -11,9 +11,11 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens, write_goldens
 from msd.free_port import free_port
-from service.app import create_app
+from service.components import Components
+from service.deployment.rollout import BundleFollower
 from service.probe import probe
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.bundles.factory import golden_requests, reseal
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 
@@ -25,8 +27,9 @@ def test_manifest_with_other_heads_than_the_graph_is_refused(
     copied_bundle: Path, heads: tuple[str, ...], reason: str
 ) -> None:
     reseal(copied_bundle, heads=heads)
+    settings = Settings(bundle=copied_bundle)
     with pytest.raises(BundleError, match=reason):
-        create_app(Settings(bundle=copied_bundle))
+        Components(settings, Metrics(), BundleFollower(settings, None).first())
 
 
 def test_rows_damaged_after_they_were_verified_are_refused(copied_bundle: Path) -> None:
