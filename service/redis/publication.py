@@ -3,7 +3,6 @@
 For operator commands and pointers; the service reads rows over its own connections. Does not know what is published.
 """
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -13,17 +12,17 @@ from redis._parsers import _RESP2Parser
 from redis.client import Pipeline
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import ConnectionPool, SSLConnection, parse_url
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import LockError, RedisClusterException, RedisError
+from redis.lock import Lock
 
 from msd.contract.errors import MsdError
 from service.redis.keys import LOCK
 from service.redis.redis_url import RedisUrl, parse_redis_url
 
 _TIMEOUT_S = 10.0
-_LOCK_MS = 60_000
+_LOCK_S = 60.0
 # Not all of redis-py's errors are RedisErrors.
 CLIENT_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException)
-_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
 
 class PublishError(MsdError):
@@ -33,24 +32,24 @@ class PublishError(MsdError):
 class Publication:
     """A publication in progress, which holds the lock."""
 
-    def __init__(self, redis: Redis, address: str, token: bytes) -> None:
+    def __init__(self, redis: Redis, address: str, lock: Lock) -> None:
         self.redis = redis
         self.address = address
-        self._token = token
+        self._lock = lock
 
     def renew(self) -> None:
         """Extend the lock. Raises PublishError if another process holds it by now."""
-        if self.redis.get(LOCK) != self._token:
+        try:
+            self._lock.reacquire()
+        except LockError:
             raise PublishError(
                 f"Redis at {self.address}: the lock {LOCK} was lost to another publication; retry after it"
-            )
-        self.redis.pexpire(LOCK, _LOCK_MS)
+            ) from None
 
 
 @contextmanager
 def publication(url: str) -> Iterator[Publication]:
     """Connect and hold the lock for the block. Every failure is a PublishError."""
-    token = secrets.token_hex(16).encode()
     try:
         parsed = parse_redis_url(url)
         client = connect(parsed, _TIMEOUT_S)
@@ -61,16 +60,19 @@ def publication(url: str) -> Iterator[Publication]:
     address = parsed.address
     try:
         with client as redis:
-            if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
+            lock = redis.lock(LOCK, timeout=_LOCK_S, blocking=False, thread_local=False)
+            if not lock.acquire():
                 left = max(0, cast(int, redis.pttl(LOCK))) / 1000
                 raise PublishError(
                     f"Redis at {address}: another publication is in progress; retry after it. If it died,"
                     f" its lock {LOCK} expires in {left:.0f} s"
                 )
             try:
-                yield Publication(redis, address, token)
+                yield Publication(redis, address, lock)
             finally:
-                _release(redis, token)
+                # Unless another process holds it by now.
+                with suppress(*CLIENT_ERRORS):
+                    lock.release()
     except CLIENT_ERRORS as error:
         raise _failed(address, error) from error
 
@@ -79,12 +81,6 @@ def _failed(address: str, error: Exception) -> PublishError:
     return PublishError(
         f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
     )
-
-
-def _release(redis: Redis, token: bytes) -> None:
-    """Release the lock, unless another process holds it by now."""
-    with suppress(*CLIENT_ERRORS):
-        redis.eval(_RELEASE, 1, LOCK, token)
 
 
 def connect(url: RedisUrl, timeout_s: float) -> Redis:
