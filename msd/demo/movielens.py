@@ -115,7 +115,7 @@ def _serve_and_score(steps: Steps, out: Path, bench: Line) -> tuple[dict[str, An
         address = f"redis://127.0.0.1:{redis.port}/0"
         steps.run("publish", "publish", bundle, "--redis", address)
         with (
-            serve(bundle, logs / "redis.log", "--store", "redis", "--redis", address) as (url, _),
+            serve(bundle, logs / "redis.log", "--redis", address) as (url, _),
             serve(bundle, logs / "file.log") as (twin, _),
             serve(out / "bundle-without-semantics", logs / "without-semantics.log") as (without, _),
         ):

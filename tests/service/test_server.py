@@ -135,7 +135,7 @@ def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_pa
 
 def test_closed_standard_streams_are_replaced(bundle: Bundle) -> None:
     port = free_port()
-    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port)]
     process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT, env=at_once())
     service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
     try:
