@@ -4,11 +4,9 @@ Does not read the process's own environment, and no file but that of Redis' URL.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -69,9 +67,8 @@ class Settings(BaseModel):
     logged."""
     redis_url_file: Path | None = None
     """File that holds this URL, such as a mounted secret; set it instead of `MSD_REDIS_URL`."""
-    revision: Annotated[str, Field(max_length=64, pattern=r"^[\w.+-]*$")] | None = None
-    """Commit of the build, for `msd_build_info`. Default: the installed package's, if it records one. The image sets
-    it."""
+    revision: Annotated[str, Field(max_length=64, pattern=r"^[\w.+-]*$")] = ""
+    """Commit of the build, for `msd_build_info`; the image sets it."""
     # Running the model
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     """Runtime of the model: `auto` (the fastest that passed export's gate), `onnxruntime` or `openvino` (extra)."""
@@ -216,17 +213,11 @@ class Settings(BaseModel):
 
     @property
     def build(self) -> Build:
-        """Return the running release; `revision` is its commit if the installed package does not record one (PEP
-        610)."""
+        """Return the running release."""
         try:
-            package = distribution("msd-ctr")
+            return Build(version("msd-ctr"), self.revision)
         except PackageNotFoundError:  # a checkout that is not installed
-            return Build("0", self.revision or "")
-        commit = self.revision or ""
-        with suppress(ValueError, AttributeError, KeyError):
-            origin = json.loads(package.read_text("direct_url.json") or "{}")
-            commit = commit or str(origin["vcs_info"]["commit_id"])
-        return Build(package.version, commit)
+            return Build("0", self.revision)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:

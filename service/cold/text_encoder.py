@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import sha256_file
-from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from service.lru_cache import LruCache
 from service.machine import give_way
 from service.runtimes.onnxruntime import open_session
@@ -53,8 +52,6 @@ class TextEncoder:
         record = bundle.manifest.encoder
         if record is None or bundle.encoder_identity is None:
             raise BundleError(f"{bundle.folder}: has no encoder listed in its manifest; export it again")
-        if record.precision == "int8" and not adds_int8_exactly(cpu_instructions()):
-            raise RuntimeRefused(f"{bundle.path(ENCODER)}: quantised for CPUs with VNNI, which this CPU lacks")
         self.width = bundle.schema.semantic_width("item")
         self._path = bundle.path(ENCODER)
         try:

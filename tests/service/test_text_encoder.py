@@ -13,7 +13,6 @@ from tokenizers import Tokenizer
 from msd.contract.bundle import ENCODER, RANKER, TOKENIZER, Bundle, bundle_id_of, file_entries, open_bundle
 from msd.contract.errors import BundleError
 from service.cold.text_encoder import TextEncoder
-from service.runtimes.runtime import RuntimeRefused
 from tests.bundles.encoder_graph import POISON, build_encoder, encode_alone
 from tests.bundles.factory import build_bundle, example_schema, reseal
 from tests.bundles.ranker_graph import Recipe
@@ -74,13 +73,3 @@ def test_encoder_that_is_not_what_it_should_be_is_refused(
     reseal(folder, bundle_id=bundle_id_of(example_schema(), weights))
     with pytest.raises(BundleError, match=reason):
         TextEncoder(open_bundle(folder))
-
-
-def test_int8_needs_a_cpu_that_adds_it_exactly(cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = cold_bundle.manifest.encoder
-    assert record is not None
-    lower = record.model_copy(update={"precision": "int8"})
-    bundle = Bundle(cold_bundle.folder, cold_bundle.manifest.model_copy(update={"encoder": lower}))
-    monkeypatch.setattr("service.cold.text_encoder.cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(RuntimeRefused, match="quantised for CPUs with VNNI, which this CPU lacks"):
-        TextEncoder(bundle)

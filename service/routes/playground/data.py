@@ -8,6 +8,7 @@ import json
 import math
 import threading
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -42,29 +43,22 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 class _Entry(NamedTuple):
     title: str
     folded: str
-    offset: int
+    line: bytes
 
 
 class Words:
     """Titles of a bundle's items or users, and what the teacher wrote: the lines of `items.meta.jsonl` or
-    `users.meta.jsonl`; none if the file does not exist.
-
-    An index of the file stays in memory; the teacher's words are read on demand.
-    """
+    `users.meta.jsonl`; none if the file does not exist."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._entries: dict[str, _Entry] = {}
         if not path.is_file():
             return
         with path.open("rb") as file:
-            for _ in range(MOST_LINES):
-                offset = file.tell()
-                if not (line := file.readline()):
-                    break
+            for line in islice(file, MOST_LINES):
                 if (document := _document(line)) is not None:
                     title = str(document.get("title") or document["id"])
-                    self._entries[document["id"]] = _Entry(title, title.casefold(), offset)
+                    self._entries[document["id"]] = _Entry(title, title.casefold(), line)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,13 +81,7 @@ class Words:
 
     def of(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         entries = {item_id: entry for item_id in ids if (entry := self._entries.get(item_id))}
-        found: dict[str, dict[str, Any]] = {}
-        if entries:
-            with self._path.open("rb") as file:
-                for item_id, entry in entries.items():
-                    file.seek(entry.offset)
-                    found[item_id] = _document(file.readline()) or {}
-        return found
+        return {item_id: _document(entry.line) or {} for item_id, entry in entries.items()}
 
 
 def _document(line: bytes) -> dict[str, Any] | None:
