@@ -91,7 +91,7 @@ def _add_layers(app: FastAPI, components: Components) -> None:
     app.add_middleware(BodyMiddleware, settings=settings)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
-    app.add_middleware(AccessMiddleware, log=components.access_log)
+    app.add_middleware(AccessMiddleware, metrics=components.metrics)
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
@@ -100,7 +100,7 @@ def _add_routes(app: _App, components: Components) -> None:
     parts = settings, serving, components.pipeline, readiness, components.guard
     score, openrtb, infer = (ScoreRoute(*parts, form) for form in Form)
     app.scoring = {
-        path: AccessMiddleware(route, components.access_log)
+        path: AccessMiddleware(route, components.metrics)
         for path, route in ((PATH, score), (OPENRTB_PATH, openrtb), (INFER_PATHS[0], infer))
     }
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))

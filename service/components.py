@@ -13,7 +13,6 @@ from service.deployment.pinned_bundle import DeploymentPlan
 from service.deployment.readiness import Readiness, make_ready
 from service.deployment.shadowing import Shadowing
 from service.explainer import ExplainBudget, Explainer
-from service.http.exchange import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
@@ -66,7 +65,6 @@ class Components:
         explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
         self._shadowing = Shadowing(frames, self.engine, metrics)
         self.request_log = open_request_log(settings, metrics)
-        self.access_log = AccessLog(metrics)
         followers: list[Follower] = [self.request_log] if self.request_log else []
         parts = self.engine, frames, explainer, settings.explore_share, corrections
         forms = Forms(metrics, most)

@@ -3,24 +3,18 @@
 Does not know what requests are for; routes put what is to be logged into the request's `Access`.
 """
 
-import asyncio
 import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import orjson
-import structlog
-from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from msd.contract.request import RequestError
 from service import limits
-from service.errors import ClientGone, ErrorResponse, MalformedHeader, ServiceError, UnsupportedMediaType
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.errors import ErrorResponse, MalformedHeader, UnsupportedMediaType
 
 CYCLE, BEGAN, JOB = "msd.cycle", "msd.began", "msd.job"
 """In a scope: the server's side of the request; when it began; its job, if the engine has read it."""
@@ -28,17 +22,12 @@ KEY = "msd.key"
 """In a scope: the name of the API key, if keys are required."""
 _ACCESS = "msd.access"
 OIP = "/v2"
-_EVENTS = "/v1/events"
-CLIENT_GONE = 499
 _INVALID = 422
-# These are logged once by the service, not for each request: not ready, keys refused, overload.
-_NO_NEWS = (401, 403, 429, 499, 503, 504)
 _ID = b"x-request-id"
 _MAX_ID_BYTES = 128
 # Request IDs must be unique; they are not secret. A counter in a process costs less than random bytes.
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count()
-_SHOWN_PATH = 200
 FIELD = "X-Deadline-Ms"
 _DEADLINE = FIELD.lower().encode()
 _MAX_DIGITS = 9
@@ -86,47 +75,6 @@ def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == _ID and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
     return f"{_PROCESS}{next(_NUMBERS):016x}"
-
-
-class AccessLog:
-    """Counts finished requests, and logs those that failed."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._log = structlog.get_logger("msd.access")
-
-    def failed(self, scope: Scope, error: BaseException) -> ErrorResponse | None:
-        """Return the reply to an error; None if the client has left."""
-        access = access_of(scope)
-        if isinstance(error, ClientGone | asyncio.CancelledError):
-            access.status = CLIENT_GONE
-            return None
-        if not isinstance(error, ServiceError | RequestError | HTTPException):
-            self._log.error("internal_error", request_id=access.request_id, exc_info=error)
-        response = error_response(cast(Exception, error), scope["path"])
-        access.error = response.code
-        return response
-
-    def finish(self, scope: Scope) -> None:
-        """Finish a request: count it, and log its failure."""
-        access = access_of(scope)
-        seconds = (access.ended or time.perf_counter()) - access.started
-        if access.is_scoring:
-            self._metrics.request(access.status or 500, seconds)
-        elif scope["path"] == _EVENTS and scope["method"] == "POST":
-            self._metrics.event_request(access.status or 500, seconds)
-        if access.status < 400 or access.status in _NO_NEWS:
-            return
-        more = {"key": scope.get(KEY), "error": access.error}
-        self._log.info(
-            "request",
-            request_id=access.request_id,
-            method=scope["method"],
-            path=scope["path"][:_SHOWN_PATH],
-            status=access.status,
-            ms=round(seconds * 1000, 3),
-            **{name: value for name, value in more.items() if value is not None},
-        )
 
 
 class OipErrorResponse(ErrorResponse):
@@ -177,35 +125,27 @@ def check_json(scope: Scope) -> None:
         raise UnsupportedMediaType(f"invalid content type {shown!r}; expected 'application/json'")
 
 
-class Deadlines:
-    """The deadlines of requests, as times of `time.perf_counter`."""
+def deadline_of(scope: Scope, default_s: float) -> tuple[float, float, bool]:
+    """Return when a request began and its deadline, as times of `time.perf_counter`, and whether its head sets that.
+    Raises MalformedHeader."""
+    granted: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == _DEADLINE:
+            if granted is not None:
+                raise MalformedHeader("is given twice", FIELD)
+            granted = value
+    began: float | None = scope.get(BEGAN)
+    if began is None:
+        began = time.perf_counter()
+    return began, began + (default_s if granted is None else _seconds(granted)), granted is not None
 
-    __slots__ = ("_default_s",)
 
-    def __init__(self, settings: Settings) -> None:
-        self._default_s = settings.deadline_ms / 1000
-
-    def of(self, scope: Scope) -> tuple[float, float, bool]:
-        """Return when a request began, its deadline, and whether its head sets that. Raises MalformedHeader."""
-        granted: bytes | None = None
-        for name, value in scope["headers"]:
-            if name == _DEADLINE:
-                if granted is not None:
-                    raise MalformedHeader("is given twice", FIELD)
-                granted = value
-        began: float | None = scope.get(BEGAN)
-        if began is None:
-            began = time.perf_counter()
-        seconds = self._default_s if granted is None else self._seconds(granted)
-        return began, began + seconds, granted is not None
-
-    def _seconds(self, granted: bytes) -> float:
-        digits = granted.strip()
-        if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= limits.MAX_DEADLINE_MS:
-            return int(digits) / 1000
-        shown = granted[:40].decode("latin-1")
-        most = limits.MAX_DEADLINE_MS
-        refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {most}", FIELD)
-        # For clients that want the maximum.
-        refused.headers = ((_DEADLINE, b"%d" % most),)
-        raise refused
+def _seconds(granted: bytes) -> float:
+    digits, most = granted.strip(), limits.MAX_DEADLINE_MS
+    if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= most:
+        return int(digits) / 1000
+    shown = granted[:40].decode("latin-1")
+    refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {most}", FIELD)
+    # For clients that want the maximum.
+    refused.headers = ((_DEADLINE, b"%d" % most),)
+    raise refused

@@ -5,21 +5,33 @@ Pure ASGI. Does not know what the routes do.
 """
 
 import asyncio
+import time
 from contextlib import nullcontext
 
+import structlog
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from msd.contract.request import RequestError
 from service import limits
-from service.errors import BodyTimeout, BodyTooLarge, ClientGone
-from service.http.exchange import AccessLog, Headers, access_of, check_json, cycle_of
+from service.errors import BodyTimeout, BodyTooLarge, ClientGone, ServiceError
+from service.http.exchange import KEY, Access, Headers, access_of, check_json, cycle_of, error_response
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+_EVENTS = "/v1/events"
+_CLIENT_GONE = 499
+# These are logged once by the service, not for each request: not ready, keys refused, overload.
+_NO_NEWS = (401, 403, 429, _CLIENT_GONE, 503, 504)
+_SHOWN_PATH = 200
 
 
 class AccessMiddleware:
-    """The outermost layer."""
+    """The outermost layer. It counts requests, and logs those that failed."""
 
-    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
-        self._app, self._log = app, log
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._log = structlog.get_logger("msd.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,16 +46,37 @@ class AccessMiddleware:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            access.status = _CLIENT_GONE
         except Exception as error:
             is_begun = bool(access.status)
-            response = self._log.failed(scope, error)
-            if response is None:
-                return
+            if not isinstance(error, ServiceError | RequestError | HTTPException):
+                self._log.error("internal_error", request_id=access.request_id, exc_info=error)
+            response = error_response(error, scope["path"])
+            access.error = response.code
             if is_begun:
                 raise
             await send_reply(send_with_id, response.status, response.headers, response.body)
         finally:
-            self._log.finish(scope)
+            self._finish(scope, access)
+
+    def _finish(self, scope: Scope, access: Access) -> None:
+        seconds = (access.ended or time.perf_counter()) - access.started
+        if access.is_scoring:
+            self._metrics.request(access.status or 500, seconds)
+        elif scope["path"] == _EVENTS and scope["method"] == "POST":
+            self._metrics.event_request(access.status or 500, seconds)
+        if access.status >= 400 and access.status not in _NO_NEWS:
+            more = {"key": scope.get(KEY), "error": access.error}
+            self._log.info(
+                "request",
+                request_id=access.request_id,
+                method=scope["method"],
+                path=scope["path"][:_SHOWN_PATH],
+                status=access.status,
+                ms=round(seconds * 1000, 3),
+                **{name: value for name, value in more.items() if value is not None},
+            )
 
 
 class BodyMiddleware:

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest
 from service.deployment.readiness import Readiness
-from service.http.exchange import JOB, KEY, Deadlines, access_of, check_encoding, check_json, left_check
+from service.http.exchange import JOB, KEY, access_of, check_encoding, check_json, deadline_of, left_check
 from service.http.keys import Guard
 from service.http.middleware import read_body, send_reply
 from service.routes.oip.tensors import HEADER
@@ -35,7 +35,6 @@ class ScoreRoute:
     ) -> None:
         self._settings = settings
         self._guard = guard
-        self._deadlines = Deadlines(settings)
         self._serving = serving
         self._pipeline = pipeline
         self._readiness = readiness
@@ -76,7 +75,7 @@ class ScoreRoute:
 
     def _raw(self, scope: Scope, request_id: str, body: bytes) -> RawRequest:
         """Raises MalformedHeader."""
-        began, deadline, is_own = self._deadlines.of(scope)
+        began, deadline, is_own = deadline_of(scope, self._settings.deadline_ms / 1000)
         budget = Budget(deadline, left_check(scope), is_own)
         path, key = scope["raw_path"].decode("latin-1"), scope.get(KEY, "")
         return RawRequest(request_id, body, began, budget, self._form, path, key=key)

@@ -7,7 +7,6 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ErrorReply, ServiceError
-from service.http.exchange import AccessLog
 from service.http.middleware import AccessMiddleware
 from service.telemetry.metrics import Metrics
 
@@ -23,7 +22,7 @@ def failing(error: Exception, after_start: bool = False) -> ASGIApp:
 
 def get(app: ASGIApp, **headers: str) -> httpx.Response:
     async def call() -> httpx.Response:
-        transport = httpx.ASGITransport(AccessMiddleware(app, AccessLog(Metrics())))
+        transport = httpx.ASGITransport(AccessMiddleware(app, Metrics()))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/", headers=headers)
 

@@ -14,23 +14,21 @@ from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
 from msd.contract.reply import declared, spread
 from service.errors import MalformedHeader
-from service.http.exchange import BEGAN, Deadlines
+from service.http.exchange import BEGAN, deadline_of
 from service.runtimes.runtime import Scores
 from service.scoring.engine import Runner
-from service.settings import Settings
 from tests.bundles.factory import AT, golden_requests
 from tests.service.bench import CountingRuntime
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 
-DEADLINES = Deadlines(Settings(bundle=Path("b"), deadline_ms=50))
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(40)]}}
 
 
 def of(*values: bytes) -> float:
     """The deadline of a request that began at 100 and has such headers."""
     headers = [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]
-    return DEADLINES.of({"headers": headers, BEGAN: 100.0})[1]
+    return deadline_of({"headers": headers, BEGAN: 100.0}, 0.05)[1]
 
 
 def test_caller_grants_what_it_likes_up_to_a_limit() -> None:

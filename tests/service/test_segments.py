@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from service import limits
 from service.http.bridge import Bridge
-from service.http.exchange import AccessLog
 from service.http.middleware import AccessMiddleware, read_body
 from service.http.server import front_of
 from service.scoring.engine import ScoringEngine
@@ -97,7 +96,7 @@ def replies(pieces: list[bytes], busy_s: float = 0.0) -> bytes:
 
     async def go(ours: socket.socket, theirs: socket.socket) -> bytes:
         loop, metrics = asyncio.get_running_loop(), Metrics()
-        app = AccessMiddleware(echo, AccessLog(metrics))
+        app = AccessMiddleware(echo, metrics)
         front = front_of(SETTINGS, ScoringEngine(metrics, 1).native)
         bridge = Bridge(front, app, None)
         bridge.open()
