@@ -40,7 +40,7 @@ class Components:
         metrics: Metrics,
         plan: DeploymentPlan,
     ) -> None:
-        """`settings` have the number of workers, because a runtime is opened for so many concurrent runs."""
+        """`settings` have the number of workers, because a runtime is opened for that many concurrent runs."""
         threads = settings.workers or 1
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
