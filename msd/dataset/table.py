@@ -3,6 +3,7 @@ mean.
 """
 
 import csv
+import errno
 import gzip
 import json
 import zlib
@@ -138,9 +139,12 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
 
 
 def write_parquet(path: Path, frame: pl.DataFrame | pl.LazyFrame) -> None:
-    """Write a table as Parquet, atomically, a lazy one by blocks."""
+    """Write a table as Parquet, atomically, a lazy one by blocks. Raises OSError."""
     with atomic_file(path) as file:
-        frame.lazy().sink_parquet(file)
+        try:
+            frame.lazy().sink_parquet(file)
+        except pl.exceptions.ComputeError as error:  # Polars' word for a full disk
+            raise OSError(errno.EIO, str(error), str(path)) from None
 
 
 def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
