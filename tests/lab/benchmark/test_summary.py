@@ -123,7 +123,6 @@ def test_gain_is_paired_and_within_its_interval(figures: Figures, results: Resul
     low, high = found["ci95"]
     assert found["gain"] == pytest.approx(np.mean(_aucs(results, OURS)) - np.mean(_aucs(results, PLAIN)))
     assert 0 < low < found["gain"] < high
-    assert found["p"] == pytest.approx(2 / (RESAMPLES + 1))
     assert _lines(figures, "frozen")[OURS]["gains"] == {}
 
 
@@ -148,10 +147,10 @@ def test_missing_figures_are_none(results: Results) -> None:
     alone = replace(results, rows={0: rows._replace(requests=np.arange(ROWS))})
     line = _lines(summarise(PROTOCOL, alone, 100), "live_600_s")[PLAIN]
     assert line["request_auc"] is None
-    assert line["gains"]["request_auc"] == {"gain": None, "ci95": None, "p": None}
+    assert line["gains"]["request_auc"] == {"gain": None, "ci95": None}
     without = replace(results, found={PLAIN: results.found[PLAIN]})
     assert _lines(summarise(PROTOCOL, without, 100), "frozen")[PLAIN]["gains"]["auc"]["gain"] is None
-    assert resampled_t([0.1], 0.2) == resampled_t([0.0, 0.0], 0.2) == {"ci95": None, "p": None}
+    assert resampled_t([0.1], 0.2) is resampled_t([0.0, 0.0], 0.2) is None
 
 
 def test_cold_gain_is_that_of_a_corrected_t_test(cold_figures: Figures, cold_results: Results) -> None:
@@ -166,7 +165,6 @@ def test_cold_gain_is_that_of_a_corrected_t_test(cold_figures: Figures, cold_res
     gain, found = (ours - theirs).mean(), lines[PLAIN]["gains"]["auc"]
     assert found["gain"] == pytest.approx(gain)
     assert found["ci95"] == pytest.approx((gain - width, gain + width))
-    assert found["p"] == pytest.approx(2 * stats.t(9).sf(naive.statistic / np.sqrt(3.5)))
 
 
 def test_taught_and_untaught_items_are_in_separate_tables(cold_figures: Figures, cold_results: Results) -> None:
