@@ -60,7 +60,6 @@ def run_demo(out: Path | None, quick: bool) -> None:
         "parity_max_abs_diff": manifest["provenance"]["parity"]["max_abs_diff"],
         **online,
         "steps": steps.seconds,
-        "began": steps.began,
         "seconds": round(time.perf_counter() - start, 1),
     }
     write_report(out / "report.html", summary, evaluation, shown)

@@ -23,13 +23,11 @@ Step = tuple[str, Line]
 
 @dataclass
 class Steps:
-    """Steps so far: when each began, and its duration, in seconds."""
+    """Steps so far, with their durations in seconds."""
 
     console: Console
     total: int
-    began: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    _first: float = field(default_factory=time.perf_counter)
 
     def run(self, name: str, *arguments: str | Path) -> None:
         """Run `msd ARGUMENTS` and show its output as it comes. Raises DemoError if it fails."""
@@ -106,7 +104,6 @@ class Steps:
         return time.perf_counter()
 
     def _end(self, name: str, arguments: Line, start: float, code: int, end: float | None = None) -> None:
-        self.began[name] = round(start - self._first, 1)
         self.seconds[name] = round((end or time.perf_counter()) - start, 1)
         if code:
             raise DemoError(f"`msd {_quoted(arguments)}` ended with exit code {code}; its output is above")

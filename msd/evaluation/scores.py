@@ -17,7 +17,6 @@ from msd.evaluation.degradation import degraded, measure_cold_ads
 from msd.evaluation.within import Compared, how_sure
 from msd.metrics import Labels, Probabilities, measure_pooled, roc_auc
 from msd.ranker.batch import TrainedRanker, with_taste
-from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import Ranker
 from msd.student.vectors import LevelVectors, StudentVectors, untaught_items
@@ -122,7 +121,6 @@ def _score_seed(
         "conversions": _conversions(trained, features, test, whole) if trained.has_conversions else None,
         "choice": record.choice.say() if record.choice else None,
         HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
-        "calibrations": compare_calibrations(valid_logits, *valid_outcomes, seed),
         "degradation": rungs,
     }
     kind = record.config.network, trained.schema.semantic("item") is not None
@@ -163,7 +161,6 @@ def _family(parts: Sequence[ModelScores]) -> ModelScores:
         "choice": [one["choice"] for one in every if one["choice"]],
         "conversions": None if None in conversions else mean_figures(conversions),
         HOW_SURE: every[0][HOW_SURE],
-        "calibrations": mean_figures([one["calibrations"] for one in every]),
         "degradation": {name: mean_figures([one["degradation"][name] for one in every]) for name in rungs},
     }
     seeds = tuple(seed for part in parts for seed in part.seeds)

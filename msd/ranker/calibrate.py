@@ -2,6 +2,7 @@
 `Calibrator` holds the curve inside a ranker's graph.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from msd.metrics import calibration, expected_calibration_error, mean_logloss, sigmoid
+from msd.metrics import mean_logloss, sigmoid
 
 Floats = NDArray[np.float64]
 KNOTS = 32
@@ -93,34 +94,21 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
 
 
 def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
-    """Return Platt's line or the isotonic curve, fitted on [n] rows: the one with the lower cross-validated logloss."""
-    measured = compare_calibrations(logits, labels, weights)
-    is_bent = bool(measured) and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]
-    return (fit_isotonic if is_bent else fit_platt)(logits, labels, weights)
-
-
-def compare_calibrations(
-    logits: Floats, labels: Floats, weights: Floats | None = None, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Return ECE and logloss of each method, and of none, on [n] rows by 5-fold cross-validation; empty for fewer than
-    5 rows."""
+    """Return Platt's line or the isotonic curve, fitted on [n] rows: the one with the lower logloss by 5-fold
+    cross-validation, or the line for fewer than 5 rows."""
     if len(logits) < _FOLDS:
-        return {}
-    folds = np.random.default_rng(seed).permutation(len(logits)) % _FOLDS
+        return fit_platt(logits, labels, weights)
+    folds = np.random.default_rng(0).permutation(len(logits)) % _FOLDS
     weighed = np.ones(len(logits)) if weights is None else weights
-    calibrated = {"none": logits, "platt": np.empty(len(logits)), "isotonic": np.empty(len(logits))}
-    for fold in range(_FOLDS):
-        held, rest = folds == fold, folds != fold
-        for way, fit in (("platt", fit_platt), ("isotonic", fit_isotonic)):
-            calibrated[way][held] = fit(logits[rest], labels[rest], weighed[rest])(logits[held])
-    probabilities = {way: sigmoid(found) for way, found in calibrated.items()}
-    return {
-        way: {
-            "ece": expected_calibration_error(calibration(labels, found, weighed)),
-            "logloss": mean_logloss(labels, found, weighed),
-        }
-        for way, found in probabilities.items()
-    }
+
+    def loss(fit: Callable[[Floats, Floats, Floats], Curve]) -> float:
+        calibrated = np.empty(len(logits))
+        for fold in range(_FOLDS):
+            held, rest = folds == fold, folds != fold
+            calibrated[held] = fit(logits[rest], labels[rest], weighed[rest])(logits[held])
+        return mean_logloss(labels, sigmoid(calibrated), weighed)
+
+    return (fit_isotonic if loss(fit_isotonic) < loss(fit_platt) else fit_platt)(logits, labels, weights)
 
 
 class Calibrator(nn.Module):

@@ -73,8 +73,6 @@ def test_concurrent_steps_are_shown_in_order(capfd: pytest.CaptureFixture[str]) 
     assert "1/3 help  msd --help" in first
     assert second.index("msd replay [OPTIONS]") < second.index("msd bench [OPTIONS]")
     assert list(steps.seconds) == ["help", "more", "last"]
-    assert abs(steps.began["help"] - steps.began["more"]) < min(steps.seconds.values())
-    assert steps.began["last"] >= steps.began["more"] + steps.seconds["more"] - 0.1
 
 
 @pytest.mark.parametrize("fails", [0, 1])
