@@ -9,8 +9,6 @@ from msd.student.encoder import Student
 from msd.student.lessons import Rows
 from msd.student.record import Vectors
 
-_CHUNK = 1024
-
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -42,31 +40,7 @@ def fit_words(student: Student, meaning: Vectors, targets: Vectors, ridge: float
 
 
 def measure(vectors: Vectors, targets: Vectors, rows: Rows) -> dict[str, float]:
-    """Return figures over the lessons `rows` of vectors and targets [k, 128]; zero targets do not count.
-
-    recall_1, recall_10: share of lessons with their own target as the nearest, or among the ten nearest, of all targets
-    (ties count against). cosine: mean with the own target. candidates: number of non-zero targets.
-    """
-    written = np.asarray(targets.any(axis=1))
-    # The non-empty lessons, renumbered.
-    rows = (np.cumsum(written) - 1)[rows[written[rows]]]
-    vectors, targets = vectors[written][rows], targets[written]
-    if not len(rows):
-        return {}
-    starts = range(0, len(rows), _CHUNK)
-    own = (vectors * targets[rows]).sum(axis=1)
-    better = np.concatenate([_better(vectors[at : at + _CHUNK], targets, rows[at : at + _CHUNK]) for at in starts])
-    return {
-        "recall_1": round(float((better < 1).mean()), 4),
-        "recall_10": round(float((better < 10).mean()), 4),
-        "cosine": round(float(own.mean()), 4),
-        "candidates": len(targets),
-    }
-
-
-def _better(vectors: Vectors, targets: Vectors, rows: Rows) -> Rows:
-    """Return the number of other targets at least as near as the own one, [B]."""
-    cosine = vectors @ targets.T
-    own = cosine[np.arange(len(rows)), rows]
-    nearer: Rows = (cosine >= own[:, None]).sum(axis=1) - 1
-    return nearer
+    """Return the mean `cosine` of vectors and targets [k, 128] over the lessons `rows`; zero targets do not count, and
+    without any other there is none."""
+    rows = rows[targets[rows].any(axis=1)]
+    return {"cosine": round(float((vectors[rows] * targets[rows]).sum(axis=1).mean()), 4)} if len(rows) else {}

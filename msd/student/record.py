@@ -54,7 +54,7 @@ class BertConfig(BaseModel):
 
 
 class StudentRecord(BaseModel):
-    """`student.json`: what is needed to rebuild the student, and how well held-out texts find their words.
+    """`student.json`: what is needed to rebuild the student, and how near held-out texts come to their words.
 
     `fingerprint` identifies weights, tokenizer and truncation together; vectors carry it.
     """
