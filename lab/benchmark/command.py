@@ -100,7 +100,7 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
             for name, seconds in results.seconds.items()
         },
         "machine": machine_now(),
-        "knowledge": results.taught.model_dump(mode="json"),
+        "knowledge": results.taught.model_dump(mode="json", exclude_defaults=True),
         "protocol": {
             "sha256": protocol.sha256(),
             "split": protocol.split,

@@ -33,7 +33,6 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
     If each seed hides its own items, the views are the kinds of new items: those with only a text are `untaught`, the
     others are those that the teacher wrote about beforehand.
     """
-    roles = {variant.name: variant.role for variant in protocol.variants}
     views: dict[str, Figures] = {}
     if protocol.hidden is not None:
         test = _T_TEST
@@ -44,8 +43,6 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
         test, measured = _BOOTSTRAP.format(resamples=resamples), BenchmarkMetrics(results, resamples)
         for view in measured.views:
             views[view] = {"model": OURS, "lines": {name: measured.line(name, view) for name in results.found}}
-    for found in views.values():
-        found["lines"] = {name: {"role": roles[name], **line} for name, line in found["lines"].items()}
     return {"gain_test": test, "views": views}
 
 

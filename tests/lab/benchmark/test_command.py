@@ -43,11 +43,7 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     assert figures["part"] == "valid"
     lines = figures["views"]["live_600_s"]["lines"]
     assert list(figures["views"]) == ["live_600_s"]
-    assert {name: line["role"] for name, line in lines.items()} == {
-        **dict.fromkeys(VARIANTS, "baseline"),
-        "ours": "ours",
-        "bag_of_words": "ablation",
-    }
+    assert lines.keys() == set(VARIANTS)
     assert 0.5 < lines["regression"]["auc"] < 1
     assert lines["regression"]["gains"]["request_auc"].keys() == {"gain", "ci95"}
     assert set(figures["seconds"]) == set(VARIANTS)
