@@ -105,10 +105,9 @@ class ScenarioTimeline:
         }
 
 
-def percentile_ms(samples: Sequence[Sample], percent: float, kinds: Iterable[Kind] = SCORED) -> float | None:
-    """Return a latency percentile of these outcomes; None without any."""
-    wanted = set(kinds)
-    return percentile([sample.took_ms for sample in samples if sample.kind in wanted], percent)
+def percentile_ms(samples: Sequence[Sample], percent: float) -> float | None:
+    """Return a latency percentile of the scored requests; None without any."""
+    return percentile([sample.took_ms for sample in samples if sample.kind in SCORED], percent)
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

@@ -140,11 +140,8 @@ class Dialogue:
         repairable = len(self._outputs) < _TURNS
         return self.answered or Failed(self._question, self._outputs[-1], self._reason, self._usage, repairable)
 
-    def broken_off(self, reason: str, raw: str | None = None) -> Reply:
-        """Return the outcome if the next chat could not be sent.
-
-        `raw`: stands for the answer if there is none; None if the question may be asked again.
-        """
-        if self._outputs:
-            raw, reason = self._outputs[-1], f"{self._reason}; then {reason}"
+    def broken_off(self, reason: str) -> Reply:
+        """Return the outcome if the next chat could not be sent."""
+        raw = self._outputs[-1] if self._outputs else None
+        reason = f"{self._reason}; then {reason}" if self._outputs else reason
         return self.answered or Failed(self._question, raw, reason, self._usage)
