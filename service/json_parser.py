@@ -37,7 +37,7 @@ class JsonParser:
     def check(self, body: bytes) -> None:
         """Raise BodyTooLarge for a body with too many keys and values."""
         assert native.core is not None, "a service has the native core"
-        if native.core.json_parts(body) > self._max_parts:
+        if len(body) > self._max_parts and native.core.json_parts(body) > self._max_parts:
             raise BodyTooLarge(
                 f"the body has more than {self._max_parts:,} keys and values, and is not examined further; send fewer"
             )

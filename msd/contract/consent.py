@@ -55,13 +55,16 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
     """Return whether the user's identity may be used. `vendor_id`: the bidder's in TCF's Global Vendor List, if its
     consent is required too."""
     try:
-        regs, user, device = (_part(bid_request, name) for name in ("regs", "user", "device"))
+        regs, user, device = _part(bid_request, "regs"), _part(bid_request, "user"), _part(bid_request, "device")
         regs_ext, user_ext = _part(regs, "ext"), _part(user, "ext")
-        if any(map(_is_set, (regs.get("coppa"), device.get("lmt"), device.get("dnt")))):
+        if _is_set(regs.get("coppa")) or _is_set(device.get("lmt")) or _is_set(device.get("dnt")):
             return False
+        consent = _given("consent", user, user_ext)
+        if not regs and not consent:
+            return True
         return (
             regs_ext.get("gpc") in (None, "0", 0)
-            and _has_tcf(_given("gdpr", regs, regs_ext), _given("consent", user, user_ext), vendor_id)
+            and _has_tcf(_given("gdpr", regs, regs_ext), consent, vendor_id)
             and all(map(_has_us_privacy, _given("us_privacy", regs, regs_ext)))
             and all(_has_gpp(part.get("gpp"), part.get("gpp_sid"), vendor_id) for part in (regs, regs_ext))
         )

@@ -9,6 +9,7 @@
 
 #include <bit>
 
+#include "openrtb.hpp"
 #include "reply.hpp"
 
 namespace {
@@ -420,6 +421,15 @@ size_t json_parts(const nb::bytes& body) {
 // is_plain_json(body): whether every parser reads a JSON document alike
 bool is_plain_json(const nb::bytes& body) { return is_plain(view_of(body)); }
 
+// split_openrtb(body): (request, [(imp.id, candidates)], more), as bytes, or None
+nb::object split_openrtb(const nb::bytes& body) {
+  OpenrtbBody parts;
+  if (!parts.read(view_of(body))) return nb::none();
+  nb::list candidates;
+  for (const auto& [imp, object] : parts.candidates) candidates.append(nb::make_tuple(imp, bytes_of(object)));
+  return nb::make_tuple(bytes_of(parts.request), candidates, bytes_of(parts.more));
+}
+
 void add_id_map(nb::module_& module) {
   nb::class_<IdMap>(module, "IdMap")
       .def(nb::init<size_t>())
@@ -460,6 +470,7 @@ void add_id_map(nb::module_& module) {
 void add_frames(nb::module_& module) {
   module.def("json_parts", &json_parts);
   module.def("is_plain_json", &is_plain_json);
+  module.def("split_openrtb", &split_openrtb);
   add_id_map(module);
   nb::class_<Schema>(module, "Schema").def(nb::new_(&make_schema));
   nb::class_<HeldRowFile>(module, "RowFile")

@@ -161,6 +161,26 @@ class JsonReader {
     return at_ != end_ && *at_ == '"';
   }
 
+  // An object as it stands, read no further than to where it ends if it is JSON.
+  std::string_view skip_object() {
+    skip_space();
+    if (at_ == end_ || *at_ != '{') return refuse(), std::string_view();
+    const char* start = at_;
+    for (size_t depth = 0; at_ != end_; at_++) {
+      if (*at_ == '"') {
+        for (at_++; at_ != end_ && *at_ != '"'; at_++)
+          if (*at_ == '\\' && ++at_ == end_) return refuse(), std::string_view();
+        if (at_ == end_) return refuse(), std::string_view();
+      } else if (*at_ == '{' || *at_ == '[') {
+        depth++;
+      } else if ((*at_ == '}' || *at_ == ']') && --depth == 0) {
+        at_++;
+        return {start, static_cast<size_t>(at_ - start)};
+      }
+    }
+    return refuse(), std::string_view();
+  }
+
   struct Number {
     double value;
     std::string_view text;

@@ -60,6 +60,7 @@ class Reply {
     out_.clear();
     out_.put("{");
     put_member("request_id", named.request_id);
+    after_id_ = out_.bytes().size();
     put_member("model_version", frame.model().version);
     if (!named.arm.empty()) put_member("arm", named.arm);
     put_candidates(request.ids);
@@ -70,6 +71,14 @@ class Reply {
   }
 
   std::string_view bytes() const { return out_.bytes(); }
+  // To a request that says the same, by another ID: as bytes, but for their beginning.
+  std::string again(std::string_view request_id) {
+    JsonWriter first;
+    first.put("{");
+    first.key("request_id");
+    first.string(request_id);
+    return std::string(first.bytes()).append(bytes().substr(after_id_));
+  }
   // The candidates in the reply, by their places in the request.
   const std::vector<size_t>& order() const { return order_; }
 
@@ -210,6 +219,7 @@ class Reply {
   }
 
   JsonWriter out_;
+  size_t after_id_ = 0;  // in the reply
   std::vector<size_t> order_;
   std::vector<double> ecpm_, scratch_;
   std::vector<uint32_t> rows_;  // by candidate, of the run

@@ -173,6 +173,7 @@ struct Sent {
 // A scoring request: the job's own, or one that another form makes.
 struct Part {
   std::string request_id, body;  // the job's own, if this is empty
+  const Part* like = nullptr;    // the first that has the same body, and is read, scored and answered for both
   Request request;
   const Assignment* assignment = nullptr;  // of one that could be read
   bool is_followed = false;                // keep its rows, and look
@@ -180,7 +181,8 @@ struct Part {
   std::string reply;
 };
 
-// One request in a scoring thread, whose reply is kept for Python. Parts that differ in their candidates alone share a run.
+// One request in a scoring thread, whose reply is kept for Python. Parts that differ in their candidates alone share a run,
+// and those that do not differ all of it.
 class ScoringJob : public OwnedJob {
  public:
   ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, size_t rows, double deadline, double began)
@@ -333,14 +335,14 @@ class ScoringJob : public OwnedJob {
   UserRung user_rung_ = UserRung::kOwn;
   std::array<size_t, kRungs.size()> counts_{};
   std::vector<Part> parts_;  // one at least, once it is translated
-  size_t part_ = 0;          // the first that is not scored
+  size_t part_ = 0;          // the first that is not scored, or the one that is refused
 
  private:
   // Translating larger bodies takes long.
   static constexpr size_t kHeavyBytes = 16'384;
 
   // Have Python make scoring requests of another form: (the reply's ID, [(ID, body)], seconds until the deadline or None,
-  // what makes (headers, body) of all replies), and more that is its own.
+  // what makes (headers, body) of all replies, or a list of what stands around them in JSON), and more that is its own.
   void translate(Worker& worker) {
     const double before = clock_s();
     ask(worker, [&] {
@@ -369,17 +371,36 @@ class ScoringJob : public OwnedJob {
     lines.append(name).append(";dur=").append(text, static_cast<size_t>(end - text));
   }
 
-  // Read the parts, and find with what they are scored.
+  // Read the parts, and find with what they are scored. At one that is refused it ends.
   void read(Worker& worker) {
     const double before = clock_s();
+    size_t candidates = std::min(max_candidates_, plan_->first.capacity);  // of all parts
     const Part* last = nullptr;
     for (Part& part : parts_) {
       if (plan_->wants) part.is_followed = ask(worker, [&] { return (*plan_->wants)(part.request_id).is(Py_True); });
-      if (!part.request.read(body_of(part), std::min(max_candidates_, plan_->first.capacity))) continue;
-      part.assignment = assigned(worker, part, last);
-      last = &part;
+      keeps_rows_ |= part.is_followed;
+      if ((part.like = like_of(part, candidates))) {
+        part.assignment = part.like->assignment;
+      } else if (part.request.read(body_of(part), candidates)) {
+        part.assignment = assigned(worker, part, last);
+        last = &part;
+      } else {
+        part_ = static_cast<size_t>(&part - parts_.data());
+        break;
+      }
+      candidates -= (part.like ? *part.like : part).request.ids.size();
     }
     stages_.parse += clock_s() - before;
+  }
+
+  // An earlier part with the same body, of `most` candidates; none where IDs count: for arms of anonymous users, and seeds.
+  const Part* like_of(const Part& part, size_t most) const {
+    for (const Part* other = parts_.data(); other != &part; other++) {
+      const Request& request = other->request;
+      const bool counts_id = request.explore || (plan_->is_by_user && request.user_id.empty());
+      if (!other->like && !counts_id && request.ids.size() <= most && body_of(*other) == body_of(part)) return other;
+    }
+    return nullptr;
   }
 
   // Parts of one user have the same, as have all if it does not depend on the user.
@@ -397,7 +418,7 @@ class ScoringJob : public OwnedJob {
     size_t candidates = first.request.ids.size();
     for (Part& part : parts_) {
       const size_t more = part.request.ids.size();
-      if (&part == &first || part.is_scored || part.assignment != assignment_ || !part.request.is_like(first.request) ||
+      if (&part == &first || part.like || part.is_scored || part.assignment != assignment_ || !part.request.is_like(first.request) ||
           !frame.model().allows(part.request) || candidates + more > frame.capacity())
         continue;
       parts.push_back(&part);
@@ -485,26 +506,41 @@ class ScoringJob : public OwnedJob {
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return false;
     user_rung_ = held.frame.user_rung;
-    candidates_ += part.request.ids.size();
-    count_part(*worker.tally, held.reply);
-    // The frame is another request's soon.
+    if (made_.is_valid()) part.reply = held.reply.bytes();
+    put_by(worker, desk, part, is_shared);
+    for (Part& other : parts_) {
+      if (other.like != &part) continue;
+      other.reply = held.reply.again(other.request_id);
+      put_by(worker, desk, other, is_shared);
+    }
+    return true;
+  }
+
+  // A part is answered. The frame is another request's soon.
+  void put_by(Worker& worker, const Desk& desk, Part& part, bool is_shared) {
+    candidates_ += desk.held->frame.request().ids.size();
+    count_part(*worker.tally, desk.held->reply);
     if (part.is_followed || is_explained_) look(worker, desk, part, is_shared);
     part.is_scored = true;
-    if (made_.is_valid()) part.reply = held.reply.bytes();
-    return true;
   }
 
   // The reply of the request's own form.
   void finish(Worker& worker, Desk& desk) {
     std::string whole;
-    first_.clear();
     ask(worker, [&] {
-      nb::list replies;
-      for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       // Let go of with Python's lock, so that the job needs it no more.
       const nb::object made = std::exchange(made_, {});
+      if (nb::isinstance<nb::list>(made[3])) {
+        const auto pieces = nb::cast<std::vector<nb::bytes>>(made[3]);
+        for (size_t k = 0; k < parts_.size(); k++) whole.append(view_of(pieces.at(k))).append(parts_[k].reply);
+        whole.append(view_of(pieces.at(parts_.size())));
+        return;
+      }
+      nb::list replies;
+      for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       const auto [headers, body] =
           nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(made[3](replies));
+      first_.clear();
       for (const auto& [name, value] : headers) first_.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
       whole = view_of(body);
     });
@@ -561,11 +597,8 @@ class ScoringJob : public OwnedJob {
   Outcome take(Worker& worker, Frame& frame, const std::vector<Part*>& parts) {
     const double before = clock_s();
     std::vector<Request*> requests;
-    frame.keeps_rows = false;
-    for (Part* const part : parts) {
-      requests.push_back(&part->request);
-      frame.keeps_rows |= part->is_followed;
-    }
+    for (Part* const part : parts) requests.push_back(&part->request);
+    frame.keeps_rows = keeps_rows_;
     frame.live = nullptr;
     frame.reads_texts = assignment_->reads_texts;
     frame.take(requests);
@@ -595,6 +628,7 @@ class ScoringJob : public OwnedJob {
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
   std::string reply_;                 // kept for Python
   bool is_read_ = false;       // whether the parts are
+  bool keeps_rows_ = false;    // of parts that are followed
   bool is_explained_ = false;  // look
   bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;

@@ -1,27 +1,27 @@
 """POST /v1/openrtb: converts a BidRequest to one /v1/score request per impression, scored like any other."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from pydantic import BaseModel, Field
 
+import native
 from msd.contract.openrtb import (
-    Identity,
+    MAX_IMPRESSIONS,
+    BidRequest,
     OpenrtbMapping,
-    OpenrtbRequest,
     context_of,
+    id_of,
     identity_of,
     impressions_of,
     read_openrtb,
 )
-from msd.contract.request import InvalidRequest
+from msd.contract.request import InvalidRequest, RequestError
 from service.errors import NoOpenrtbMapping
 from service.json_parser import JsonParser
-from service.scoring.answer import Headers, Translated
+from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
 from service.scoring.reply import ScoreReply
@@ -47,57 +47,65 @@ class OpenrtbForm:
         self._parser, self._metrics, self._max_candidates = parser, metrics, max_candidates
 
     def translate(self, deployment: Deployment, request_id: str, body: bytes) -> Translated:
-        """Return the scoring request of each named impression. Raises RequestError, BodyTooLarge,
-        NoOpenrtbMapping."""
-        bid_request = read_openrtb(self._parser.load(body), self._max_candidates)
-        with _within("request"):
+        """Return the scoring request of each named impression, with its candidates as they stand. Raises RequestError,
+        BodyTooLarge, NoOpenrtbMapping."""
+        bid_request, candidates, more = self._split(body)
+        try:
+            own_id, imps = id_of(bid_request), impressions_of(bid_request)
             # By the first arm's mapping, because the user determines the arm.
-            identity = identity_of(_mapping_of(deployment.champion), bid_request.request)
-            imps = impressions_of(bid_request.request)
+            identity = identity_of(_mapping_of(deployment.champion), bid_request)
+        except InvalidRequest as error:
+            error.field = f"request.{error.field}"
+            raise
         places = {imp: place for place, imp in enumerate(imps)}
-        more = {name: value for name in ("at", "top_k") if (value := getattr(bid_request, name)) is not None}
         parts, unfit = [], 0
-        for imp, candidates in bid_request.candidates.items():
+        for imp, columns in candidates.items():
             if imp not in imps:
                 raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
-            own_id = f"{request_id}/{places[imp]}"
-            model = deployment.arm_of(identity.user_id or own_id).model
+            part_id = f"{request_id}/{places[imp]}"
+            model = deployment.arm_of(identity.user_id or part_id).model
             fields = model.schema.settable["context"]
-            context, odd = context_of(_mapping_of(model), fields, bid_request.request, imps[imp], identity)
+            context, odd = context_of(_mapping_of(model), fields, bid_request, imps[imp], identity)
             unfit += len(odd)
-            columns = {name: column for name, column in candidates if column is not None}
-            document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
-            parts.append((own_id, _dumped(document)))
-        named = list(bid_request.candidates)
+            head = _dumped({"user_id": identity.user_id, "context": context}).removesuffix(b"}")
+            parts.append((part_id, b'%b,"candidates":%b%b}' % (head, columns, more)))
+        if unfit:
+            self._metrics.openrtb_unfit.inc(unfit)
+        user: OpenrtbUser = "missing" if identity.user_id is None else "given"
+        self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
+        named = list(candidates)
+        pieces = [b",%b:" % orjson.dumps(imp) for imp in named]
+        head = orjson.dumps({"id": own_id, "consent": identity.has_consent}).removesuffix(b"}")
+        pieces[0] = b'%b,"imp":{%b' % (head, pieces[0][1:])
         return Translated(
             request_id,
             parts,
             None,
-            partial(self._finish, bid_request, identity, unfit),
+            [*pieces, b"}}"],
+            self._read,
             lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
         )
 
-    def _finish(
-        self, bid_request: OpenrtbRequest, identity: Identity, unfit: int, replies: list[bytes]
-    ) -> tuple[Headers, bytes]:
-        """Return the reply. `unfit`: the number of values that do not fit their features."""
-        self._metrics.openrtb_unfit.inc(unfit)
-        user: OpenrtbUser = "missing" if identity.user_id is None else "given"
-        self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
-        named = zip(bid_request.candidates, replies, strict=True)
-        imps = b",".join(b"%b:%b" % (orjson.dumps(imp), reply) for imp, reply in named)
-        head = orjson.dumps(bid_request.request["id"]), orjson.dumps(identity.has_consent)
-        return [(b"content-type", b"application/json")], b'{"id":%b,"consent":%b,"imp":{%b}}' % (*head, imps)
+    def _split(self, body: bytes) -> tuple[BidRequest, dict[str, bytes], bytes]:
+        """Return the BidRequest, what is asked of each impression, and of all: not read yet. Raises RequestError,
+        BodyTooLarge."""
+        self._parser.check(body)
+        assert native.core is not None, "a service has the native core"
+        if (split := native.core.split_openrtb(body)) is not None:
+            request, named, more = split
+            candidates = dict(named)
+            try:
+                bid_request: Any = self._parser.load(request)
+                if 0 < len(candidates) == len(named) <= MAX_IMPRESSIONS:
+                    return bid_request, candidates, more
+            except RequestError:  # the whole body has the words for it
+                pass
+        self._read(body)
+        raise RuntimeError("the native core refuses a request that msd.contract accepts")
 
-
-@contextmanager
-def _within(part: str) -> Iterator[None]:
-    """Make errors name the part of the body."""
-    try:
-        yield
-    except InvalidRequest as error:
-        error.field = f"{part}.{error.field or ''}"
-        raise
+    def _read(self, body: bytes) -> None:
+        """Raise the error of a request that has a mistake: RequestError."""
+        read_openrtb(self._parser.load(body), self._max_candidates)
 
 
 def _mapping_of(model: Model) -> OpenrtbMapping:

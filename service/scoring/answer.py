@@ -119,8 +119,11 @@ class Translated(NamedTuple):
     """The ID and the body of each scoring request."""
     timeout_s: float | None
     """Until the deadline, if the head sets none."""
-    finish: Callable[[list[bytes]], tuple[Headers, bytes]]
-    """Returns the first headers of the reply, and its body, from the replies to the parts."""
+    finish: Callable[[list[bytes]], tuple[Headers, bytes]] | list[bytes]
+    """Returns the first headers of the reply, and its body, from the replies to the parts; or is what stands before,
+    between and after these in a reply in JSON."""
+    check: Callable[[bytes], object]
+    """Raises the error of a body with a mistake that is not its parts' own. Takes long."""
     place_of: Callable[[int, str], str]
     """Returns the place in this form of what is at fault in a part."""
 

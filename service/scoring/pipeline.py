@@ -267,6 +267,8 @@ class Pipeline:
         """Return the error of a request that the core refuses, by its place in the request's own form."""
         made, part = found.made, found.part
         request_id, body = (raw.request_id, raw.body) if made is None else made.parts[part]
+        if made is not None:
+            await self.parser.parse(raw.body, made.check)
         error = await self.parser.parse(body, partial(self._refusal, deployment, request_id))
         if made is not None and isinstance(error, RequestError):
             error.field = made.place_of(part, error.field or "")

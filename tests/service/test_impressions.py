@@ -13,15 +13,16 @@ from operations.replay.log import replay_log
 from tests.bundles.factory import AT, build_bundle, reseal
 from tests.contract.bid_requests import bid_request
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.request_log.log import awaited
 from tests.service.test_openrtb import MAPPING
 
 ADS = [*(f"i{number}" for number in range(60)), "stranger", "other stranger"]
-# Of each impression its position, which is its only feature, and its ads.
+# Of each impression its position, which is its only feature, and its ads; the last are as the first.
 IMPRESSIONS = st.lists(
     st.tuples(st.sampled_from([1, 3, None]), st.lists(st.sampled_from(ADS), min_size=1, max_size=40)),
     min_size=1,
     max_size=8,
-)
+).map(lambda some: some + some[:3])
 Impressions = list[tuple[int | None, list[str]]]
 
 
@@ -56,7 +57,8 @@ def test_impressions_are_scored_as_alone_and_equal_ads_to_the_bit(
     client: httpx.Client, impressions: Impressions, top_k: int | None
 ) -> None:
     seen: dict[tuple[int | None, str], float] = {}
-    for (position, ads), found in zip(impressions, scored(client, impressions, top_k=top_k), strict=True):
+    for n, found in enumerate(scored(client, impressions, top_k=top_k)):
+        position, ads = impressions[n]
         context = {"device": 4, "hour": position, "temperature": 1990}
         document = {"user_id": "u7", "at": AT, "context": context, "candidates": {"id": ads, "bid": [0.5] * len(ads)}}
         alone = client.post("/v1/score", json=document).json()
@@ -68,6 +70,7 @@ def test_impressions_are_scored_as_alone_and_equal_ads_to_the_bit(
             assert score == pytest.approx(own[ad], abs=1e-6)
             assert seen.setdefault((position, ad), score) == score
         assert found.get("degraded") == alone.get("degraded")
+        assert found["request_id"].endswith(f"/{n}")
 
 
 def test_impressions_of_equal_contexts_share_a_run(client: httpx.Client, running: LiveService) -> None:
@@ -86,11 +89,13 @@ def test_shared_run_is_replayed_within_the_tolerances(client: httpx.Client, runn
     folder = running.log_path.parent
     document = {"user_id": "u7", "at": AT, "candidates": {"id": ["i1", "i2", "i1", "stranger"]}}
     assert client.post("/v1/score", json=document).status_code == 200
-    scored(client, [(1, ["i1", "i2"]), (1, ["i3", "stranger", "i3"]), (3, ["i4"])])
-    wait_until(lambda: any((folder / "log").glob("requests-*")))
+    scored(client, [(1, ["i1", "i2"]), (1, ["i3", "stranger", "i3"]), (3, ["i4"]), (1, ["i1", "i2"])])
+    same = scored(client, [(1, ["i5", "stranger"])] * 2)
+    records = awaited(folder / "log", [one["request_id"] for one in same])
 
     found = replay_log(folder / "log", [open_bundle(folder / "bundle")], "as logged", None, lambda: None)
 
+    assert not any(record.is_shared for record in records.values())
     assert found.mismatches == 0
     assert found.exact > 0
     assert found.unlike == {"a run with candidates of other impressions": found.near}

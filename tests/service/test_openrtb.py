@@ -269,22 +269,25 @@ def test_counts_who_may_be_known(running: LiveService, client: httpx.Client) -> 
 def test_anonymous_users_are_assigned_by_the_request(folder: Path, tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     copytree(folder, bundles / "a")
-    reseal(build_bundle(bundles / "b", Recipe(seed=1)).folder, openrtb=MAPPING | {"features": {}})
+    for bundle in (bundles / "a", build_bundle(bundles / "b", Recipe(seed=1)).folder):
+        reseal(bundle, openrtb=MAPPING | {"features": {}})
     point(bundles, "a")
     arms = [{"name": name, "bundle": bundle, "weight": 1} for name, bundle in (("one", "current"), ("two", "b"))]
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
     with live_service(bundles, tmp_path) as running, running.client() as client:
         seen: dict[str, set[str]] = {"known": set(), "anonymous": set()}
+        same = dict.fromkeys(CANDIDATES, {"id": IDS[:3]})
         for number in range(20):
+            headers = {"X-Request-Id": f"r{number}"}
             for who, regs in (("known", {}), ("anonymous", {"coppa": 1})):
-                replies = [
-                    client.post(
-                        "/v1/openrtb", json=asked(bid_request(regs=regs)), headers={"X-Request-Id": f"r{number}"}
-                    )
-                    for _ in range(2)
-                ]
-                assert replies[0].json() == replies[1].json()
-                seen[who] |= {reply["arm"] for reply in replies[0].json()["imp"].values()}
+                document = asked(bid_request(regs=regs), candidates=same)
+                replies = [client.post("/v1/openrtb", json=document, headers=headers).json() for _ in range(2)]
+                assert replies[0] == replies[1]
+                for reply in replies[0]["imp"].values():
+                    alone = {"user_id": "u7" if who == "known" else None, "at": AT, "candidates": same["1"]}
+                    own = {"X-Request-Id": reply["request_id"]}
+                    assert client.post("/v1/score", json=alone, headers=own).json() == reply
+                    seen[who].add(reply["arm"])
         of_u7 = client.post("/v1/score", json={"user_id": "u7", "candidates": {"id": ["i1"]}}).json()["arm"]
 
     assert seen == {"known": {of_u7}, "anonymous": {"one", "two"}}

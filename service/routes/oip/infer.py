@@ -53,6 +53,7 @@ class InferForm:
             [(own_id, self._scoring_body(deployment, parts, found[2]))],
             _timeout_s(request),
             lambda replies: encode_reply(orjson.loads(replies[0]), request),
+            lambda _: None,
             lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
         )
 
