@@ -112,7 +112,8 @@ class ContentModel(nn.Module):
     """Linear models of items' content, one per user: of all users together, and a user's own in a few directions.
 
     Content is numbers, vectors and values of small vocabularies, no ID and no count: it also ranks items
-    without impressions. `train_content` fits it; then its weights are frozen. An unknown user has the shared model.
+    without impressions. What a missing vector would add is guessed from the values. `train_content` fits it; then its
+    weights are frozen. An unknown user has the shared model.
     """
 
     def __init__(self, schema: FeatureSchema, user: Categorical, directions: int) -> None:
@@ -121,15 +122,18 @@ class ContentModel(nn.Module):
         self.fields = [(schema.columns[field.name], field.size) for field in fields]
         self.user_id, width = schema.columns[user.name].start, 1 + directions
         self.numbers = schema.numeric_width("item")
-        self.values = nn.ModuleList(nn.Embedding(size, width) for _, size in self.fields)
+        # Weights of the values, then those of the guess.
+        self.sets = 2 if schema.semantic("item") and self.fields else 1
+        self.values = nn.ModuleList(nn.Embedding(size, self.sets * width) for _, size in self.fields)
         inputs = self.numbers + schema.semantic_width("item")
         self.linear = nn.Linear(inputs, width, bias=False) if inputs else None
         self.users = nn.Embedding(user.size, width)
         self.requires_grad_(False)
 
-    def forward(self, tensors: Tensors) -> Tensor:
-        """Return logits [N]. The user has batch 1 or N, the candidates N."""
-        user_BW = self.users(tensors["user_categorical"][:, self.user_id])
+    def forward(self, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
+        """Return logits [N], and what of them [N] is a guess; None if it makes none. The user has batch 1 or N, the
+        candidates N."""
+        user_BW, dense, guess_N1 = self.users(tensors["user_categorical"][:, self.user_id]), tensors["item_dense"], None
         shares_BW = nn.functional.pad(user_BW[:, 1:], (1, 0), value=1.0)
         logits_N1: Tensor = user_BW[:, :1]
         if self.values:
@@ -137,14 +141,19 @@ class ContentModel(nn.Module):
                 summed(tensors["item_categorical"][:, columns], table.get_parameter("weight"))
                 for (columns, _), table in zip(self.fields, self.values, strict=True)
             ]
-            logits_N1 = logits_N1 + dots(sum(weights[1:], weights[0]), shares_BW)
+            known_NW, *guesses = sum(weights[1:], weights[0]).chunk(self.sets, 1)
+            logits_N1 = logits_N1 + dots(known_NW, shares_BW)
+            for guess_NW in guesses:
+                # The last dense column says whether there is a vector.
+                guess_N1 = (1.0 - dense[:, -1:]) * dots(guess_NW, shares_BW)
+                logits_N1 = logits_N1 + guess_N1
         if self.linear is not None:
             by_user_BK = shares_BW @ self.linear.weight
             if self.numbers:
-                logits_N1 = logits_N1 + dots(tensors["item_dense"][:, : self.numbers], by_user_BK[:, : self.numbers])
+                logits_N1 = logits_N1 + dots(dense[:, : self.numbers], by_user_BK[:, : self.numbers])
             if "item_semantic" in tensors:
                 logits_N1 = logits_N1 + dots(tensors["item_semantic"], by_user_BK[:, self.numbers :])
-        return logits_N1[:, 0]
+        return logits_N1[:, 0], None if guess_N1 is None else guess_N1[:, 0]
 
 
 class Ranker(nn.Module):
@@ -215,8 +224,11 @@ class Ranker(nn.Module):
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
             network = network + self.by_taste(taste)[:, 0]
+        content, guess = self.content(tensors) if self.content else (None, None)
+        if guess is not None:
+            network = network + guess  # it learned beside the guess, too
         experts = [network, *([self.counts(tensors)] if self.counts else [])]
-        experts += [self.content(tensors)] if self.content else []
+        experts += [content] if content is not None else []
         if self.experts == 1:
             return [network, *conversion]
         age = torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest

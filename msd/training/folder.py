@@ -21,7 +21,7 @@ from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
-FORMAT = 11
+FORMAT = 12
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 WORK = ".work"
 _CHECKPOINT = "position.safetensors"

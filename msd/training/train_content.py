@@ -85,7 +85,16 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     shared, scale = shared + average, 1.0 / max(mean * (1.0 - mean), _LEAST)
     constant = shared[0] + habit + own @ centre - places @ (centre[1:] @ of_items)
     of_users = np.concatenate([scale * constant[:, None], places], 1)
-    _set(model, scale * np.concatenate([shared[1:, None], of_items], 1), components, of_users)
+    weights = scale * np.concatenate([shared[1:, None], of_items], 1)
+
+    # What a vector adds, guessed from the values by ridge regression over the items that were shown with one.
+    told = np.unique(item)
+    if vectors is not None:
+        told = told[vectors[told].any(1)]
+    width = x.shape[1] - (0 if components is None else len(components))
+    values, added = x[told, 1 + model.numbers : width], x[told, width:] @ weights[width - 1 :]
+    guess = np.linalg.solve(values.T @ values + np.eye(values.shape[1]), values.T @ added).astype(np.float64)
+    _set(model, weights, guess, components, of_users)
 
 
 def learn_prior(user: Rows, x: Floats | _Inputs, label: Floats) -> Prior:
@@ -168,16 +177,16 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
     return np.concatenate([*parts, *([] if reduced is None else [reduced])], 1).astype(np.float64)
 
 
-def _set(model: ContentModel, weights: Floats, components: Floats | None, users: Floats) -> None:
-    """Put the weights [D − 1, 1 + R] of `_described` inputs but the constant, and of users [U, 1 + R], into the
-    model."""
-    sizes = [model.numbers, *(size - 1 for _, size in model.fields)]
-    numbers, *values, reduced = np.split(weights, np.cumsum(sizes))
+def _set(model: ContentModel, weights: Floats, guess: Floats, components: Floats | None, users: Floats) -> None:
+    """Put the weights [D − 1, 1 + R] of `_described` inputs but the constant, those of the guess from the values
+    [K, 1 + R], and of users [U, 1 + R], into the model."""
+    places = np.cumsum([size - 1 for _, size in model.fields])
+    numbers, *values, reduced = np.split(weights, model.numbers + np.append(0, places))
     vectors = components.T @ reduced if components is not None else reduced
     with torch.no_grad():
         if model.linear is not None:
             model.linear.weight.copy_(torch.from_numpy(np.concatenate([numbers, vectors]).T))
-        for table, known in zip(model.values, values, strict=True):
+        for table, *known in zip(model.values, values, np.split(guess, places)[:-1], strict=True):
             assert isinstance(table, nn.Embedding)
-            table.weight.copy_(torch.from_numpy(np.concatenate([np.zeros((1, known.shape[1])), known])))
+            table.weight.copy_(torch.from_numpy(np.pad(np.concatenate(known[: model.sets], 1), ((1, 0), (0, 0)))))
         model.users.weight.copy_(torch.from_numpy(users))

@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, batch_opinions, count_tensors, taste_of, with_taste
+from msd.ranker.batch import Corruption, batch_opinions, count_tensors, event_tensors, taste_of, with_taste
 from msd.ranker.calibrate import fit_blend, fit_platt
 from msd.ranker.model import Ranker
 from msd.training.train import (
@@ -234,6 +234,27 @@ def test_content_model_ranks_items_without_id_counts_or_history(world: World) ->
     content, same = (predict_opinions(world.model, view, rows)[2] for view in (features, nothing))
     assert np.array_equal(content, same)
     assert roc_auc_score(features.labels.numpy()[rows], content) > 0.55
+
+
+def test_content_model_guesses_what_a_missing_vector_would_add(world: World) -> None:
+    """Where an item's category says all of its vector, the content model hardly misses the vector."""
+    features, content = world.features, copy.deepcopy(_ranker(world).content)
+    assert content is not None
+    first = torch.from_numpy(features.item.entities.categorical[:, content.fields[0][0].start].astype(np.int64))
+    normal = torch.Generator().manual_seed(0)
+    vectors = torch.randn(content.fields[0][1], features.schema.semantic_width("item"), generator=normal)[first]
+    train_content(content, features, {"item": vectors})
+    events = np.flatnonzero((features.parts == Part.TEST) & features.item.present[features.item.rows].numpy())
+    tensors = event_tensors(features, {**world.model.adaptors.adapt(features), "item": vectors}, events)
+    bare = tensors | {
+        "item_semantic": torch.zeros_like(tensors["item_semantic"]),
+        "item_dense": tensors["item_dense"].clone(),
+    }
+    bare["item_dense"][:, -1] = 0.0
+    whole, none = content(tensors)
+    logits, guess = content(bare)
+    assert not none.any()
+    assert torch.std(logits - whole) < 0.7 * torch.std(logits - guess - whole)
 
 
 def test_content_model_of_a_single_item_is_finite(world: World) -> None:
