@@ -340,7 +340,8 @@ nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::o
   bool is_finite;
   {
     const nb::gil_scoped_release unlocked;
-    is_finite = held.reply.write(held.frame, {request_id, arm.value_or("")}, run, corrections);
+    is_finite = held.reply.score(held.frame, request_id, run, corrections);
+    if (is_finite) held.reply.write(held.frame, {request_id, arm.value_or("")});
   }
   if (!is_finite) throw nb::value_error("a score is not finite");
   return bytes_of(held.reply.bytes());

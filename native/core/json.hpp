@@ -190,6 +190,16 @@ class JsonReader {
   // A number, correctly rounded. Refused: what overflows, and integers that Python does not convert. Other integers that
   // are too large are infinite.
   Number number() {
+    Number found = unread_number();
+    if (!is_ok_) return Number{};
+    const char* const end = found.text.data() + found.text.size();
+    if (std::from_chars(found.text.data(), end, found.value).ec != std::errc()) found.value = far(found.text);
+    if (!found.is_integer && !std::isfinite(found.value)) return refuse(), Number{};
+    return found;
+  }
+
+  // The same without its value, so that what overflows is not seen.
+  Number unread_number() {
     skip_space();
     const char* start = at_;
     if (at_ != end_ && *at_ == '-') at_++;
@@ -210,10 +220,22 @@ class JsonReader {
     if (is_integer && count > kMostDigits) return refuse(), Number{};
     // An integer has no signed zero.
     if (is_integer && *digits == '0') start = digits;
-    Number found{0.0, std::string_view(start, at_ - start), is_integer};
-    if (std::from_chars(start, at_, found.value).ec != std::errc()) found.value = far(found.text);
-    if (!is_integer && !std::isfinite(found.value)) return refuse(), Number{};
-    return found;
+    return {0.0, std::string_view(start, at_ - start), is_integer};
+  }
+
+  // What stands in a list, still to be read; a list within it is refused.
+  std::string_view unread_list() {
+    need('[');
+    const char* const start = at_;
+    while (is_ok_ && at_ != end_ && *at_ != ']' && *at_ != '[') {
+      if (*at_ == '"')
+        any_string();
+      else
+        at_++;
+    }
+    const std::string_view list(start, at_ - start);
+    need(']');
+    return list;
   }
 
  private:

@@ -46,7 +46,7 @@ class Reply {
   size_t ran = 0;  // the first candidates, which were in the run
 
   // To the frame's current request. False for a score that is not finite.
-  bool write(const Frame& frame, const Named& named, const Run& run, const std::vector<Correction>& corrections) {
+  bool score(const Frame& frame, std::string_view request_id, const Run& run, const std::vector<Correction>& corrections) {
     const Request& request = frame.request();
     spread(request, run);
     declare(frame, run.rows);
@@ -56,18 +56,22 @@ class Reply {
     if (!is_finite()) return false;
     ecpm_.assign(request.ids.size(), kNone);
     if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);
-    put_in_order(frame, named.request_id);
+    put_in_order(frame, request_id);
+    return true;
+  }
+
+  // Once it has its scores.
+  void write(const Frame& frame, const Named& named) {
     out_.clear();
     out_.put("{");
     put_member("request_id", named.request_id);
     after_id_ = out_.bytes().size();
     put_member("model_version", frame.model().version);
     if (!named.arm.empty()) put_member("arm", named.arm);
-    put_candidates(request.ids);
-    put_degraded(frame);
-    if (choice) put_choice(request.ids);
+    put_candidates(frame.request().ids);
+    if (is_degraded(frame)) put_degraded(frame);
+    if (choice) put_choice(frame.request().ids);
     out_.finish();
-    return true;
   }
 
   std::string_view bytes() const { return out_.bytes(); }
@@ -81,6 +85,30 @@ class Reply {
   }
   // The candidates in the reply, by their places in the request.
   const std::vector<size_t>& order() const { return order_; }
+  // Of each candidate of the request; NaN without a bid
+  const std::vector<double>& ecpm() const { return ecpm_; }
+
+  bool is_degraded(const Frame& frame) const {
+    return frame.user_rung != UserRung::kOwn || !degraded.empty() || !frame.unknown.empty() || frame.unknown_history;
+  }
+
+  // What is degraded of candidates, and categories that the model has never seen, as JSON.
+  void put_rungs(JsonWriter& to) const {
+    to.put("{");
+    for (const Degraded& one : degraded) {
+      to.key(one.id);
+      to.string(name_of(one.rung));
+    }
+    to.end('}');
+  }
+  static void put_unknown(JsonWriter& to, const std::vector<std::string>& places) {
+    to.put("{");
+    for (const std::string& place : places) {
+      to.key(place);
+      to.string("unknown");
+    }
+    to.end('}');
+  }
 
  private:
   // Gives candidates that were not in the run their own score, if they are there twice, or the unknown one's.
@@ -189,22 +217,16 @@ class Reply {
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.user_rung == UserRung::kOwn && degraded.empty() && frame.unknown.empty() && !frame.unknown_history)
-      return;
     out_.key("degraded");
     out_.put("{");
     if (frame.user_rung != UserRung::kOwn) put_member("user", name_of(frame.user_rung));
     if (!degraded.empty()) {
       out_.key("candidates");
-      out_.put("{");
-      for (const Degraded& one : degraded) put_member(one.id, name_of(one.rung));
-      out_.end('}');
+      put_rungs(out_);
     }
     if (!frame.unknown.empty()) {
       out_.key("values");
-      out_.put("{");
-      for (const std::string& place : frame.unknown) put_member(place, "unknown");
-      out_.end('}');
+      put_unknown(out_, frame.unknown);
     }
     if (frame.unknown_history) {
       out_.key("history");

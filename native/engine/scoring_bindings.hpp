@@ -26,7 +26,17 @@ std::unique_ptr<ScoringJob> make_job(const HeldPlan& held, const SentForm& sent,
   return std::make_unique<ScoringJob>(held.plan, std::move(own), max_candidates, rows, deadline, began);
 }
 
+// infer_request(JSON, bytes behind it or None, schema): (ID, body of the scoring request, outputs by name with whether in
+// bytes, whether all are), or None if Python is to translate it
+std::optional<std::tuple<std::string, nb::bytes, std::vector<std::pair<std::string, bool>>, bool>> infer_request(
+    const nb::bytes& json, const std::optional<nb::bytes>& rest, const Schema& schema) {
+  InferRequest request;
+  if (!request.read(view_of(json), rest ? std::optional(view_of(*rest)) : std::nullopt, schema)) return std::nullopt;
+  return std::tuple(request.id, bytes_of(request.body), request.outputs.named, request.outputs.in_bytes);
+}
+
 void add_scoring(nb::module_& module) {
+  module.def("infer_request", &infer_request);
   // LoadedModel(schema, runner, heads, ort_model, users, items, new_desk, capacity): `ort_model` is None if the runtime
   // is Python's, rows are None if they are not in memory; `new_desk()` returns a DeskForm.
   nb::class_<LoadedModel>(module, "LoadedModel")

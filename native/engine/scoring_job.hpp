@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "../core/bindings.hpp"
+#include "../core/infer_reply.hpp"
 #include "ort_bindings.hpp"
 #include "queue_bindings.hpp"
 
@@ -26,6 +27,7 @@ struct Desk {
   std::vector<float*> into;                // by head
   Run heads{{}, 0};
   std::unique_ptr<BoundOrtModel> model;
+  InferReply infer;
   std::string whole;  // a reply with its head
 };
 
@@ -216,7 +218,13 @@ class ScoringJob : public OwnedJob {
     stages_.queue += started - queued_at;
     try {
       if (!std::exchange(is_read_, true)) read(worker);
-      while ((fate_ = score(worker)) == Fate::kScored && part_ < parts_.size()) is_given_ = false;
+      score_all(worker);
+      if (fate_ == Fate::kRefused && std::exchange(is_translated_here_, false)) {
+        shown_id = sent.request_id;
+        have_translated(worker);
+        read(worker);
+        score_all(worker);
+      }
       if (parts_.size() < 2) return;
       rows = fate_ == Fate::kScored ? candidates_ : 0;
       has_one_run = false;
@@ -289,7 +297,7 @@ class ScoringJob : public OwnedJob {
 
   const Sent sent;
   const double began;
-  std::string shown_id;               // the reply's; set with Python's lock
+  std::string shown_id;               // the reply's; set before its run
   std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
 
   // Its client may hold the job.
@@ -341,25 +349,61 @@ class ScoringJob : public OwnedJob {
   // Translating larger bodies takes long.
   static constexpr size_t kHeavyBytes = 16'384;
 
-  // Have Python make scoring requests of another form: (the reply's ID, [(ID, body)], seconds until the deadline or None,
-  // what makes (headers, body) of all replies, or a list of what stands around them in JSON), and more that is its own.
   void translate(Worker& worker) {
     const double before = clock_s();
+    is_translated_here_ = translate_tensors();
+    if (!is_translated_here_) have_translated(worker);
+    const double took = clock_s() - before;
+    stages_.parse += took;
+    stages_.queue -= took;
+  }
+
+  // Make a scoring request of tensors. False if Python is to do that.
+  bool translate_tensors() {
+    if (sent.path != "/v2/models/msd/infer") return false;
+    std::string_view json = sent.body;
+    std::optional<std::string_view> rest;
+    if (sent.json_length) {
+      constexpr size_t kMostLengthDigits = 9;
+      size_t length = 0;
+      const char* const last = sent.json_length->data() + sent.json_length->size();
+      const auto [end, error] = std::from_chars(sent.json_length->data(), last, length);
+      if (error != std::errc() || end != last || sent.json_length->size() > kMostLengthDigits || length > json.size())
+        return false;
+      rest = json.substr(length);
+      json = json.substr(0, length);
+    }
+    InferRequest request;
+    if (!request.read(json, rest, plan_->first.schema)) return false;
+    if (!request.id.empty()) shown_id = request.id;
+    Part& part = parts_.emplace_back();
+    part.request_id = shown_id;
+    part.body = std::move(request.body);
+    outputs_ = std::move(request.outputs);
+    return true;
+  }
+
+  // By Python: (the reply's ID, [(ID, body)], seconds until the deadline or None, what makes (headers, body) of all replies,
+  // or a list of what stands around them in JSON, more that is its own, the outputs of tensors or None), and again more.
+  nb::object translated() const {
+    const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
+    return (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
+  }
+
+  void have_translated(Worker& worker) {
     ask(worker, [&] {
-      const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
-      made_ = (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
+      made_ = translated();
       shown_id = nb::cast<std::string>(made_[0]);
       const auto made = nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]);
-      parts_.resize(made.size());
+      parts_ = std::vector<Part>(made.size());
       for (size_t k = 0; k < made.size(); k++) {
         parts_[k].request_id = made[k].first;
         parts_[k].body = view_of(made[k].second);
       }
       timeout_s_ = nb::cast<std::optional<double>>(made_[2]);
+      using OutputsForm = std::pair<std::vector<std::pair<std::string, bool>>, bool>;
+      if (const auto outputs = nb::cast<std::optional<OutputsForm>>(made_[5])) outputs_ = {outputs->first, outputs->second};
     });
-    const double took = clock_s() - before;
-    stages_.parse += took;
-    stages_.queue -= took;
   }
 
   const std::string& body_of(const Part& part) const { return part.body.empty() ? sent.body : part.body; }
@@ -381,7 +425,7 @@ class ScoringJob : public OwnedJob {
       keeps_rows_ |= part.is_followed;
       if ((part.like = like_of(part, candidates))) {
         part.assignment = part.like->assignment;
-      } else if (part.request.read(body_of(part), candidates)) {
+      } else if (part.request.read(body_of(part), candidates) && !(is_translated_here_ && part.request.is_explained)) {
         part.assignment = assigned(worker, part, last);
         last = &part;
       } else {
@@ -431,6 +475,10 @@ class ScoringJob : public OwnedJob {
     std::unique_ptr<Desk>& desk = model.desks.at(worker.number);
     if (!desk) desk = ask(worker, [&] { return model.make_desk(); });
     return *desk;
+  }
+
+  void score_all(Worker& worker) {
+    while ((fate_ = score(worker)) == Fate::kScored && part_ < parts_.size()) is_given_ = false;
   }
 
   // Score the current part, and those that are like it.
@@ -487,8 +535,11 @@ class ScoringJob : public OwnedJob {
     stages_.reply = ready_at_ - after;
     const Stages own = std::exchange(stages_, {});
     all_stages_.add(own);
-    const Reply& last = desk.held->reply;
-    if (part_ == parts_.size()) made_.is_valid() ? finish(worker, desk) : send(desk, last.bytes());
+    if (part_ == parts_.size()) {
+      if (is_in_tensors_) send_tensors(desk);
+      else if (form == Form::kScore) send(desk, desk.held->reply.bytes());
+      else finish(worker, desk);
+    }
     count(*worker.tally, own, desk.held->frame);
     return Fate::kScored;
   }
@@ -501,12 +552,14 @@ class ScoringJob : public OwnedJob {
     held.frame.turn_to(part.request);
     const bool is_uncertain = part.request.explore && held.frame.deviate(heads[0].scores, rows, deviations);
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
-    const bool is_finite = held.reply.write(held.frame, {part.request_id, assignment_->arm}, desk.heads,
-                                            assignment_->corrections);
+    const bool is_finite = held.reply.score(held.frame, part.request_id, desk.heads, assignment_->corrections);
     if (is_uncertain) heads.pop_back();
     if (!is_finite) return false;
     user_rung_ = held.frame.user_rung;
-    if (made_.is_valid()) part.reply = held.reply.bytes();
+    const Named named{part.request_id, assignment_->arm};
+    is_in_tensors_ = outputs_ && desk.infer.write(held.reply, held.frame, named, *outputs_);
+    if (!is_in_tensors_) held.reply.write(held.frame, named);
+    if (form != Form::kScore) part.reply = held.reply.bytes();
     put_by(worker, desk, part, is_shared);
     for (Part& other : parts_) {
       if (other.like != &part) continue;
@@ -524,12 +577,20 @@ class ScoringJob : public OwnedJob {
     part.is_scored = true;
   }
 
-  // The reply of the request's own form.
+  void send_tensors(Desk& desk) {
+    const InferReply& infer = desk.infer;
+    if (infer.has_bytes())
+      first_ = "content-type: application/octet-stream\r\ninference-header-content-length: " +
+               std::to_string(infer.json_size) + "\r\n";
+    send(desk, infer.bytes());
+  }
+
+  // The reply of the request's own form; or what is wrong with the outputs that it asks for.
   void finish(Worker& worker, Desk& desk) {
     std::string whole;
     ask(worker, [&] {
       // Let go of with Python's lock, so that the job needs it no more.
-      const nb::object made = std::exchange(made_, {});
+      const nb::object made = made_.is_valid() ? std::exchange(made_, {}) : translated();
       if (nb::isinstance<nb::list>(made[3])) {
         const auto pieces = nb::cast<std::vector<nb::bytes>>(made[3]);
         for (size_t k = 0; k < parts_.size(); k++) whole.append(view_of(pieces.at(k))).append(parts_[k].reply);
@@ -625,6 +686,9 @@ class ScoringJob : public OwnedJob {
   const size_t max_candidates_;
   std::vector<std::string_view> lacked_;  // candidates of the current parts, if rows are
   std::optional<double> timeout_s_;   // until the deadline that the body sets
+  std::optional<Outputs> outputs_;  // of a request in tensors
+  bool is_translated_here_ = false;  // without Python
+  bool is_in_tensors_ = false;       // the reply that is written last
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
   std::string reply_;                 // kept for Python
   bool is_read_ = false;       // whether the parts are

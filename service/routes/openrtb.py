@@ -83,6 +83,7 @@ class OpenrtbForm:
             None,
             [*pieces, b"}}"],
             self._read,
+            None,
             lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
         )
 

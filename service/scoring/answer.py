@@ -124,6 +124,9 @@ class Translated(NamedTuple):
     between and after these in a reply in JSON."""
     check: Callable[[bytes], object]
     """Raises the error of a body with a mistake that is not its parts' own. Takes long."""
+    outputs: tuple[Sequence[tuple[str, bool]], bool] | None
+    """Of tensors, which the core writes: those asked for, each with whether in bytes; whether all are, if none is. Then
+    `finish` raises the error of outputs that do not exist."""
     place_of: Callable[[int, str], str]
     """Returns the place in this form of what is at fault in a part."""
 

@@ -22,6 +22,7 @@ from service.scoring.engine import ScoringEngine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.native.comparison import Pair
+from tests.native.test_infer import compare
 from tests.native.worlds import draw_world
 
 _OUTCOMES = ("filled", "unread", "lacking")
@@ -45,7 +46,8 @@ Read = tuple[bytes, list[tuple[bytes, bytes]], bytes]
 
 
 def soak(requests: int, seed: int) -> dict[str, int]:
-    """How many requests came to each outcome. Raises AssertionError at the first difference."""
+    """How many requests came to each outcome, beside as many of tensors. Raises AssertionError at the first
+    difference."""
     outcomes: Counter[int] = Counter()
     while outcomes.total() < requests:
         random = Random(seed)
@@ -55,6 +57,7 @@ def soak(requests: int, seed: int) -> dict[str, int]:
                 pair = Pair(world, random, is_file)
                 for _ in range(_REQUESTS_A_WORLD):
                     outcomes[pair.compare(random)] += 1
+                    compare(random, world)
         seed += 1
     return {name: outcomes[number] for number, name in enumerate(_OUTCOMES)}
 

@@ -50,7 +50,7 @@ _END_S = 30.0
 _FAILED = "while running Gather node"
 """What the runtime says of a run that the graph lets fail."""
 _FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
-_PATHS = {"/v1/score": Form.SCORE, "/v1/openrtb": Form.OPENRTB}
+_PATHS = {"/v1/score": Form.SCORE, "/v1/openrtb": Form.OPENRTB, "/v2/models/msd/infer": Form.INFER}
 _HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 _HARD = struct.pack("ii", 1, 0)
 _NONSENSE = [
@@ -86,7 +86,7 @@ def scored_twice(
     parts = [(f"{request_id}/{place}", body) for place in range(2)]
     timeout_s = 0.5 if len(body) % 2 else None
     return Translated(
-        request_id, parts, timeout_s, lambda replies: ([], replies[1]), _check_twice, lambda _, field: field
+        request_id, parts, timeout_s, lambda replies: ([], replies[1]), _check_twice, None, lambda _, field: field
     )
 
 
@@ -222,7 +222,11 @@ class EngineSoak:
 
     def _request(self) -> bytes:
         body, ms = self._raw().body, self._random.choice([1, 5, 50, 1_000])
-        head = _HEAD % self._random.choice(list(_PATHS)).encode()
+        path = self._random.choice(list(_PATHS))
+        if _PATHS[path] is Form.INFER:
+            whole = {"name": "request", "shape": [1], "datatype": "BYTES", "data": [body.decode()]}
+            body = json.dumps({"inputs": [whole], "id": "y" * self._random.randrange(40)}).encode()
+        head = _HEAD % path.encode()
         deadline = b"X-Deadline-Ms: %d\r\n" % ms if self._random.random() < 0.9 else b""
         return head + deadline + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -241,7 +245,8 @@ class EngineSoak:
 
     def _check(self, body: bytes) -> None:
         """Check a whole reply."""
-        assert json.loads(body)["candidates"]["id"]
+        reply = json.loads(body)
+        assert reply["outputs"] if "outputs" in reply else reply["candidates"]["id"]
 
     def _note(self, error: BaseException) -> None:
         is_failed_run = isinstance(error, RuntimeError) and _FAILED in str(error)
