@@ -73,6 +73,8 @@ def _tensors(schema: FeatureSchema, candidates: int, held: int = 3) -> dict[str,
         shape = (candidates if spec.side == "item" else 1, *spec.shape)
         values = rng.integers(0, 3, shape) if spec.dtype == "int32" else rng.standard_normal(shape)
         tensors[spec.name] = torch.from_numpy(values.astype(spec.dtype))
+    if schema.semantic("item"):  # every second item has a vector
+        tensors["item_dense"][:, -1] = torch.arange(candidates) % 2
     shown, ages = torch.tensor([1.0, 4.0, 2.0, 1.0, 8.0]), torch.tensor([30.0, 7.0, 1.0, 0.1, 0.0])
     clicks, rates = torch.tensor([1.0, 0.0, 2.0, 0.0, 3.0]), torch.tensor([0.3, -0.5, 0.0, 1.0, -2.0])
     tensors["history_outcomes"] = torch.stack([shown, clicks, ages, rates], -1)[None]
@@ -143,7 +145,7 @@ def test_every_input_changes_scores(made: Made) -> None:
 
 @EVERY
 def test_onnxruntime_scores_like_torch(made: Made, tmp_path: Path) -> None:
-    torch.manual_seed(6)
+    torch.manual_seed(5)
     trained = TrainedRanker(made[1], SMALL.model_copy(update={"network": made[0]}), VECTOR_DIM)
     _stir(trained.ranker)
     session = onnxruntime.InferenceSession(ranker_graph(trained), providers=["CPUExecutionProvider"])
