@@ -145,13 +145,10 @@ class Seen(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A reply's headers and body, and its data for log and traces. `stages`: seconds, in the order of `STAGES`."""
+    """A reply's headers and body."""
 
     headers: Headers
     body: bytes
-    candidates: int
-    degraded: dict[str, int]
-    stages: tuple[float, ...]
     seen: Sequence[Seen]
     """What followers want of it."""
 

@@ -209,7 +209,7 @@ class Pipeline:
         head: bytes = core.head(len(found.reply), found.explain_s)
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in head.splitlines())]
         seen = [one for one in found.looked if one.served is not None]
-        return Answer(headers, found.reply, found.candidates, found.degraded, found.stages, seen)
+        return Answer(headers, found.reply, seen)
 
     async def _score(self, job: _AppJob, raw: RawRequest, found: _Found | None = None) -> _Found:
         """Score a request, and explain it if it asks for that. `found`: what it has ended with already."""
