@@ -94,12 +94,14 @@ def day(run: Run) -> None:
         ) as service:
             today = Day(run, service, redis, keys, clock, first, second)
             load = today.spend()
+            with ServiceConnection(service.url) as client:
+                dropped = client.metric('msd_log_records_total{result="dropped"}')
             service.terminate()
             status = service.wait_for_end()
     run.check(f"the service ends in order: {status}", status == 0)
     run.timeline = load.timeline
     run.hear("comparing replies with the log")
-    _check_replies(run, load.seen, log)
+    _check_replies(run, load.seen, log, int(dropped))
     run.hear("scoring the log again")
     options = [part for bundle in (first, second) for part in ("--bundle", str(bundle))]
     replayed = json.loads(msd_output("replay", str(log), *options, "--json"))
@@ -394,8 +396,9 @@ def _opened(body: bytes) -> dict[str, Any]:
     return document.get("error", document) if isinstance(document.get("error"), dict) else document
 
 
-def _check_replies(run: Run, seen: list[Seen], log: Path) -> None:
-    """Compare every reply with its record in the log: the same version and the same scores, to the bit."""
+def _check_replies(run: Run, seen: list[Seen], log: Path, dropped: int) -> None:
+    """Compare every reply with its record in the log: the same version and the same scores, to the bit. `dropped`:
+    records that the service counted as such, as it does while attacks fill the log's memory on a busy machine."""
     replies: dict[str, Mapping[str, Any]] = {}
     for one in seen:
         if one.status == 200:
@@ -411,6 +414,6 @@ def _check_replies(run: Run, seen: list[Seen], log: Path) -> None:
             ids, pctr = reply["candidates"]["id"], np.asarray(reply["candidates"]["pctr"], np.float32).tolist()
             is_same = pctr == [logged[item] for item in ids] and reply["model_version"] == version
             found, wrong = found + 1, wrong + (not is_same)
-    run.figures |= {"replies": len(replies), "replies_in_log": found, "replies_unlike_log": wrong}
-    run.check("every reply is in the log", found == len(replies))
+    run.figures |= {"replies": len(replies), "replies_in_log": found, "replies_unlike_log": wrong, "dropped": dropped}
+    run.check("every reply is in the log, or counted as dropped", len(replies) - found <= dropped)
     run.check("every reply has the version and the scores of its record", wrong == 0 and found > 0)
