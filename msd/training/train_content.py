@@ -180,7 +180,7 @@ def _described(model: ContentModel, features: Features, reduced: Floats | None) 
 def _set(model: ContentModel, weights: Floats, guess: Floats, components: Floats | None, users: Floats) -> None:
     """Put the weights [D − 1, 1 + R] of `_described` inputs but the constant, those of the guess from the values
     [K, 1 + R], and of users [U, 1 + R], into the model."""
-    places = np.cumsum([size - 1 for _, size in model.fields])
+    places = np.cumsum([size - 1 for _, size in model.fields], dtype=np.int64)
     numbers, *values, reduced = np.split(weights, model.numbers + np.append(0, places))
     vectors = components.T @ reduced if components is not None else reduced
     with torch.no_grad():

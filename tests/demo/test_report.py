@@ -59,7 +59,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_page_shows_figures_and_steps_without_a_network_and_escapes_texts(page: str) -> None:
     assert "<script" not in page
-    assert page.count(ESCAPED) == 2
+    assert page.count(ESCAPED) == 3
     assert "What user u&lt;1&gt; would be shown" in page
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
