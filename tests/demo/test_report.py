@@ -40,7 +40,6 @@ SUMMARY: dict[str, Any] = {
         "test": "made up",
     },
     "steps": {"data": 1.5, HOSTILE: 2.0},
-    "began": {"data": 0.0, HOSTILE: 0.5},
 }
 
 
@@ -68,7 +67,6 @@ def test_page_shows_figures_and_steps_without_a_network_and_escapes_texts(page: 
         assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
-    assert page.count("<svg") == page.count("</svg>") == 1
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")
