@@ -1,6 +1,6 @@
 """Takes pictures of what people see in a browser: `python -m tests.browser.screenshots BUNDLE OUT`.
 
-Those of the service on BUNDLE (index, playground, API) and of the documentation, at two widths; and of the reports that
+Those of the service on BUNDLE (playground, API) and of the documentation, at two widths; and of the reports that
 `make demo` leaves beside the bundle, as it does the one that was trained without the LLM's knowledge.
 """
 
@@ -44,7 +44,6 @@ def main(bundle: Path, out: Path) -> None:
         ) as service:
             wait_until(lambda: not service.ready()["loading"])
             for width in WIDTHS:
-                _take(_opened(browser, width, service.url, service.url), out / f"index-{width}.png")
                 api = _opened(browser, width, service.url, f"{service.url}/docs")
                 expect(api.tab.locator(".opblock").first).to_be_visible(timeout=_PATIENCE_MS)
                 _take(api, out / f"api-{width}.png")
