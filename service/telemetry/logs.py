@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal, TextIO, cast
 
 import structlog
-from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
+from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, WrappedLogger
 
 LineResult = Literal["written", "dropped", "limited", "lost"]
@@ -51,29 +51,26 @@ def configure_logs(level: str) -> "LineCounts":
     counts = LineCounts()
     output, errors = (LineWriter(_detached(one), counts) for one in (_STDOUT, _STDERR))
     sys.stdout, sys.stderr = cast(TextIO, _Stream(output, _STDOUT)), cast(TextIO, _Stream(errors, _STDERR))
-    shared = add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)
+    limit, stamp = LineLimit(counts), structlog.processors.TimeStamper(fmt="iso", utc=True)
+    as_json = structlog.processors.JSONRenderer(default=str, separators=(",", ":"))
+    rendered = structlog.processors.format_exc_info, as_json
     structlog.configure(
-        processors=[*shared, ProcessorFormatter.wrap_for_formatter],
+        processors=[limit, add_log_level, stamp, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
-    handler.addFilter(LineLimit(counts))
+    handler.addFilter(limit.filter)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=[add_logger_name, *shared],
-            processors=[
-                _tell_suppressed,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(default=str, separators=(",", ":")),
-            ],
+            foreign_pre_chain=[add_logger_name, add_log_level, stamp, ExtraAdder(["suppressed"])],
+            processors=[ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
-    logging.getLogger("msd").setLevel(number)
     return counts
 
 
@@ -156,26 +153,38 @@ class LineWriter:
         return True
 
 
-class LineLimit(logging.Filter):
-    """Drops too frequent lines of one kind; the next written line says how many."""
+class LineLimit:
+    """Drops too frequent lines of one kind, before they are made; the next written line says how many."""
 
     def __init__(self, counts: LineCounts, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
         self._counts, self._clock = counts, clock
         self._kinds: dict[tuple[object, ...], _Kind] = {}
 
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Return the event, or raise structlog.DropEvent."""
+        if (suppressed := self._suppressed(method, event["event"], event.get("status"))) is None:
+            raise structlog.DropEvent
+        if suppressed:
+            event["suppressed"] = suppressed
+        return event
+
     def filter(self, record: logging.LogRecord) -> bool:
-        # Libraries' lines are grouped by logger: their texts may quote a client's bytes.
-        event = record.msg if isinstance(record.msg, dict) else {"event": record.name}
-        kind = (record.levelname, event["event"], event.get("status"))
+        """Return whether to write a library's line. They are grouped by logger: their texts may quote a client's
+        bytes."""
+        if suppressed := self._suppressed(record.levelname, record.name):
+            record.suppressed = suppressed
+        return suppressed is not None
+
+    def _suppressed(self, *kind: object) -> int | None:
+        """Return how many lines of a kind were dropped before this one; None if it is dropped, too."""
         if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
-            kind = ("", None, None)
+            kind = ()
         bucket = self._kinds.setdefault(kind, _Kind(self._clock()))
         if not bucket.takes(self._clock()):
             self._counts.add("limited")
-            return False
-        record.suppressed, bucket.suppressed = bucket.suppressed, 0
-        return True
+            return None
+        suppressed, bucket.suppressed = bucket.suppressed, 0
+        return suppressed
 
 
 class _Kind:
@@ -250,11 +259,3 @@ def _detached(descriptor: int) -> int:
             os.dup2(fresh, descriptor)
             os.close(fresh)
     return copy
-
-
-def _tell_suppressed(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Add what the record's filter found, and leave out what is for the formatter."""
-    if suppressed := event.pop("_record").suppressed:
-        event["suppressed"] = suppressed
-    del event["_from_structlog"]
-    return event
