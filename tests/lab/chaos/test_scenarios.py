@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lab.chaos.command import Scenario, run_all, scenarios
+from lab.chaos.day import unexplained
 from lab.chaos.page import chaos_page
 from lab.chaos.run import ChaosPlan, Run, Unable
 from msd.__main__ import main
@@ -130,3 +131,14 @@ def test_unknown_scenario_is_an_error(bundle: Bundle, tmp_path: Path, capsys: py
     assert ended.value.code == 2
     assert "earthquake: no such scenario; there are: swap, redis-kill" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_reply_missing_in_the_log_is_explained_by_a_drop_counted_when_it_came() -> None:
+    read = [(10.0, 0.0), (20.0, 2.0), (30.0, 2.0), (40.0, 9.0)]
+
+    assert unexplained([], read) == 0
+    assert unexplained([12.0, 19.0, 35.0], read) == 0
+    assert unexplained([9.0, 9.5], read) == 0  # counted a moment later
+    assert unexplained([11.0, 12.0, 13.0], read) == 1  # one more than was dropped then, whatever is dropped later
+    assert unexplained([5.0, 25.0, 26.0], [(10.0, 0.0), (20.0, 0.0), (30.0, 2.0), (40.0, 9.0)]) == 1
+    assert unexplained([41.0], read) == 1
