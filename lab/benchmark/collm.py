@@ -139,7 +139,7 @@ COLLM = Protocol(
         "second run, five seeds, after click rates became log-odds and a user's rows stood together: ours .7547",
         "an audit's re-run, three seeds, live counts among it",
         "corrections of calibration, day by day, one seed of the network with a count model (decision 41)",
-        "a user's vector made in three ways, two seeds of the network before LoRA (decision 46): no sure gain",
+        "a user's vector made in three ways, two seeds of the network before LoRA (decision 58): no sure gain",
         "third run, five seeds, with a count model and averaged weights: ours .7578, with live counts .7819",
         "two looks of a prototype of the taste",
         "fourth run, three seeds, with the taste and no MLP, at three delays of feedback: ours .8019, .7869, .7724",

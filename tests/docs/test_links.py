@@ -7,6 +7,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, prose
 
+_CITED = re.compile(r"\[?[Dd]ecisions?[\s#]+(?P<number>\d+)(?:\]\((?P<target>[^)\s]+)\))?")
 _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 
 
@@ -42,3 +43,25 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
     )
 
     assert broken(page) == ["none.md", "other.md#no-heading", "#here"]
+
+
+def test_cited_decisions_exist() -> None:
+    decisions = {int(page.name[:4]): page.name for page in (ROOT / "docs/decisions").glob("*.md")}
+    folders = (
+        "msd",
+        "service",
+        "native",
+        "model_export",
+        "operations",
+        "loadtest",
+        "msd_client",
+        "lab",
+        "tests",
+        "docs",
+    )
+    sources = [file for folder in folders for file in (ROOT / folder).rglob("*.*") if file.suffix in (".py", ".hpp")]
+    for file in [*sources, *PAGES]:
+        text = re.sub(r"^It holds .*?\n\n", "", file.read_text("utf-8"), flags=re.M | re.S)
+        for cited in _CITED.finditer(text):
+            name = decisions.get(int(cited["number"]), "")
+            assert name and (cited["target"] or name).split("#")[0].endswith(name), f"{file}: {cited[0]}"
