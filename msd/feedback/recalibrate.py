@@ -32,8 +32,8 @@ from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
 
 Floats = NDArray[np.float64]
-# Chosen on CoLLM's valid period: the prior's standard deviation of shift and slope, and the minimum likelihood ratio (as
-# 2 log) for a change (decision 41).
+# Chosen on CoLLM's valid period: the prior's standard deviation of shift and slope, and the minimum likelihood ratio
+# (as 2 log) for a change (decision 41).
 _PRIOR = 0.3
 _LEAST_GAIN = 1.0
 _LEAST_CLICKS = 100
