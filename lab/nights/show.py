@@ -72,7 +72,8 @@ def run_nights(
         served = (world.bundles / "current").resolve().name
         with world.services():  # at its end, all of the log is written
             shown = world.visits(impressions, day.bots)
-        figures = {"day": day.name, "served": served, "expected": day.expected, "scores": shown.measured()}
+        figures: dict[str, Any] = {"day": day.name, "served": served, "expected": day.expected}
+        figures |= {"scores": shown.measured(), "unscored": shown.unscored}
         world.drift(day.moves_back)
         if day.expected:
             hear(f"night {day.name}")

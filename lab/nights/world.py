@@ -62,6 +62,8 @@ class Shown:
     nightly: list[float] = field(default_factory=list)
     never: list[float] = field(default_factory=list)
     clicks: list[bool] = field(default_factory=list)
+    unscored: int = 0
+    """Visitors who came in vain: a starved machine answers 504."""
 
     def measured(self) -> dict[str, dict[str, float]]:
         """Return AUC, calibration and more by predictor."""
@@ -125,7 +127,7 @@ class World:
         shown, events = Shown(), list[dict[str, Any]]()
         for number in range(count):
             self._visit(number, self._rng.random() < bots, shown, events)
-            if len(events) > _BATCH or number == count - 1:
+            if len(events) > _BATCH or (events and number == count - 1):
                 self._tell(events)
                 events.clear()
         return shown
@@ -142,14 +144,20 @@ class World:
         }
         *pods, never = self._connections
         body = json.dumps(request).encode()
-        reply = json.loads(pods[number % len(pods)].scored(body).body)
-        scores, old = reply["candidates"]["pctr"], never.scores(body)
+        replies = [service.score(body) for service in (pods[number % len(pods)], never)]
+        if 504 in (reply.status for reply in replies):
+            shown.unscored += 1
+            return
+        for reply in replies:
+            reply.check(200)
+        reply, old = (json.loads(reply.body) for reply in replies)
+        scores = reply["candidates"]["pctr"]
         chances = self.chances(items, np.full(len(items), device))
         first = 0 if rng.random() < _RANDOM else int(np.argmax(scores))
         clicked = bool(rng.random() < (_BOTS_CLICK if is_bot else chances[first]))
         shown.law.append(float(chances[-1]))
         shown.nightly.append(scores[-1])
-        shown.never.append(old[-1])
+        shown.never.append(old["candidates"]["pctr"][-1])
         shown.clicks.append(bool(rng.random() < chances[-1]))
         event = {"user_id": user or "guest", "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
         for kind in ("impression", "click")[: 1 + clicked]:

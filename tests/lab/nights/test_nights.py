@@ -2,11 +2,15 @@
 and a training on many events."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 from lab.nights.large import run_large
 from lab.nights.show import Day, run_nights
 from lab.nights.stream import run_stream
+from lab.nights.world import World
+from loadtest.http_client import ServiceConnection
+from tests.scripted_server import Reply, scripted_server
 
 
 def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) -> None:
@@ -35,3 +39,15 @@ def test_training_on_many_events_is_measured_by_phase(tmp_path: Path) -> None:
     found = run_stream(tmp_path / "work", 5_000, 1, lambda doing: None)
     assert list(found["steps"]) == ["write", "train"]
     assert all(cost["peak_mb"] > 50 and cost["cpu_seconds"] > 0 for cost in found["steps"].values())
+
+
+def test_visitor_whose_request_is_late_is_counted_and_the_day_goes_on(tmp_path: Path) -> None:
+    world, told = World(tmp_path), Reply(202)
+    scored = Reply(body=json.dumps({"request_id": "r", "candidates": {"pctr": [0.1] * 5}}).encode())
+    with ExitStack() as stack:
+        for acts in ((Reply(504), told), (scored, told), (scored, scored, told)):
+            url = stack.enter_context(scripted_server(*acts)).url
+            world._connections.append(stack.enter_context(ServiceConnection(url)))
+        shown = world.visits(2)
+
+    assert (shown.unscored, len(shown.nightly)) == (1, 1)
