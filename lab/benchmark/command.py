@@ -25,6 +25,7 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.split import Part
 from msd.report import show, table
 
+_ROW_CHARS = 640
 BENCHMARKS: dict[str, Protocol] = {protocol.name: protocol for protocol in (COLLM, ML_100K, ML_100K_COLD)}
 
 app = typer.Typer(add_completion=False)
@@ -78,7 +79,7 @@ def benchmark(
         results = run_benchmark(protocol, data, work / name, scope, progress)
         progress("resampling", 0, 1)
         figures = figures_of(protocol, scope, results, resamples)
-    write_text_atomic(out, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    write_text_atomic(out, by_row(figures) + "\n")
     if protocol.hidden is None:
         write_text_atomic(out.with_suffix(".svg"), draw_benchmark(results, resamples))
     show(_tables(figures))
@@ -107,6 +108,17 @@ def figures_of(protocol: Protocol, scope: Scope, results: Results, resamples: in
             "rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
         },
     }
+
+
+def by_row(figures: Any, indent: str = "") -> str:  # noqa: ANN401 - any JSON
+    """Return JSON with one line for each model, and six decimals."""
+    rounded = json.loads(json.dumps(figures, allow_nan=False), parse_float=lambda text: round(float(text), 6))
+    whole = json.dumps(rounded)
+    if not isinstance(figures, dict) or len(whole) <= _ROW_CHARS:
+        return whole
+    deeper = f"{indent}  "
+    rows = [f"{deeper}{json.dumps(name)}: {by_row(value, deeper)}" for name, value in rounded.items()]
+    return "\n".join(["{", ",\n".join(rows), f"{indent}}}"])
 
 
 def _commit() -> str:

@@ -44,6 +44,8 @@ def test_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: 
     lines = figures["views"]["live_600_s"]["lines"]
     assert list(figures["views"]) == ["live_600_s"]
     assert lines.keys() == set(VARIANTS)
+    (row,) = (line for line in out.read_text().splitlines() if '"auc"' in line and '"regression": ' in line)
+    assert json.loads("{" + row.strip().rstrip(",") + "}") == {"regression": lines["regression"]}
     assert 0.5 < lines["regression"]["auc"] < 1
     assert lines["regression"]["gains"]["request_auc"].keys() == {"gain", "ci95"}
     assert set(figures["seconds"]) == set(VARIANTS)
