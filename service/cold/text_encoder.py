@@ -139,7 +139,10 @@ class Encoders:
             encoder = await self.in_thread(_load, bundle)
         except Exception as error:
             self._refused[folder, manifest_sha256] = time.monotonic() + _REFUSED_S
-            self._log.error("encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S)
+            trace = None if isinstance(error, MsdError) else error
+            self._log.error(
+                "encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S, exc_info=trace
+            )
             raise EncoderAway(f"{folder}: {error}") from error
         self._loaded.put({identity: encoder})
         self._log.info("encoder_ready", bundle=str(folder))

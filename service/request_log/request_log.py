@@ -128,11 +128,14 @@ class RequestLog:
             try:
                 if told is not None:
                     writer.take(told)
+            except Exception as error:
+                writer.lose(told, error)
+            try:
                 if time.monotonic() >= tick_at:
                     tick_at = time.monotonic() + self._tick_s
                     writer.tick()
             except Exception as error:
-                writer.lose(told, error)
+                writer.lose(None, error)
             if told is not None:
                 # Only now, so that a hanging writer fills the queue.
                 self._taken_bytes += told.size
@@ -238,7 +241,6 @@ class LogWriter:
         try:
             if batches:
                 self._folder.add(waiting.kind, encode_batches(batches))
-                self._metrics.log_bytes.set(self._folder.size())
         except Exception as error:  # the disk, first of all
             self._lost(waiting.kind, count, error)
         else:

@@ -220,6 +220,24 @@ def test_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: 
     assert {line["event"] for line in lines} == {"request_log_failed"}
 
 
+def test_record_is_written_though_the_folder_cannot_be_measured(model: Model, tmp_path: Path) -> None:
+    class Unmeasured(LogFolder):
+        def size(self) -> int:
+            if self.is_unreadable:
+                raise PermissionError("the folder")
+            return super().size()
+
+        is_unreadable = False
+
+    metrics, folder = Metrics(), Unmeasured(tmp_path, 2**30, 1e9)
+    log = RequestLog(LogWriter(folder, metrics, 1.0, 0.0), 1.0, 0.0, metrics)
+    folder.is_unreadable = True
+    log.request(served(model, "first"))
+    asyncio.run(log.close())
+
+    assert results(metrics) == {"handed": 1, "dropped": 0, "written": 1, "lost": 0}
+
+
 def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> None:
     metrics = Metrics()
     log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path, log_sample=0.0), metrics)
