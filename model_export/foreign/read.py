@@ -20,6 +20,7 @@ from model_export.errors import ExportError
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OLDEST_OPSET = 9
 OPSET = 18
+_MOST_NODES = 1_000_000
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
@@ -41,9 +42,10 @@ def read_model(path: Path) -> ModelProto:
         raise ExportError(f"{path}: has a graph without nodes; it is not an ONNX file, or truncated")
     _check_opset(path, model)
     _load_external(path, model)
-    model = inline_local_functions(model)
-    _check_operators(path, model)
     try:
+        _check_functions(path, model)
+        model = inline_local_functions(model)
+        _check_operators(path, model)
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{path}: is not valid ONNX: {str(error).strip().splitlines()[0]}") from None
@@ -97,20 +99,39 @@ def _load_external(path: Path, model: ModelProto) -> None:
             continue
         try:
             location = ExternalDataInfo(tensor).location
-        except ValueError as error:
+            found = (folder / location).resolve()
+            is_there = found.is_file()
+        except (OSError, RuntimeError, ValueError) as error:
             raise ExportError(f"{path}: where the weight {tensor.name!r} lies cannot be read: {error}") from None
-        found = (folder / location).resolve()
         if Path(location).is_absolute() or not found.is_relative_to(folder):
             raise ExportError(
                 f"{path}: the weight {tensor.name!r} is said to be in {location!r}, outside the graph's folder; put "
                 "all in one folder and export again"
             )
-        if not found.is_file():
+        if not is_there:
             raise ExportError(f"{path}: the weight {tensor.name!r} is in {location!r}, which is missing beside it")
     try:
         load_external_data_for_model(model, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ExportError(f"{path}: its weights cannot be read: {error}") from None
+
+
+def _check_functions(path: Path, model: ModelProto) -> None:
+    """Refuse functions that call others so often that inlining them would not end."""
+    bodies = {(function.domain, function.name): function.node for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size_of(node: NodeProto) -> int:
+        key = node.domain, node.op_type
+        if key not in bodies:
+            return 1
+        if key not in sizes:
+            sizes[key] = 0  # of one that calls itself, which onnx refuses
+            sizes[key] = sum(map(size_of, bodies[key]))
+        return sizes[key]
+
+    if (size := sum(map(size_of, _nodes(model.graph)))) > _MOST_NODES:
+        raise ExportError(f"{path}: has {size} nodes once its functions are inlined; the limit is {_MOST_NODES}")
 
 
 def _check_operators(path: Path, model: ModelProto) -> None:

@@ -134,7 +134,7 @@ def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
         raise _Unreadable
     if text in (None, "") and not {*applying} - _NO_SECTIONS:
         return True
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _MAX_CHARS:
         raise _Unreadable
     header, *texts = text.split("~")
     sections = dict(zip(_section_ids(_bits(header)), texts, strict=True))

@@ -107,7 +107,8 @@ def _auc_alone(values: pl.Series, shown: Shown) -> float:
     random = np.random.default_rng(0)
     clicked, unclicked = random.binomial(clicks, 0.5), random.binomial(rest, 0.5)
     rows = pl.DataFrame({"value": values, "clicked": clicked, "seen": clicked + unclicked}).with_row_index("row")
-    rows = rows.explode("value") if isinstance(values.dtype, pl.List) else rows
+    if isinstance(values.dtype, pl.List):  # an empty one may leave its row out
+        rows = rows.with_columns(pl.when(pl.col("value").list.len() > 0).then("value")).explode("value")
     overall = float(clicked.sum()) / max(1, int((clicked + unclicked).sum()))
     rate = (pl.col("clicked").sum() + overall) / (pl.col("seen").sum() + 1)
     scores = rows.with_columns(rate=rate.over("value")).group_by("row").agg(pl.col("rate").mean()).sort("row")["rate"]

@@ -85,15 +85,14 @@ def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
     except (LookupError, TypeError):
         raise BadCompletion(f"the reply is not a chat completion: {json.dumps(reply).encode()[:_SHOWN]!r}") from None
     assert isinstance(reply, dict)
-    text = text if isinstance(text, str) else ""
-    text = text.encode("utf-8", "replace").decode()
-    model = reply.get("model")
+    parts = text, reply.get("model")
+    text, model = (part.encode("utf-8", "replace").decode() if isinstance(part, str) else "" for part in parts)
     usage = _counted(reply.get("usage"))
     return Completion(
         text,
         usage or Usage(usage_of(chat).read, tokens_of(text)),
         counted=usage is not None,
-        model=model[:_SHOWN] if isinstance(model, str) else "",
+        model=model[:_SHOWN],
     )
 
 

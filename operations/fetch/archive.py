@@ -62,7 +62,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
             # As a stream: nothing is read twice, whatever the archive's structure.
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _unpack_members(tar, stream, folder)
-        except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, RecursionError, ValueError, zlib.error, gzip.BadGzipFile) as error:
             raise BundleArchiveError(f"not a tar archive, or damaged: {error}") from None
         except OSError as error:
             raise BundleArchiveError(f"{folder}: {error.strerror or error}") from None

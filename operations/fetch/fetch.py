@@ -75,6 +75,8 @@ def download(archive: StoredArchive, digest: str, path: Path, max_bytes: int) ->
     with path.open("xb") as file:
         for chunk in chunks:
             file.write(chunk)
+            if file.tell() > size:
+                raise FetchError(f"{archive.name}: its server sends more than the {size} bytes that it announces")
     found = sha256_file(path)
     if found != digest:
         raise FetchError(

@@ -234,7 +234,7 @@ class GuardMiddleware:
 
 def _given_key(scope: Scope) -> bytes | None:
     for name, value in scope["headers"]:
-        if name == b"x-api-key":
+        if name == b"x-api-key" and value:
             return bytes(value)
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:
             return bytes(value[len(_BEARER) :].strip())

@@ -19,6 +19,7 @@ from msd.contract.openrtb import (
     read_openrtb,
 )
 from msd.contract.request import InvalidRequest, RequestError
+from msd.contract.schema import MAX_ID_CHARS
 from service.errors import NoOpenrtbMapping
 from service.json_parser import JsonParser
 from service.scoring.answer import Translated
@@ -61,7 +62,9 @@ class OpenrtbForm:
         parts, unfit = [], 0
         for imp, columns in candidates.items():
             if imp not in imps:
-                raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
+                raise InvalidRequest(
+                    "is not the ID of an impression of the request", f"candidates.{imp[:MAX_ID_CHARS]}"
+                )
             part_id = f"{request_id}/{places[imp]}"
             model = deployment.arm_of(identity.user_id or part_id).model
             fields = model.schema.settable["context"]

@@ -74,6 +74,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "GPP, sections that are no numbers": {"regs": {"gpp": f"{EU}~{tcf()}", "gpp_sid": [[2]]}},
     "GPP, no such answer": {"regs": {"gpp": gpp(7, us_section(ads=3)), "gpp_sid": [7]}},
     "GPP, a known child, version 2": {"regs": {"gpp": gpp(7, us_section(child=2, version=2))}},
+    "GPP, many segments": {"regs": {"gpp": gpp(7, us_section() + ".A" * 8_192), "gpp_sid": [7]}},
     "GPP, GPC": {"regs": {"gpp": gpp(7, us_section(gpc=1)), "gpp_sid": [7]}},
     "regs that are no object": {"regs": []},
     "a user that is no object": {"user": "u1"},

@@ -153,7 +153,7 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
     for number in range(200):
         when = datetime(2024, 5, 1) + timedelta(minutes=number)
         event = {"uid": number % 10, "item": f"i{number % 7}", "ts": when.isoformat(), "click": number % 3 == 0}
-        event |= {"topics": ["a", "b"][: number % 7 % 2 + 1]}
+        event |= {"topics": ["a", "b"][: number % 7 % 3]}
         lines.append(json.dumps(event if number % 9 else event | {"extra": math.pi}))
     (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
     _, report = init_dataset(SourceFiles(tmp_path / "log.jsonl"), tmp_path / "out", {})
@@ -164,4 +164,4 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
         "item",
         "bag",
     )
-    assert dataset.items["topics"].to_list()[:2] == [["a"], ["a", "b"]]
+    assert dataset.items["topics"].to_list()[:3] == [[], ["a"], ["a", "b"]]

@@ -466,6 +466,7 @@ def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: 
         (b"X-Api-Key: %b\r\n" % KEYS["ops"].encode(), 403),
         (b"X-Api-Key: %b\r\n" % KEYS["ads"].encode(), 200),
         (b"Authorization: bearer  %b\r\n" % KEYS["ads"].encode(), 200),
+        (b"X-Api-Key:\r\nAuthorization: Bearer %b\r\n" % KEYS["ads"].encode(), 200),
     ):
         assert only(guarded, post(GOOD, JSON, LAST, header)).status == status
     for way in guarded:

@@ -56,13 +56,15 @@ def test_answer_becomes_knowledge_without_its_reasoning() -> None:
 
 
 def test_no_key_is_sent_and_uncounted_tokens_are_estimated() -> None:
-    with ChatServer(lambda call: call.say(json.dumps(right("Tent")), usage={"prompt_tokens": "many"})) as server:
+    odd = {"usage": {"prompt_tokens": "many"}, "model": "half \ud83d"}
+    with ChatServer(lambda call: call.say(json.dumps(right("Tent")), **odd)) as server:
         teacher = OpenAICompatibleTeacher(server.settings(), {})
         (reply,) = teacher.answer([TENT])
     assert "authorization" not in server.calls[0].headers
     assert isinstance(reply, Answered)
     assert reply.usage.read == usage_of(messages(TENT)).read
     assert reply.usage.written == -(-len(json.dumps(right("Tent"))) // 4)
+    assert reply.source.model == "half ?"
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class Words:
         """Return the best IDs: the ID itself, titles with this prefix, titles with all the words. An empty text finds
         all."""
         wanted = text.casefold().strip()
-        words = wanted.split()
+        words = set(wanted.split())
         found = (
             (entity_id != text, not entry.folded.startswith(wanted), place, entity_id)
             for place, (entity_id, entry) in enumerate(self._entries.items())

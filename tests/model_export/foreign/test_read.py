@@ -93,6 +93,23 @@ def _outside(location: str, **more: str) -> Damage:
     return damage
 
 
+def _functions(*calls: tuple[str, ...]) -> Damage:
+    """Local functions, each of which calls others; the graph calls the last."""
+
+    def damage(model: ModelProto) -> None:
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+        for name, *called in calls:
+            nodes = [helper.make_node(one, ["a"], ["b"], domain="local" * (one != "Identity")) for one in called]
+            model.functions.append(helper.make_function("local", name, ["a"], ["b"], nodes, opsets))
+        model.graph.node.append(helper.make_node(calls[-1][0], [model.graph.input[0].name], ["n"], domain="local"))
+        model.opset_import.append(opsets[1])
+
+    return damage
+
+
+_DOUBLING = ("f0", "Identity"), *((f"f{k}", f"f{k - 1}", f"f{k - 1}") for k in range(1, 40))
+
+
 def _short(model: ModelProto) -> None:
     _weight(model).raw_data = _weight(model).raw_data[:10]
 
@@ -110,6 +127,10 @@ def _nan_constant(model: ModelProto) -> None:
             "the node Steal is of org.example.Steal, which onnxruntime does not have",
         ),
         (_outside("weights.bin", offset="x"), "where the weight 'user.weight' lies cannot be read: invalid literal"),
+        (_outside("a\0b"), "where the weight 'user.weight' lies cannot be read: embedded null byte"),
+        (_outside("a" * 5_000), "where the weight 'user.weight' lies cannot be read: .*too long"),
+        (_functions(("f", "f")), "is not valid ONNX: Cycle detected"),
+        (_functions(*_DOUBLING), r"has 54975581\d+ nodes once its functions are inlined"),
         (_short, "is not valid ONNX: .*user.weight.* is too small"),
         (_opset(4), "uses opset 4; 9 to"),
         (_opset(9_999), "uses opset 9999; 9 to .* Export it again"),

@@ -97,6 +97,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pipe": (lambda: _tar((_member(MANIFEST, tarfile.FIFOTYPE), b"")), "not a file of a bundle"),
     "twice": (lambda: _tar((_member(MANIFEST), b"x"), (_member(f"a/{MANIFEST}"), b"y")), "twice"),
     "a sparse file": (_sparse, "not a file of a bundle"),
+    "a sparse file without numbers": (
+        lambda: _tar((_member(MANIFEST, notes={"GNU.sparse.map": "a,b"}), b"x")),
+        "not a tar archive, or damaged",
+    ),
     "a sparse file of old": (lambda: _tar((_member(MANIFEST, tarfile.GNUTYPE_SPARSE), b"")), "not a file of a bundle"),
     "an endless note": (_endless_note, "a header of more than 131072 bytes"),
     "a bomb": (lambda: gzip.compress(_tar((_member(RANKER), bytes(2**21)))), "more than 1048576 bytes"),

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -170,6 +172,25 @@ def test_rejects_archive_over_limit_or_free_space(
     with pytest.raises(FetchError, match=rf"has {len(archive.content)} bytes, but .* has room for 1000"):
         _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_rejects_archive_that_is_longer_than_announced(tmp_path: Path) -> None:
+    """With chunks, HTTP clients ignore the length."""
+    head = b"HTTP/1.1 200 OK\r\nETag: x\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(head)
+            while True:
+                connection.sendall(b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        with pytest.raises(FetchError, match="sends more than the 10 bytes that it announces"):
+            download(_stored(f"http://127.0.0.1:{server.getsockname()[1]}/a.tar"), "0" * 64, tmp_path / "part", ROOM)
+        thread.join()
 
 
 def test_sends_token_to_its_host_only(kept: Keeper, other: Keeper, archive: Archive, tmp_path: Path) -> None:
