@@ -195,12 +195,12 @@ class Parser {
     return Event::kNone;
   }
 
-  // A target may name the server too.
+  // A target may name the server too, and then a path.
   bool cut_authority() {
     const std::string_view target = head.at(head.target);
     const size_t scheme = target.starts_with("http://") ? 7 : target.starts_with("https://") ? 8 : 0;
-    const size_t path = target.find('/', scheme);
-    if (!scheme || path == scheme || path == std::string_view::npos) return false;
+    const size_t path = target.find_first_of("/?", scheme);
+    if (!scheme || path == scheme || path == std::string_view::npos || target[path] == '?') return false;
     head.target = {head.target.start + static_cast<uint32_t>(path), head.target.size - static_cast<uint32_t>(path)};
     return true;
   }
