@@ -250,7 +250,7 @@ def _texts(
     rows = table.frame.select(places).with_columns(bags[place] for place in places if place in bags)
     try:
         texts = [render_text(template, row) for row in rows.iter_rows(named=True)]
-    except SchemaError as error:
+    except (SchemaError, ValueError, pl.exceptions.PanicException) as error:  # the latter of times beyond Python's
         table.problems.append(Problem(CONFIG_FILE, str(error)))
         texts = [None] * table.frame.height
     return pl.Series("text", texts, dtype=pl.String)

@@ -282,7 +282,7 @@ def _columns(events: Table) -> str:
 
 def depends(raw: pl.Series, key: pl.Series) -> bool:
     """Return whether each key has only one value, in enough rows to exclude chance."""
-    if isinstance(raw.dtype, pl.List):
+    if isinstance(raw.dtype, pl.List) and not raw.dtype.inner.is_nested():
         raw = raw.list.eval(pl.element().cast(pl.String)).list.join("\x1f")
     if raw.dtype.is_nested() or raw.drop_nulls().n_unique() < 2:
         return False

@@ -71,7 +71,10 @@ class Table:
         """Note a problem for every row where `bad` (boolean) is true; the message follows the row's value."""
         raw = self.frame.get_column(column)
         for row in bad.fill_null(False).arg_true().to_list():
-            value = raw[row]
+            try:
+                value = raw[row]
+            except _SERIES_ERRORS:  # a time beyond Python's
+                value = raw.to_physical()[row]
             shown = _short(repr(value.to_list() if isinstance(value, pl.Series) else value))
             self.note(row, column, f"{shown} {message}", message)
 

@@ -133,10 +133,15 @@ def test_rejects_wrong_json_line(tmp_path: Path, line: str, message: str) -> Non
         ("at", [True, False], "at: has type Boolean; expected numbers"),
         ("at", [[1], [2]], "at: has type List(Int64); expected numbers"),
         ("at", [1e300, float("nan")], "row 1, at: 1e+300 is not a time between 1970 and 2242"),
+        (
+            "at",
+            pl.Series([2**62, 5]).cast(pl.Datetime("us")),
+            f"row 1, at: {2**62} is not a time between 1970 and 2242",
+        ),
         ("label", [None, None], "row 2, label: the value is missing"),
     ],
 )
-def test_rejects_column_of_the_wrong_type(tmp_path: Path, column: str, values: list[object], message: str) -> None:
+def test_rejects_column_of_the_wrong_type(tmp_path: Path, column: str, values: object, message: str) -> None:
     split = '[split]\ncolumn = "fold"\n' if column == "fold" else ""
     folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet") + split)
     columns = {"user_id": ["u1", "u2"], "item_id": [1, 2], "at": [5, 6], "label": [0, 1], "device": ["ios", None]}
@@ -154,6 +159,16 @@ def test_rejects_lists_as_numbers_and_numbers_as_bags(tmp_path: Path) -> None:
         "items.parquet, price: has type List(Float64); expected numbers",
         "items.parquet, title: has type Int64, where text is due",
     ]
+
+
+def test_rejects_time_beyond_the_calendar_in_a_text(tmp_path: Path) -> None:
+    config = CONFIG.replace("items.csv", "items.parquet").replace("{title}", "{price}")
+    folder = write_small(tmp_path, config=config)
+    far = pl.Series([2**62]).cast(pl.Datetime("us"))
+    pl.DataFrame({"item_id": [1], "title": ["a"], "tags": [["b"]], "price": far}).write_parquet(
+        folder / "items.parquet"
+    )
+    assert "out of range" in str(fault(folder))
 
 
 def test_all_problems_are_reported_and_grouped(tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def test_log_of_any_format_becomes_a_dataset(tmp_path: Path, ending: str) -> Non
     assert dataset.users.filter(pl.col("user_id") == "v1")["text"].to_list() == ["Home town: York."]
 
 
+def test_lists_of_lists_are_left_out(tmp_path: Path) -> None:
+    dataset = make(tmp_path, log().with_columns(boxes=pl.Series([[[1, 2]]] * 240)), ".parquet")
+    assert len(dataset.config.features) == 5
+
+
 def test_written_file_gives_reasons(tmp_path: Path) -> None:
     make(tmp_path, log())
     text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
