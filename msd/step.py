@@ -48,7 +48,7 @@ def read_record(
         if found != format_:
             raise error(f"{path}: format {found!r}, this release reads {format_}; {remedy}")
         return kind.model_validate_json(json.dumps(document))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise error(f"{path.parent}: {absent}") from None
     except ValidationError as wrong:
         raise error(f"{path}: {first_fault(wrong)}; {remedy}") from None

@@ -14,6 +14,7 @@ from msd.dataset.outlook import outlook
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.split import Part, split_events
 
+_MANY_REPEATED = 0.2
 Count = int | float | str | None
 
 
@@ -59,8 +60,17 @@ def check_dataset(folder: Path) -> DatasetReport:
         )
         problems.append(Problem(where.file, message, column=where.clicks or where.label))
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
-    notes = (*outlook(dataset, parts), *say_delays(dataset.events))
+    repeats = _of_repeats(dataset.events, counts["repeated_events"])
+    notes = (*outlook(dataset, parts), *repeats, *say_delays(dataset.events))
     return DatasetReport(dataset.config.name, tuple(problems), counts, notes)
+
+
+def _of_repeats(events: pl.DataFrame, repeated: Count) -> list[str]:
+    if is_counted(events) or not isinstance(repeated, int) or repeated < _MANY_REPEATED * events.height:
+        return []
+    return [
+        f"{repeated} events repeat an earlier one's user, item and time: if the log has rows twice, they count twice"
+    ]
 
 
 def _counts(dataset: Dataset) -> dict[str, Count]:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 MAX_ID_BYTES = 256
 LATEST = 2**33  # Unix seconds, in the year 2242: later times are milliseconds mistaken for seconds
 _LARGEST_COUNT = 2**40
-_ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
+_ZONE = r"\d([Zz]|\s?UTC|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
 _SCALE = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 ISO = "ISO 8601"
 _DIGITS = ("%Y%m%d", "%y%m%d%H", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S")
-_DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
+_DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y")
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = (
     *(date + clock for date in _DATES for clock in _CLOCKS),
-    *("%Y-%m-%d %H:%M:%S UTC", "%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
+    *("%d/%b/%Y:%H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
 )
 _TIMELY = re.compile(r"time|date|day|hour|datum|zeit|(^|_)(ts|dt|at)$", re.IGNORECASE)
 _ID = re.compile(r"(^|[^A-Za-z])(id|Id|ID)$|[a-z]I[dD]$")
@@ -270,7 +270,7 @@ def _is_all(numbers: pl.Series, low: float, high: float) -> bool:
 
 
 def _iso_seconds(text: str) -> float | None:
-    return _seconds_of(lambda: datetime.fromisoformat(text.strip()))
+    return _seconds_of(lambda: datetime.fromisoformat(text.strip().removesuffix("UTC").strip()))
 
 
 def _reader(form: str) -> Callable[[str], float | None]:

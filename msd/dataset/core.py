@@ -16,7 +16,7 @@ from msd.dataset.table import FILE_ENDINGS, Table, read_table
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
-_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "N/A", "n/a", "\\N"]
+_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "\\N"]
 _HEADERLESS = 0.3  # share of a header's cells that are numbers
 _FEW_USERS = 100
 _SAMPLE_SEED = 0
@@ -72,9 +72,13 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
 
 def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
     """Return IDs, also from whole numbers that missing values turned into floats."""
-    raw = table.frame.get_column(column)
+    raw, whole = table.frame.get_column(column), None
     if raw.dtype.is_float() and bool((raw.drop_nulls() == raw.drop_nulls().round()).all()):
-        table = replace(table, frame=table.frame.with_columns(pl.col(column).cast(pl.Int64, strict=False)))
+        whole = raw.cast(pl.Int64, strict=False)
+    elif raw.dtype == pl.String and bool(raw.drop_nulls().str.contains(r"^\d+\.0$").all()):
+        whole = raw.str.strip_suffix(".0")
+    if whole is not None:
+        table = replace(table, frame=table.frame.with_columns(whole))
     return read_unique_ids(table, column) if unique else read_ids(table, column)
 
 

@@ -67,6 +67,8 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     if raw.dtype.is_temporal() or time_forms(raw):
         return Guess("none", "a time; add a column of its hour or weekday if that matters", raw)
     text = raw.cast(pl.String).str.strip_chars()
+    if bool(text.drop_nulls().str.contains(r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$").all()):
+        return Guess("none", "times of the day; if a date is beside them, write both into one column", raw)
     if found := _numbers(text):
         numbers, reason = found
         distinct, whole = text.drop_nulls().n_unique(), bool((numbers.drop_nulls() % 1 == 0).all())

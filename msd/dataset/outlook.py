@@ -2,6 +2,9 @@
 leakage and sampled negatives, which inflate offline figures.
 """
 
+import time
+from datetime import UTC, datetime
+
 import polars as pl
 
 from msd.dataset.afterwards import Shown, doubt
@@ -10,6 +13,7 @@ from msd.dataset.column import EARLIEST
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 
+_DAY_S = 86_400
 _FEWEST_TEXTS = 10
 _FEW_CLICKS = 50
 _FEWEST_GROUPS = 20
@@ -76,9 +80,16 @@ def _of_clicks_only(dataset: Dataset, parts: pl.Series) -> list[str]:
 
 
 def _of_time(dataset: Dataset) -> list[str]:
-    latest = dataset.events["at"].max()
-    if isinstance(latest, int) and latest >= EARLIEST:
-        return []
+    at = dataset.events["at"]
+    if at[-1] >= EARLIEST:
+        found = []
+        if late := int((at > time.time() + _DAY_S).sum()):
+            latest = datetime.fromtimestamp(at[-1], UTC).date()
+            effect = "live events from before then hardly count: correct or remove them"
+            found.append(f"{late} events lie in the future, the last on {latest}, and {effect}")
+        if at[0] == at[-1]:
+            found.append("all events have one time: parts are cut by item, and no event knows of an earlier one")
+        return found
     return ["there are no times: the order of the rows stands for them, and requests need no `at`"]
 
 

@@ -189,8 +189,12 @@ def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None
     column = _key_column(side, table, core[key], role or Role(key, ""))
     ids = read_any_ids(table, column, unique=True)
     refuse(table)
-    others = [series for series in table.frame if series.name != column]
-    return _Columns(side, pl.DataFrame({key: ids}), others)
+    others, unlisted = table.frame.drop(column), core[key].unique(maintain_order=True)
+    # If the table lists none of the events' IDs, the two write them differently, which the check says.
+    if ids.is_in(unlisted.implode()).any():
+        unlisted = unlisted.filter(~unlisted.is_in(ids.implode()))
+        ids, others = pl.concat([ids, unlisted]), pl.concat([others, others.clear(unlisted.len())])
+    return _Columns(side, pl.DataFrame({key: ids}), list(others))
 
 
 def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
@@ -234,7 +238,7 @@ def _distribute(
             context.series.append(raw)
             continue
         key = f"{determined.side}_id"
-        rows = pl.DataFrame({"id": core[key], "value": raw}).drop_nulls().unique("id", keep="first")
+        rows = pl.DataFrame({"id": core[key], "value": raw}).drop_nulls().unique("id", keep="last")
         joined = determined.ids.join(rows, left_on=key, right_on="id", how="left", maintain_order="left")
         determined.series.append(joined.get_column("value").alias(raw.name))
     return context, left_out
@@ -248,7 +252,7 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
         return None if is_called_afterwards(raw.name) else items
-    if not alone or guess(raw).kind != "text":
+    if guess(raw).kind != "text":
         return None
     values = pl.DataFrame({"key": core["item_id"], "value": raw}).drop_nulls()
     # A text of one event only may be of the moment.

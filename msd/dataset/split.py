@@ -46,7 +46,9 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
     parts = _by_place(events, lambda count, place: np.sum([place >= _share(cut, count) for cut in cuts], 0, np.int8))
     if empty := _empty(parts, Part):
         users = events["user_id"].n_unique()
-        message = f"{empty}: {events.height} events of {users} users are too few for these cuts"
+        message = (
+            f"{empty}: {events.height} events of {users} users are too few for these cuts: bring more, or move them"
+        )
         raise DatasetError(Path(config.name), [Problem(CONFIG_FILE, message, column="split")])
     return parts
 

@@ -5,6 +5,7 @@ mean.
 import csv
 import errno
 import gzip
+import io
 import json
 import zlib
 from bisect import bisect_right
@@ -23,7 +24,7 @@ from msd.dataset.mapped import BLOCK
 from msd.dataset.problem import Problem
 
 _TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
-FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, ".jsonl", ".jsonl.gz", ".json")
+FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, ".jsonl", ".jsonl.gz", ".ndjson", ".json")
 _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
 _SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
@@ -199,8 +200,7 @@ def _is_textual(file: str) -> bool:
 @contextmanager
 def _text_of(path: Path) -> Iterator[TextIO]:
     """Open the file as text, decompressed if necessary. Raises UnreadableError if it is not readable text."""
-    with path.open("rb") as file:
-        start = file.read(4)
+    start = _start_of(path)
     packed = path.suffix == ".gz"
     if packed and start and not start.startswith(_GZIP):
         raise UnreadableError("is not compressed by gzip, though its name ends in .gz: rename it, or compress it")
@@ -222,8 +222,17 @@ def _text_of(path: Path) -> Iterator[TextIO]:
             raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
 
 
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
+
+
 def _in_utf_8(path: Path) -> Path:
     """Return a path that Polars can read. Raises UnreadableError for another."""
+    _start_of(path)
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -239,7 +248,8 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
-    """Read all columns as text, with empty cells as missing. Cells are separated as in the header."""
+    """Read all columns as text, without spaces around them, with empty cells as missing. Cells are separated as in the
+    header."""
     separator = ","
     try:
         with _text_of(path) as lines:
@@ -247,23 +257,40 @@ def _read_csv(path: Path) -> pl.DataFrame:
             end = "\r" if header[0].endswith("\r") else "\n"
             separator = max(_SEPARATORS, key=lambda mark: _width(header, mark))
         with _text_of(path) as lines:
-            header = next(csv.reader(lines, delimiter=separator), [])
+            names = next(csv.reader(lines, delimiter=separator), None)
+        if names is None:
+            return pl.DataFrame()
+        if not names:
+            raise UnreadableError("its first line is blank: let it be the columns' names")
+        header = [name.strip() for name in names]
         if repeated := sorted(name for name, count in Counter(header).items() if count > 1):
             hint = "rename one, or add a header if its row is missing"
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
-        if not header:
-            return pl.DataFrame()
-        frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator, eol_char=end)
-        # Blank lines at the end go; others stay, because row numbers would change.
-        filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
-        frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)
+        try:
+            frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator, eol_char=end)
+        except _POLARS_ERRORS:
+            if fault := _csv_fault(path, separator):
+                raise fault from None
+            frame = _with_stray_quotes(path, separator)
+        frame.columns = header
     except (*_POLARS_ERRORS, csv.Error) as error:
-        hint = "cannot be read as CSV (is a quote left open?)"
-        raise _csv_fault(path, separator) or UnreadableError(f"{hint}: {error}") from None
+        raise UnreadableError(f"cannot be read as CSV (is a quote left open?): {error}") from None
+    frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
+    # Blank lines at the end go; others stay, because row numbers would change.
+    filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
+    frame = frame.head(int(filled[-1]) + 1 if len(filled) else 0)
     # A truncated row has no value in its last column: only then is a second read worthwhile.
     if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
+
+
+def _with_stray_quotes(path: Path, separator: str) -> pl.DataFrame:
+    """Read cells such as 15" screen, whose quotes Polars takes for open ones."""
+    quoted = io.StringIO()
+    with _text_of(path) as lines:
+        csv.writer(quoted).writerows(csv.reader(lines, delimiter=separator))
+    return pl.read_csv(io.BytesIO(quoted.getvalue().encode()), infer_schema=False)
 
 
 def _width(header: list[str], separator: str) -> int:
@@ -284,6 +311,7 @@ def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
             for row, cells in enumerate(reader, start=1):
                 if cells and len(cells) != width:
                     hint = f"quote cells that hold {separator!r}" if len(cells) > width else "was it cut short?"
+                    hint += ", or remove what stands above the header" if row == 1 else ""
                     return UnreadableError(f"has {len(cells)} cells where the header has {width}: {hint}", row)
     except csv.Error as error:
         return UnreadableError(f"cannot be read as CSV (is a quote left open?): {error}", row + 1)
@@ -295,18 +323,15 @@ def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
 def _read_json(path: Path) -> pl.DataFrame:
     """Read objects, one per line or all in one list."""
     records: list[Mapping[str, object]] = []
-    try:
-        with _text_of(path) as lines:
-            if path.name.endswith(".json") and (listed := _json_list_of(lines)) is not None:
-                records = listed
-            else:
-                for line in filter(str.strip, lines):
-                    try:
-                        records.append(_is_object(json.loads(line), len(records) + 1))
-                    except (ValueError, RecursionError) as error:
-                        raise UnreadableError(f"is not valid JSON: {error}", len(records) + 1) from None
-    except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror or error}") from None
+    with _text_of(path) as lines:
+        if path.name.endswith(".json") and (listed := _json_list_of(lines)) is not None:
+            records = listed
+        else:
+            for line in filter(str.strip, lines):
+                try:
+                    records.append(_is_object(json.loads(line), len(records) + 1))
+                except (ValueError, RecursionError) as error:
+                    raise UnreadableError(f"is not valid JSON: {error}", len(records) + 1) from None
     names = dict.fromkeys(name for record in records for name in record)
     return pl.DataFrame([_json_column(name, [record.get(name) for record in records]) for name in names])
 

@@ -121,21 +121,21 @@ def walk_events(
     )
     history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
     outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
-    unknown = _folding(events, counted, of_user, of_item)
-    oldest = next(unknown)
+    to_come = _folding(events, counted, of_user, of_item)
+    next_at = next(to_come)
     for part in chunks(len(at), _ROWS_AT_ONCE):
         known = []
         for user, item, now in zip(
             *(held[part].tolist() for held in (of_user.entities, of_item.entities, at)), strict=True
         ):
-            while oldest < now - delay_s:
-                oldest = next(unknown)
+            while next_at < now - delay_s:
+                next_at = next(to_come)
             of_item.note(item)
             known.append(of_user.note(user).history)
         of_user.write(part)
         of_item.write(part)
         history[part], outcomes[part, :, :3] = _encode_histories(known, at[part], items, rule.history_length)
-    deque(unknown, maxlen=0)
+    deque(to_come, maxlen=0)
     for side in (of_user, of_item):
         side.write(slice(0))
     ends_at = max(float(at[part].max(where=counted[part], initial=0.0)) for part in chunks(len(at)))
@@ -165,7 +165,7 @@ def _places(events: pl.DataFrame, side: Entities, part: slice) -> NDArray[np.int
 
 
 def _folding(events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side") -> Iterator[float]:
-    """Yield the time of each event before it is folded."""
+    """Yield the time of each event; it is folded, and so known, when the next time is asked for."""
     for part in chunks(events.height, _ROWS_AT_ONCE):
         block = events[part]
         told = (block["at"].cast(pl.Float64), block["label"].cast(pl.Boolean), impressions_of(block), block["item_id"])

@@ -84,7 +84,9 @@ def read_pointer(path: Path) -> Path:
     SourceError if there is no such folder."""
     if path.is_symlink() and path.is_dir():
         return path.resolve()
-    return named_bundle(path.parent, _written(path))
+    if not _NAME.fullmatch(name := _written(path)):
+        raise SourceError(f"{path}: is a file that should name a bundle's folder beside it, but holds {name[:60]!r}")
+    return named_bundle(path.parent, name)
 
 
 def named_bundle(folder: Path, name: str) -> Path:

@@ -43,6 +43,7 @@ def column(name: str, values: list[object]) -> pl.Series:
         (column("since", [date(2024, 5, 1), date(2024, 5, 2)]), "none", {}),
         (column("since", [datetime(2024, 5, 1), datetime(2024, 5, 2)]), "none", {}),
         (column("since", ["2024-05-01T10:00:00Z", "2024-05-02"]), "none", {}),
+        (column("clock", ["08:16:46", "9:20", None]), "none", {}),
         (pl.Series("box", [{"a": 1}, {"a": 2}] * 30), "none", {}),
         (pl.Series("bytes", [b"a", b"b"] * 30), "none", {}),
         (pl.Series("lists", [[1.5], [2.5]] * 30), "none", {}),

@@ -123,6 +123,9 @@ HEAD = "user_id,ad_id,at,clicked\n"
     ("name", "content", "message"),
     [
         ("log.csv", HEAD.encode(), "log.csv: is empty: it has no row of data"),
+        ("log.csv", b"\n" + HEAD.encode(), "log.csv: its first line is blank: let it be the columns' names"),
+        ("log.csv", b"Report\n" + HEAD.encode(), "row 1: has 4 cells where the header has 1: quote cells that hold"),
+        ("log.csv", b"Report\n" + HEAD.encode(), "',', or remove what stands above the header"),
         (
             "log.txt",
             b"0\t1\t\t\t05db\n1\t2\t3\t\t05db\n",
@@ -177,3 +180,9 @@ def test_refuses_clicks_without_impressions_in_another_file(
     pl.DataFrame({"request_id": ["x", "y"]}).write_csv(tmp_path / "clicks.csv")
     sources = SourceFiles(tmp_path / "log.csv", clicks=tmp_path / "clicks.csv")
     assert f"clicks.csv: 0 of 2 rows of outcomes find their impression by {key}" in refused(tmp_path, sources, options)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_refuses_file_that_cannot_be_read_with_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")
+    assert f"{name}: cannot be read: Input/output error" in refused(tmp_path, SourceFiles(tmp_path / name), {})

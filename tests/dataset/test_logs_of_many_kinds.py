@@ -1,5 +1,7 @@
 """Logs as people have them go from the file to a dataset; what is known only afterwards is left out, with evidence."""
 
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from msd.dataset.check import check_dataset
 from msd.dataset.draft import Draft
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.dataset.logs import START, event_log, exchange, make, outcomes, reviews, write
+from tests.dataset.logs import START, event_log, exchange, log, make, outcomes, reviews, write
 
 
 def init(folder: Path, frame: pl.DataFrame, **roles: str) -> tuple[Draft, dict[str, str], Dataset]:
@@ -116,6 +118,8 @@ def test_rows_of_clicks_are_joined_to_impressions(tmp_path: Path, way: str) -> N
         ("%Y%m%d%H%M", {}),
         ("%d/%b/%Y:%H:%M:%S +0000", {}),
         ("%Y-%m-%d %H:%M:%S UTC", {}),
+        ("%Y-%m-%d %H:%M:%S.25 UTC", {}),
+        ("%m/%d/%y %H:%M", {}),
         ("%Y-%m-%dT%H:%M:00+00:00", {}),
         ("am %d.%m. um %H:%M im Jahr %Y", {"time_format": "am %d.%m. um %H:%M im Jahr %Y"}),
     ],
@@ -125,6 +129,44 @@ def test_times_of_any_form(tmp_path: Path, written: str, options: dict[str, str]
     times = [datetime.fromtimestamp(START + 3_600 * number, UTC).strftime(written) for number in range(frame.height)]
     dataset = make(tmp_path, frame.with_columns(when=pl.Series(times)).rename({"when": "time"}), **options)
     assert dataset.events["at"].to_list() == [START + 3_600 * number for number in range(frame.height)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(",", " , "), (r"^(v\d+,\d+)", r"\1.0"), ("Offer number 3", 'Offer of 15" screens'), ("\n", "\n\n\n")],
+    ids=["spaces", "IDs as floats", "stray quotes", "blank lines in the end"],
+)
+def test_notation_of_cells_changes_nothing(tmp_path: Path, old: str, new: str) -> None:
+    text = log().write_csv()
+    changed = text + new if old == "\n" else re.sub(old, new, text, flags=re.MULTILINE)
+    for name, content in (("as_is", text), ("changed", changed)):
+        (tmp_path / f"{name}.csv").write_text(content)
+        init_dataset(SourceFiles(tmp_path / f"{name}.csv"), tmp_path / name, {})
+    assert changed != text
+    assert load_dataset(tmp_path / "changed").events.equals(load_dataset(tmp_path / "as_is").events)
+
+
+def test_edited_text_stays_the_items(tmp_path: Path) -> None:
+    last = pl.int_range(pl.len()) == pl.len() - 1
+    frame = log().with_columns(Headline=pl.when(last).then(pl.lit("A new offer")).otherwise("Headline"))
+    titles = make(tmp_path, frame).items["title"]
+    assert titles.eq("A new offer").sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda frame: frame.with_columns(ts=START), "all events have one time: parts are cut by item, and"),
+        (lambda frame: frame.with_columns(pl.col("ts") + 10**9), "1000 events lie in the future, the last on 2056-"),
+        (
+            lambda frame: pl.concat([frame, frame]),
+            "1000 events repeat an earlier one's user, item and time: if the log",
+        ),
+    ],
+)
+def test_odd_times_are_noted(tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame], note: str) -> None:
+    init(tmp_path, change(outcomes(1_000).select("user_id", "ad_id", "ts", "clicked")))
+    assert note in "\n".join(check_dataset(tmp_path / "out").notes)
 
 
 def test_birthday_is_no_time(tmp_path: Path) -> None:

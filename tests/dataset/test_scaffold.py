@@ -170,3 +170,12 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
         "bag",
     )
     assert dataset.items["topics"].to_list()[:3] == [[], ["a"], ["a", "b"]]
+
+
+def test_items_that_the_table_lacks_keep_what_the_log_says(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("adId,colour\n1,red\n2,blue\n")
+    sources = SourceFiles(write(log(), tmp_path / "log.csv"), tmp_path / "items.csv")
+    _, report = init_dataset(sources, tmp_path / "out", {})
+    items = load_dataset(tmp_path / "out").items
+    assert (items.height, report.counts["events_of_unknown_items"]) == (16, 0)
+    assert (items["colour"].null_count(), items["price"].null_count()) == (14, 0)

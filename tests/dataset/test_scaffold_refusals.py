@@ -95,13 +95,15 @@ def test_sample_keeps_users_whole(tmp_path: Path) -> None:
     assert events.group_by("user_id").len()["len"].unique().to_list() == [20]
 
 
-@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.gz", ".json", ".tsv as .csv"])
+@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.gz", ".ndjson", ".json", ".tsv as .csv"])
 def test_reads_packed_files_and_lists(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"log{ending}"
     if ending == ".csv.gz":
         path.write_bytes(gzip.compress(log().write_csv().encode()))
     elif ending == ".jsonl.gz":
         path.write_bytes(gzip.compress(log().write_ndjson().encode()))
+    elif ending == ".ndjson":
+        path.write_text(log().write_ndjson())
     elif ending == ".json":
         path.write_text(json.dumps(log().to_dicts()))
     else:
