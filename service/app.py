@@ -3,12 +3,11 @@
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.components import Components
-from service.http.exchange import OIP, error_response
+from service.http.access import AccessMiddleware, error_response
+from service.http.body import BodyMiddleware
 from service.http.keys import GuardMiddleware
-from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
 from service.routes.events_route import PATH as EVENTS_PATH
@@ -17,8 +16,7 @@ from service.routes.health import health_routes, metrics_route
 from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb import PATH as OPENRTB_PATH
-from service.routes.score_route import PATH, ScoreRoute
-from service.scoring.answer import Form
+from service.routes.score_route import PATH
 
 _SWITCHES = {
     EVENTS_PATH: "it needs MSD_LIVE=on",
@@ -31,7 +29,7 @@ _SWITCHES = {
 
 def create_app(components: Components) -> FastAPI:
     """Return the main port's app."""
-    app = _App(
+    app = FastAPI(
         title="msd-ctr",
         version=components.settings.build.version,
         description="Calibrated click probabilities for candidate ads.",
@@ -51,19 +49,6 @@ def create_app(components: Components) -> FastAPI:
         has_events=components.live is not None,
     )
     return app
-
-
-class _App(FastAPI):
-    """Passes scoring requests straight to their route: FastAPI's layers would cost much and do nothing for them."""
-
-    scoring: dict[str, ASGIApp]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = None
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            app = self.scoring.get(INFER_PATHS[0] if path.startswith(OIP) and path.endswith("/infer") else path)
-        await (super().__call__ if app is None else app)(scope, receive, send)
 
 
 def admin_app(components: Components) -> FastAPI:
@@ -95,24 +80,17 @@ def _add_layers(app: FastAPI, components: Components) -> None:
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
-def _add_routes(app: _App, components: Components) -> None:
+def _add_routes(app: FastAPI, components: Components) -> None:
     settings, serving, readiness = components.settings, components.serving, components.readiness
-    parts = settings, serving, components.pipeline, readiness, components.guard
-    score, openrtb, infer = (ScoreRoute(*parts, form) for form in Form)
-    app.scoring = {
-        path: AccessMiddleware(route, components.metrics)
-        for path, route in ((PATH, score), (OPENRTB_PATH, openrtb), (INFER_PATHS[0], infer))
-    }
-    app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))
-    app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
+    for path in (PATH, OPENRTB_PATH, *INFER_PATHS):
+        app.router.routes.append(Route(path, components.score, methods=["POST"]))
     app.include_router(oip_routes(serving, readiness, settings.build.version))
     if components.live:
-        log, parser = components.request_log, components.pipeline.parser
-        events = EventsRoute(settings, serving, components.live, readiness, components.metrics, log, parser)
+        parts = readiness, components.metrics, components.request_log
+        events = EventsRoute(settings, serving, components.live, *parts)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     if components.playground:
-        app.router.routes.extend(components.playground.routes())
+        app.router.routes.extend(components.playground.routes(components.score))
     app.include_router(health_routes(serving, readiness, settings.max_candidates))
 
 

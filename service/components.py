@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.types import ASGIApp
-
 import native
 from service import limits
 from service.cold.cold_ads import open_cold_ads
@@ -62,18 +60,14 @@ class Components:
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
         frames = Frames(metrics, most, live_rows, self._cold_ads)
-        explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
+        self._explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
         self._shadowing = Shadowing(frames, self.engine, metrics)
         self.request_log = open_request_log(settings, metrics)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        parts = self.engine, frames, explainer, settings.explore_share, corrections
-        forms = Forms(metrics, most)
-        self.pipeline = Pipeline(*parts, followers, self._shadowing, forms.translate)
-        # For a model that serves no users and is not logged.
-        self._aside = Pipeline(*parts)
-        self.playground = (
-            Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
-        )
+        pipeline = Pipeline(frames, corrections, followers, self._shadowing, Forms(metrics, most).translate)
+        self.playground = Playground(settings, self.serving, metrics) if settings.playground else None
+        parts = pipeline, self._explainer, self.readiness, self.guard, self.playground
+        self.score = ScoreRoute(settings, self.serving, *parts, metrics)
 
     @asynccontextmanager
     async def alive(self, _: object) -> AsyncIterator[None]:
@@ -85,6 +79,7 @@ class Components:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.engine.close()
+            self._explainer.close()
             parts = (self._shadowing, self.request_log, self._cold_ads, self.serving, self.live)
             for part in parts:
                 if part is not None:
@@ -117,9 +112,6 @@ class Components:
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in deployment.arms],
         )
         self.metrics.reference(deployment.champion.bundle.manifest)
-
-    def _compared_by(self, alone: Serving) -> ASGIApp:
-        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
 
 
 def open_live_store(settings: Settings, metrics: Metrics) -> LiveStore:

@@ -1,11 +1,13 @@
 """Explains scores: the Shapley shares of groups of knowledge, and the effect of each item of the history.
 
-The request is scored repeatedly with parts missing, on spare capacity and within a separate budget. A part that is left
+The request is scored repeatedly with parts missing, in one low-priority thread and within a budget. A part that is left
 out is treated as for an unknown user and item.
 """
 
+import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from math import factorial
 from typing import Literal, NamedTuple, get_args
 
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Tensors
 from msd.contract.request import InvalidRequest
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
-from service.errors import DeadlineExceeded, ModelError, Overloaded
-from service.scoring.answer import Budget, Explained
+from service.errors import ClientGone, DeadlineExceeded, ModelError, Overloaded
+from service.machine import give_way
+from service.scoring.answer import Explained
 from service.scoring.engine import ScoringEngine
 from service.scoring.model import Model
 from service.scoring.reply import Explanation, log_odds
@@ -103,7 +106,7 @@ def _categorical(schema: FeatureSchema, side: Side) -> list[tuple[slice, frozens
 
 
 class ExplainBudget:
-    """Token bucket of thread-seconds for explanations: `per_s` per second, at most five seconds' worth saved."""
+    """Token bucket of seconds for explanations: `per_s` per second, at most five seconds' worth saved."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s
@@ -135,31 +138,38 @@ class Explainer:
     def __init__(self, engine: ScoringEngine, budget: ExplainBudget) -> None:
         self._engine = engine
         self._budget = budget
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=give_way)
 
-    def begin(self) -> None:
-        """Accept one explanation until `end`. Raises Overloaded or InvalidRequest if there is no budget."""
+    async def explain(self, explained: Explained, deadline: float, is_gone: Callable[[], bool]) -> Explanation:
+        """Explain scores by the deadline, of `time.perf_counter`. Raises Overloaded or InvalidRequest if there is no
+        budget; DeadlineExceeded, ModelError, ClientGone."""
         try:
             self._budget.check()
         except Overloaded:
             self._engine.shed("explain")
             raise
         self._budget.under_way += 1
+        try:
+            async with asyncio.timeout(0.0 if explained.is_partial else deadline - time.perf_counter()):
+                return await self._explained(explained, is_gone)
+        except TimeoutError:
+            self._engine.shed("deadline")
+            raise DeadlineExceeded("deadline exceeded: too little time to score the request and explain it") from None
+        finally:
+            self._budget.under_way -= 1
 
-    def end(self) -> None:
-        self._budget.under_way -= 1
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
-    async def explain(self, model: Model, explained: Explained, budget: Budget) -> Explanation:
-        """Explain scores. Raises DeadlineExceeded, ModelError, ClientGone."""
-        if explained.is_partial:
-            raise DeadlineExceeded("deadline exceeded: too little time to score the request and explain it")
+    async def _explained(self, explained: Explained, is_gone: Callable[[], bool]) -> Explanation:
         started = time.perf_counter()
-        knowledge = KnownGroups(model.schema, explained.tensors, explained.nothing)
+        knowledge = KnownGroups(explained.model.schema, explained.tensors, explained.nothing)
         score, shown = log_odds(explained.pctr), explained.shown
-        values = await self._values(model, knowledge, explained, budget)
+        values = await self._values(knowledge, explained, is_gone)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
         effects = np.zeros((len(score), min(len(shown), MAX_SHOWN)))
         for column, place in enumerate(range(len(shown))[-MAX_SHOWN:]):
-            effects[:, column] = score - await self._run(model, knowledge.without_shown(place), explained, budget)
+            effects[:, column] = score - await self._run(knowledge.without_shown(place), explained, is_gone)
         return Explanation(
             base=float(1 / (1 + np.exp(-values[0, 0]))),
             shares={group: shares.get(group, np.zeros(len(score))) for group in GROUPS},
@@ -169,7 +179,7 @@ class Explainer:
         )
 
     async def _values(
-        self, model: Model, knowledge: KnownGroups, explained: Explained, budget: Budget
+        self, knowledge: KnownGroups, explained: Explained, is_gone: Callable[[], bool]
     ) -> NDArray[np.float64]:
         """Return log-odds [2^n, N] for each subset of the n groups; the full set has the score's own."""
         groups = knowledge.groups
@@ -178,18 +188,25 @@ class Explainer:
         values[-1] = score
         for chosen in range(len(values) - 1):
             kept = [group for bit, group in enumerate(groups) if chosen >> bit & 1]
-            values[chosen] = await self._run(model, knowledge.of(kept), explained, budget)
+            values[chosen] = await self._run(knowledge.of(kept), explained, is_gone)
         return values
 
-    async def _run(self, model: Model, tensors: Tensors, explained: Explained, budget: Budget) -> NDArray[np.float64]:
-        rows, correction = len(explained.pctr), explained.correction
-        ran = await self._engine.run(model.runner, tensors, rows, budget.deadline, budget.is_gone, is_spare=True)
-        self._budget.spend(ran.run_s)
-        pctr = ran.result[_HEAD]
+    async def _run(self, tensors: Tensors, explained: Explained, is_gone: Callable[[], bool]) -> NDArray[np.float64]:
+        if is_gone():
+            raise ClientGone
+        pctr, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, _timed, explained.model, tensors)
+        self._budget.spend(seconds)
+        correction = explained.correction
         found = log_odds(pctr if correction is None else correction(pctr))
         if not np.isfinite(found).all():
             raise ModelError("the model returned a non-finite score with parts of the request left out")
         return found
+
+
+def _timed(model: Model, tensors: Tensors) -> tuple[NDArray[np.float32], float]:
+    """Return scores [N], and the seconds of their run."""
+    started = time.perf_counter()
+    return model.runtime.run(tensors)[_HEAD], time.perf_counter() - started
 
 
 def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ from service.app import admin_app, create_app
 from service.components import Components
 from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
-from service.routes.engine_route import EngineRoute
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watchdog import SIGNALS, Watchdog
@@ -77,8 +76,7 @@ class ScoringServer(HttpServer):
         """Load what the follower wants. `admin`: the admin port's address. Raises MsdError."""
         plan = follower.first()
         self._parts = parts = Components(settings, metrics, plan)
-        super().__init__(create_app(parts), settings, listener, metrics, parts.engine.native, parts.pipeline)
-        self._route = EngineRoute(parts.serving, parts.pipeline, parts.readiness, parts.guard)
+        super().__init__(create_app(parts), settings, listener, metrics, parts.engine.native, parts.score)
         self._watchdog = watchdog
         self._admin = None if admin is None else AdminServer(parts, admin)
         self._rollout = Rollout(follower, plan, parts.serving, settings, metrics)
@@ -106,7 +104,7 @@ class ScoringServer(HttpServer):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._watchdog.listen()
         await super().startup()
-        self._route.open(self.front)
+        self._parts.score.open(self.front)
         self._metrics.connections.set_function(lambda: self.front.connections)
         self._rollout.start()
         self._parts.liveness.beat()
@@ -119,7 +117,7 @@ class ScoringServer(HttpServer):
     async def on_tick(self, counter: int) -> bool:
         await super().on_tick(counter)
         self._parts.liveness.beat()
-        self._route.look()
+        self._parts.score.look()
         if counter % ONCE_A_SECOND == 0:
             self._parts.engine.merge_counts()
         if self._ends_at is not None:

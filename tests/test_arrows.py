@@ -199,7 +199,7 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
     assert loaded - set(sys.stdlib_module_names) - of_pydantic - of_site <= {"msd", "numpy", "pydantic"}
 
 
-CORE = ("service.scoring", "service.http", "service.routes.score_route", "service.routes.engine_route")
+CORE = ("service.scoring", "service.http")
 SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playground", "request_log")
 
 

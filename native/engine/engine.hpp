@@ -87,12 +87,6 @@ class Engine {
     return beat;
   }
 
-  // Whether some job waits or runs.
-  bool is_busy() {
-    const std::lock_guard lock(mutex_);
-    return !is_idle();
-  }
-
   // Work with the admission, and the runs that it may ask for.
   template <class Work>
   auto admit(Work work) {
@@ -100,39 +94,34 @@ class Engine {
     return work(admission_, [this](double due) { return runs_for(due); });
   }
 
-  double reserved_s() const { return waiting_.reserved_s; }
   void reserve(double seconds) {
     const std::lock_guard lock(mutex_);
     waiting_.reserved_s = seconds;
   }
 
   // Begin no more jobs; hand back, and claim, those that wait.
-  std::vector<Job*> close() {
-    std::vector<Job*> left, found;
+  void close() {
+    std::vector<Job*> left;
     {
       const std::lock_guard lock(mutex_);
       is_closed_ = true;
       left = waiting_.take_late(std::numeric_limits<double>::infinity(), nullptr);
     }
     more_.notify_all();
-    for (Job* const job : left)
-      if (job->claim()) found.push_back(job);
+    for (Job* const job : left) job->claim();
     hand_back(left);
-    return found;
   }
 
   // After `close`: wait a bounded time for current runs, and claim those that are left.
-  std::vector<Job*> join(double seconds) {
-    std::vector<Job*> found;
+  void join(double seconds) {
     std::unique_lock lock(mutex_);
     fewer_.wait_for(lock, std::chrono::duration<double>(seconds), [&] { return !alive_; });
     for (Job* const job : running_)
-      if (job && job->claim()) found.push_back(job);
+      if (job) job->claim();
     const bool is_left = alive_ > 0;
     lock.unlock();
     for (std::thread& thread : threads_)
       if (thread.joinable()) is_left ? thread.detach() : thread.join();
-    return found;
   }
 
   // Whether a thread is left, for which this has to live on.
@@ -161,7 +150,7 @@ class Engine {
       if (!job || !job->is_patient) kept_s = std::min(kept_s, left_s);
       if (!job) continue;
       runs.left_s.push_back(left_s);
-      if (job->due >= due || job->is_spare) continue;
+      if (job->due >= due) continue;
       runs.taken_on_s += job->expected_s;
       if (!job->is_patient) runs.prompt_taken_on_s += job->expected_s;
     }
@@ -192,7 +181,7 @@ class Engine {
       const double ended = job->ended = clock_s();
       if (job->rows) {
         if (job->has_one_run) job->runner->run_s.learn(job->rows, ended - started);
-        if (!job->is_spare) job->runner->learn_turn(job->rows, job->form, ended - std::max(free_at, job->queued_at));
+        job->runner->learn_turn(job->rows, job->form, ended - std::max(free_at, job->queued_at));
       }
       free_at = ended;
       lock.lock();

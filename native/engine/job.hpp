@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <deque>
 #include <vector>
 
 #include "admission.hpp"
@@ -21,7 +20,6 @@ struct Worker {
 
 enum class Ending {
   kDone,
-  kGone,     // the client has left
   kLate,     // the deadline passed before a thread was free
   kNoTime,   // too little time was left for one run
   kFailed,   // the job holds the reason
@@ -42,8 +40,7 @@ class Keeper {
 // Work for one scoring thread with one model run in it.
 class Job {
  public:
-  Job(Runner& runner, size_t rows, double deadline, bool is_spare)
-      : runner(&runner), rows(rows), deadline(deadline), is_spare(is_spare) {}
+  Job(Runner& runner, size_t rows, double deadline) : runner(&runner), rows(rows), deadline(deadline) {}
   Job(const Job&) = delete;
   virtual ~Job() = default;
 
@@ -62,7 +59,6 @@ class Job {
   Runner* runner;        // whose run times are learned
   size_t rows;           // candidates, of which the engine learns; 0: no run was made
   double deadline;          // changed by its keeper alone, while the engine does not have it
-  const bool is_spare;      // on spare capacity only: after every other job, and never in all threads at once
   Form form = Form::kScore;
   bool has_one_run = true;
   bool is_heavy = false;    // it may take long before its run
@@ -85,15 +81,14 @@ inline double seconds_for_run(double now, double deadline) { return kPlanned * (
 // Waiting jobs. Its owner calls it from one thread at a time.
 class Waiting {
  public:
-  explicit Waiting(size_t threads) : threads_(threads), most_(std::max<size_t>(1, threads - 1)) {}
+  explicit Waiting(size_t threads) : threads_(threads) {}
 
   // Seconds after a request with a normal deadline for which one thread is kept from jobs with longer ones.
   double reserved_s = 1.0;
 
-  size_t size() const { return prompt_.size() + patient_.size() + spare_.size(); }
+  size_t size() const { return prompt_.size() + patient_.size(); }
 
   void put(Job& job) {
-    if (job.is_spare) return spare_.push_back(&job);
     std::vector<Entry>& heap = job.is_patient ? patient_ : prompt_;
     heap.push_back({job.due, numbers_++, &job});
     std::push_heap(heap.begin(), heap.end());
@@ -106,22 +101,15 @@ class Waiting {
     const bool is_patient = !patient_.empty() && (prompt_.empty() || prompt_.front() < patient_.front()) &&
                             !is_reserved(running, now);
     std::vector<Entry>& heap = is_patient ? patient_ : prompt_;
-    if (!heap.empty()) {
-      std::pop_heap(heap.begin(), heap.end());
-      Job* const job = heap.back().job;
-      heap.pop_back();
-      return job;
-    }
-    if (spare_.empty() || count(running, [](const Job& job) { return job.is_spare; }) >= most_) return nullptr;
-    Job* const job = spare_.front();
-    spare_.pop_front();
+    if (heap.empty()) return nullptr;
+    std::pop_heap(heap.begin(), heap.end());
+    Job* const job = heap.back().job;
+    heap.pop_back();
     return job;
   }
 
   // Whether jobs of the ended one's kind wait, which a free thread may have skipped.
-  bool is_held_back(const Job& ended) const {
-    return (ended.is_spare && !spare_.empty()) || (ended.is_patient && !patient_.empty());
-  }
+  bool is_held_back(const Job& ended) const { return ended.is_patient && !patient_.empty(); }
 
   // Remove and return a keeper's jobs past their deadline; of all keepers, without one; of all times, with infinity.
   std::vector<Job*> take_late(double now, const Keeper* keeper) {
@@ -135,7 +123,6 @@ class Waiting {
       std::erase_if(*heap, [&](const Entry& entry) { return is_late(entry.job); });
       std::make_heap(heap->begin(), heap->end());
     }
-    std::erase_if(spare_, is_late);
     return late;
   }
 
@@ -150,21 +137,16 @@ class Waiting {
     }
   };
 
-  template <class Running, class Is>
-  static size_t count(const Running& running, Is is) {
-    return static_cast<size_t>(std::count_if(running.begin(), running.end(), [&](const Job* job) { return job && is(*job); }));
-  }
-
   // Whether the last free thread is reserved, because jobs with long deadlines may have long runs.
   template <class Running>
   bool is_reserved(const Running& running, double now) const {
     if (threads_ == 1 || now - prompt_at_ > reserved_s) return false;
-    return count(running, [](const Job& job) { return job.is_patient; }) >= most_;
+    const auto patient = std::count_if(running.begin(), running.end(), [](const Job* job) { return job && job->is_patient; });
+    return static_cast<size_t>(patient) >= threads_ - 1;
   }
 
-  const size_t threads_, most_;  // threads; those for jobs that must leave one to others
+  const size_t threads_;
   std::vector<Entry> prompt_, patient_;  // heaps by due time, then arrival
-  std::deque<Job*> spare_;
   uint64_t numbers_ = 0;
   double prompt_at_ = 0.0;
 };

@@ -1,4 +1,4 @@
-// The queue, its jobs and learned run times for Python; and jobs that are Python's own work.
+// The queue and learned run times for Python.
 #pragma once
 
 #include <fcntl.h>
@@ -68,94 +68,6 @@ class Bell {
   std::atomic<bool> is_rung_{false};
 };
 
-// The jobs of Python's event loop, which it takes back when the bell rings.
-class Outbox : public Keeper {
- public:
-  void take_back(Job& job) override {
-    {
-      const std::lock_guard lock(mutex_);
-      ended_.push_back(&job);
-    }
-    bell.ring();
-  }
-  bool is_behind() override { return bell.is_rung(); }
-
-  std::vector<Job*> take() {
-    bell.answer();
-    const std::lock_guard lock(mutex_);
-    return std::exchange(ended_, {});
-  }
-
-  Bell bell;
-
- private:
-  std::mutex mutex_;
-  std::vector<Job*> ended_;
-};
-
-// A job that belongs to a Python object. What it holds of Python is touched with its lock alone.
-class OwnedJob : public Job {
- public:
-  using Job::Job;
-  // Let go of what the work needed; after its end.
-  virtual void drop() {}
-  // Of work that is done, or why it failed: with `ending`.
-  virtual nb::object result() { return nb::none(); }
-  // What an ended job has asked for, or None: it may be put in again.
-  virtual void go_on(const nb::object&) { throw nb::type_error("this job asks for nothing"); }
-
-  nb::object owner;  // held while the engine has the job
-};
-
-class PythonJob : public OwnedJob {
- public:
-  using Callable = std::optional<nb::object>;
-
-  PythonJob(nb::object work, Callable is_gone, Runner& runner, size_t rows, double deadline, bool is_spare)
-      : OwnedJob(runner, rows, deadline, is_spare), work_(std::move(work)), is_gone_(std::move(is_gone)) {}
-
-  bool fit(Worker& worker, double now) override {
-    const Locked locked(worker);
-    try {
-      if (is_gone_ && nb::object(*is_gone_)().is(Py_True)) return end(Ending::kGone);
-      return now > deadline ? end(Ending::kLate) : true;
-    } catch (const nb::python_error& error) {
-      return fail(error);
-    }
-  }
-
-  void run(Worker& worker) override {
-    const Locked locked(worker);
-    if (!work_.is_valid()) return;  // it was cancelled
-    try {
-      result_ = nb::object(work_)();
-    } catch (const nb::python_error& error) {
-      fail(error);
-    }
-    drop();
-  }
-
-  void drop() override {
-    work_.reset();
-    is_gone_.reset();
-  }
-
-  nb::object result() override { return or_none(std::exchange(result_, {})); }
-
- private:
-  bool fail(const nb::python_error& error) {
-    result_ = nb::borrow(error.value());
-    return end(Ending::kFailed);
-  }
-  bool end(Ending how) {
-    ending = how;
-    return false;
-  }
-
-  nb::object work_, result_;
-  Callable is_gone_;
-};
-
 // Engine(threads, max_rows, max_candidates, patience_s, bounds of each measure)
 
 struct HeldEngine {
@@ -168,21 +80,18 @@ struct HeldEngine {
     engine = std::make_unique<Engine>(threads, max_rows, max_candidates, patience_s, std::move(measures));
   }
 
-  std::unique_ptr<Outbox> outbox = std::make_unique<Outbox>();
   std::unique_ptr<Engine> engine;
 
   ~HeldEngine() {
     engine->close();
     join(1.0);
     // A thread that is left would run in freed memory.
-    if (!engine->is_left()) return;
-    static_cast<void>(engine.release());
-    static_cast<void>(outbox.release());
+    if (engine->is_left()) static_cast<void>(engine.release());
   }
 
-  std::vector<Job*> join(double seconds) {
+  void join(double seconds) {
     const nb::gil_scoped_release unlocked;
-    return engine->join(seconds);
+    engine->join(seconds);
   }
 };
 
@@ -192,36 +101,6 @@ inline auto engine_take_tally(HeldEngine& held) {
   std::vector<std::pair<std::vector<size_t>, double>> sums;
   for (const Tally::Histogram& measure : measures) sums.emplace_back(measure.counts, measure.sum);
   return std::pair(counts, sums);
-}
-
-// The owners of claimed jobs, which the engine may still have; another keeper's have none.
-inline nb::list owners_of(const std::vector<Job*>& jobs) {
-  nb::list owners;
-  for (Job* const job : jobs)
-    if (const nb::object& owner = static_cast<OwnedJob*>(job)->owner; owner.is_valid()) owners.append(owner);
-  return owners;
-}
-
-// False once the engine is closed.
-inline bool engine_put(HeldEngine& held, OwnedJob& job, nb::object owner) {
-  if (job.owner.is_valid() || job.is_claimed()) throw nb::value_error("a job is put in once, and again if it goes on");
-  job.owner = std::move(owner);
-  job.keeper = held.outbox.get();
-  const bool is_in = held.engine->put(job);
-  if (!is_in) job.owner.reset();
-  return is_in;
-}
-
-// The owners of ended jobs that are to be answered.
-inline nb::list engine_take_ended(HeldEngine& held) {
-  nb::list owners;
-  for (Job* const ended : held.outbox->take()) {
-    auto* const job = static_cast<OwnedJob*>(ended);
-    const nb::object owner = std::exchange(job->owner, {});
-    job->drop();
-    if (job->claim()) owners.append(owner);
-  }
-  return owners;
 }
 
 // (threads, running, waiting, quiet_s, longest_s)
@@ -273,31 +152,11 @@ inline void add_queue(nb::module_& module) {
       .def("turn_s",
            [](const Runner& runner, size_t rows, size_t form) { return runner.turn_s(rows, static_cast<Form>(form)); })
       .def("fitting", [](Runner& runner, size_t rows, double seconds) { return runner.run_s.fitting(rows, seconds); });
-  nb::class_<OwnedJob>(module, "OwnedJob")
-      .def("claim", &OwnedJob::claim)
-      .def_prop_ro("is_claimed", &OwnedJob::is_claimed)
-      // What it has asked for; it may be put in again.
-      .def("go_on",
-           [](OwnedJob& job, const std::optional<nb::object>& given) {
-             job.go_on(given.value_or(nb::none()));
-             job.reopen();
-           })
-      // (ending, result, queued at, started at, ended at, rows), once for each end.
-      .def("take_outcome", [](OwnedJob& job) {
-        return nb::make_tuple(static_cast<int>(job.ending), job.result(), job.queued_at, job.started, job.ended,
-                              job.rows);
-      });
-  nb::class_<PythonJob, OwnedJob>(module, "Job")
-      .def(nb::init<nb::object, PythonJob::Callable, Runner&, size_t, double, bool>(), nb::keep_alive<1, 4>());
   nb::class_<HeldEngine>(module, "Engine")
       .def(nb::init<size_t, size_t, size_t, double, const std::vector<std::vector<double>>&>())
-      .def("put", &engine_put)
-      .def("take_ended", &engine_take_ended)
       .def("take_tally", &engine_take_tally)
-      // The owners of jobs past their deadline, of those that waited, and of those that still run, which are claimed.
-      .def("claim_late", [](HeldEngine& held) { return owners_of(held.engine->claim_late(*held.outbox)); })
-      .def("close", [](HeldEngine& held) { return owners_of(held.engine->close()); })
-      .def("join", [](HeldEngine& held, double seconds) { return owners_of(held.join(seconds)); })
+      .def("close", [](HeldEngine& held) { held.engine->close(); })
+      .def("join", &HeldEngine::join)
       .def("heartbeat", &engine_heartbeat)
       // After a request with a normal deadline, for which one thread is kept from longer ones.
       .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
@@ -305,12 +164,7 @@ inline void add_queue(nb::module_& module) {
       .def("release", &engine_release)
       .def("read", &engine_read)
       .def("rows_in", &engine_rows_in)
-      .def_prop_ro("is_busy", [](const HeldEngine& held) { return held.engine->is_busy(); })
-      .def_prop_ro("descriptor", [](const HeldEngine& held) { return held.outbox->bell.descriptor(); })
-      .def_prop_ro("admitted", &engine_admitted)
-      .def_prop_ro("is_shedding", [](const HeldEngine& held) {
-        return held.engine->admit([](Admission& admission, auto) { return admission.is_shedding(); });
-      });
+      .def_prop_ro("admitted", &engine_admitted);
 }
 
 }  // namespace native

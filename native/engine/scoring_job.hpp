@@ -144,7 +144,6 @@ struct Plan {
 enum class Fate {
   kScored,
   kRefused,  // `msd.contract` says why
-  kAsking,   // for an explanation, which is not taken on
   kLacking,  // of something that has to be fetched
   kNotFinite,
   kTimed,    // its body sets a deadline, which is not taken on
@@ -183,12 +182,12 @@ struct Part {
   std::string reply;
 };
 
-// One request in a scoring thread, whose reply is kept for Python. Parts that differ in their candidates alone share a run,
-// and those that do not differ all of it.
-class ScoringJob : public OwnedJob {
+// One request in a scoring thread. Parts that differ in their candidates alone share a run, and those that do not differ all
+// of it.
+class ScoringJob : public Job {
  public:
   ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, size_t rows, double deadline, double began)
-      : OwnedJob(plan->first.runner, rows, deadline, false),
+      : Job(plan->first.runner, rows, deadline),
         sent(std::move(given)),
         began(began),
         shown_id(sent.request_id),
@@ -201,7 +200,6 @@ class ScoringJob : public OwnedJob {
 
   bool fit(Worker& worker, double now) override {
     try {
-      if (is_gone && ask(worker, [&] { return (*is_gone)().is(Py_True); })) return end(Ending::kGone);
       if (now > deadline) return end(Ending::kLate);
       if (parts_.empty()) translate(worker);
     } catch (const Raised&) {
@@ -236,19 +234,15 @@ class ScoringJob : public OwnedJob {
     }
   }
 
+  // Take the deadline that its body sets on.
+  void take_on_deadline() {
+    deadline = began + *timeout_s_;
+    timeout_s_.reset();
+  }
+
   // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
-  // know of that). None: the explanation is taken on. A number: the deadline is. Its end was `kDone`, and stays so: a keeper
-  // may read it meanwhile.
-  void go_on(const nb::object& given) override {
-    if (given.is_none()) {
-      is_explained_ = true;
-      return;
-    }
-    if (nb::isinstance<nb::float_>(given)) {
-      deadline = nb::cast<double>(given);
-      timeout_s_.reset();
-      return;
-    }
+  // know of that). Its end was `kDone`, and stays so: a keeper may read it meanwhile.
+  void go_on(const nb::object& given) {
     const auto [user, items, at, seconds, of_given] =
         nb::cast<std::tuple<UserRows, ItemRows, double, double, nb::object>>(given);
     given_ = std::make_unique<HeldGiven>(user, items, assignment_->model->schema);
@@ -258,21 +252,11 @@ class ScoringJob : public OwnedJob {
     of_given_ = of_given;
   }
 
-  // What has become of it, for Python: (fate, assignment or None, what `look` returned, or what is lacking, the reply's body,
-  // candidates, {what is degraded: how often}, stages, what `translate` returned or None, the part that was read last, its
-  // deadline in seconds or None)
-  nb::object result() override {
+  // What has become of it, for Python: (fate, what `look` returned of each part, the reply's body, what `translate` returned
+  // or None, the part that was read last); or the error that it has failed with.
+  nb::object outcome() const {
     if (ending == Ending::kFailed) return error_.is_valid() ? error_ : nb::handle(PyExc_RuntimeError)(why_);
-    if (ending != Ending::kDone) return nb::none();
-    nb::dict degraded;
-    for (size_t rung = 0; rung < counts_.size(); rung++)
-      if (counts_[rung]) degraded[kRungs[rung].data()] = counts_[rung];
-    if (user_rung_ != UserRung::kOwn) degraded[("user_" + std::string(name_of(user_rung_))).c_str()] = 1;
-    const nb::object looked = fate_ == Fate::kLacking ? asked() : followed();
-    const auto& [parse, rows, queue, run, reply] = all_stages_;
-    return nb::make_tuple(static_cast<int>(fate_), assignment_ ? assignment_->given : nb::none(), looked, bytes_of(reply_),
-                          candidates_, degraded, std::tuple(parse, rows, queue, run, reply), or_none(made_), part_,
-                          timeout_s_);
+    return nb::make_tuple(static_cast<int>(fate_), followed(), bytes_of(reply_), or_none(made_), part_);
   }
 
   // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
@@ -297,15 +281,11 @@ class ScoringJob : public OwnedJob {
 
   const Sent sent;
   const double began;
-  std::string shown_id;               // the reply's; set before its run
-  std::optional<nb::object> is_gone;  // says whether the client has left, if Python has put the job in
-
-  // Its client may hold the job.
-  void drop() override { is_gone.reset(); }
+  std::string shown_id;  // the reply's; set before its run
 
  protected:
   // The reply is ready.
-  virtual void send(Desk&, std::string_view reply) { reply_ = reply; }
+  virtual void send(Desk&, std::string_view reply) = 0;
 
   bool end(Ending how) {
     ending = how;
@@ -341,7 +321,7 @@ class ScoringJob : public OwnedJob {
   Stages stages_, all_stages_;  // of the current parts; of all that are scored
   double ready_at_ = 0.0;
   UserRung user_rung_ = UserRung::kOwn;
-  std::array<size_t, kRungs.size()> counts_{};
+  std::string reply_;        // kept for Python, which explains it
   std::vector<Part> parts_;  // one at least, once it is translated
   size_t part_ = 0;          // the first that is not scored, or the one that is refused
 
@@ -492,7 +472,6 @@ class ScoringJob : public OwnedJob {
     const std::vector<Part*> parts = together(frame);
     const Outcome outcome = take(worker, frame, parts);
     if (outcome == Outcome::kUnread) return Fate::kRefused;
-    if (parts[0]->request.is_explained && !is_explained_) return Fate::kAsking;
     if (outcome == Outcome::kLacking) {
       if (is_given_) throw std::runtime_error("the native core lacks rows that it was given");
       lacked_ = frame.candidates();
@@ -573,7 +552,7 @@ class ScoringJob : public OwnedJob {
   void put_by(Worker& worker, const Desk& desk, Part& part, bool is_shared) {
     candidates_ += desk.held->frame.request().ids.size();
     count_part(*worker.tally, desk.held->reply);
-    if (part.is_followed || is_explained_) look(worker, desk, part, is_shared);
+    if (part.is_followed || part.request.is_explained) look(worker, desk, part, is_shared);
     part.is_scored = true;
   }
 
@@ -612,7 +591,6 @@ class ScoringJob : public OwnedJob {
   void count_part(Tally& tally, const Reply& reply) {
     std::array<size_t, kRungs.size()> counts{};
     for (const Degraded& one : reply.degraded) counts[static_cast<size_t>(one.rung)]++;
-    for (size_t rung = 0; rung < counts.size(); rung++) counts_[rung] += counts[rung];
     tally.note([&](auto inc, auto observe) {
       if (assignment_->slot) inc(static_cast<Count>(static_cast<size_t>(Count::kArm) + assignment_->slot - 1));
       observe(Measure::kCandidates, static_cast<double>(reply.columns[0].values.size()));
@@ -651,7 +629,7 @@ class ScoringJob : public OwnedJob {
       const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
       looked_.push_back(plan_->look(desk.frame, desk.tensors, std::pair(desk.held->reply.ran, is_shared), taken,
                                     assignment_->given, part.request_id, bytes_of(body_of(part)), began,
-                                    is_given_ ? of_given_ : nb::none(), part.is_followed, is_explained_));
+                                    is_given_ ? of_given_ : nb::none(), part.is_followed, part.request.is_explained));
     });
   }
 
@@ -690,10 +668,8 @@ class ScoringJob : public OwnedJob {
   bool is_translated_here_ = false;  // without Python
   bool is_in_tensors_ = false;       // the reply that is written last
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
-  std::string reply_;                 // kept for Python
   bool is_read_ = false;       // whether the parts are
   bool keeps_rows_ = false;    // of parts that are followed
-  bool is_explained_ = false;  // look
   bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;
 };

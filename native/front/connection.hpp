@@ -14,6 +14,7 @@ class FrontJob;
 
 enum class HttpState {
   kWaiting,  // behind others, or for a client that does not read
+  kAsked,    // Python is asked whether its key is good
   kComing,   // for the engine, once its body is there
   kScored,   // by the engine
   kHanded,   // to Python, with its body as that comes
@@ -30,6 +31,7 @@ struct HttpRequest {
   bool is_whole = false;     // all of its body has come
   bool is_begun = false;     // a part of its reply is written
   bool has_gone_on = false;  // `100 Continue` was sent
+  bool is_judged = false;    // Python has looked at its key
   bool closes = false;       // the connection ends with it
   size_t head_bytes = 0, body_bytes = 0;
   size_t held = 0;           // bytes in flight

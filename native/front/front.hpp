@@ -16,7 +16,7 @@ namespace {
 struct HandedRequest {
   uint64_t number;
   HttpHead head;
-  bool is_secure, is_whole;
+  bool is_secure, is_whole, is_late;
   double began;
   sockaddr_storage client;
   std::unique_ptr<FrontJob> job;  // which has its body, and has found that it is for Python; or none
@@ -25,6 +25,10 @@ struct HandedBody {
   uint64_t number;
   std::string bytes;
   bool is_last;
+};
+struct Key {  // which the front does not know
+  uint64_t number;
+  std::string bytes;
 };
 struct Left {  // the client of a handed request
   uint64_t number;
@@ -39,7 +43,7 @@ struct KnownKey {
   std::string name;
   double until;
 };
-using Told = std::variant<HandedRequest, HandedBody, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
+using Told = std::variant<HandedRequest, HandedBody, Key, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -71,11 +75,11 @@ class Front : public Keeper, public Sockets {
 
   // With Python's lock
 
-  // Score by this from now on; without one, Python answers all.
-  void serve(std::shared_ptr<const Plan> plan) {
+  // Score by this from now on; without one, Python answers all. `is_aside`: for the playground to compare with.
+  void serve(std::shared_ptr<const Plan> plan, bool is_aside) {
     const std::lock_guard lock(plans_mutex_);
     if (plan) plans_.push_back(plan);
-    plan_ = std::move(plan);
+    (is_aside ? aside_ : plan_) = std::move(plan);
   }
   // Let go of what no request needs any more.
   void forget_plans() {
@@ -113,9 +117,7 @@ class Front : public Keeper, public Sockets {
   void go_on(uint64_t number) {
     tell_thread([this, number] {
       Connection* const one = asking(number);
-      if (!one || one->requests.front()->is_whole) return;
-      one->requests.front()->has_gone_on = true;
-      write(*one, "HTTP/1.1 100 Continue\r\n\r\n");
+      if (one && !one->requests.front()->is_whole) send_continue(*one, *one->requests.front());
     });
   }
   // It gets no reply.
@@ -133,6 +135,18 @@ class Front : public Keeper, public Sockets {
   void forget_keys() {
     const std::lock_guard lock(plans_mutex_);
     keys_.clear();
+  }
+  // Python has looked at a request's key.
+  void judged(uint64_t number) {
+    tell_thread([this, number] {
+      Connection* const one = asking(number);
+      if (!one) return;
+      HttpRequest& request = *one->requests.front();
+      asking_.erase(number);
+      request.is_judged = true;
+      request.state = HttpState::kWaiting;
+      go_ahead(*one);
+    });
   }
 
   // End connections with their replies.
@@ -161,8 +175,6 @@ class Front : public Keeper, public Sockets {
   static constexpr size_t kRequestBytes = 4'096;
   // Maximum bodies that may pass unread after a reply: a client that still writes does not read.
   static constexpr size_t kPassedBodies = 8;
-  // A body that is late is Python's to wait for, within its bounds.
-  static constexpr double kHoldS = 0.05;
 
   // In the front's thread
 
@@ -184,7 +196,7 @@ class Front : public Keeper, public Sockets {
       const HttpRequest& first = *one.requests.front();
       if (now_ <= first.until) return;
       if (first.state == HttpState::kPassing) close(one, Count::kUnreadBody);
-      if (first.state == HttpState::kComing) hand(one);
+      if (first.state == HttpState::kComing) hand(one, {}, true);
     });
     bound_unread();
   }
@@ -279,7 +291,9 @@ class Front : public Keeper, public Sockets {
     if (request.body_bytes - bytes.size() > limits_.max_body) return;
     hold(request.held, request.held + bytes.size());
     request.add(bytes);
-    if (request.state == HttpState::kHanded && request.body_bytes > limits_.max_body) tell_body(request);
+    if (request.body_bytes <= limits_.max_body) return;
+    if (request.state == HttpState::kHanded) tell_body(request);
+    if (request.state == HttpState::kComing) hand(one);
   }
 
   void take_end(Connection& one) {
@@ -328,22 +342,44 @@ class Front : public Keeper, public Sockets {
   void go_ahead(Connection& one) override {
     while (one.descriptor >= 0 && !one.is_lost && !one.requests.empty() && one.out.size() <= kClogged) {
       HttpRequest& request = *one.requests.front();
-      if (request.state == HttpState::kWaiting) {
-        if (!is_for_engine(request)) return hand(one);
-        request.state = HttpState::kComing;
-        request.until = now_ + kHoldS;
-      }
+      if (request.state == HttpState::kWaiting && !await_body(one, request)) return;
       if (request.state != HttpState::kComing || !request.is_whole) return;
       if (!score(one)) return;
     }
   }
 
-  // Whether the engine can answer it, by its head.
-  bool is_for_engine(const HttpRequest& request) {
+  // Wait for the body of a request that the engine can answer, by its head, once its key is known to be good.
+  bool await_body(Connection& one, HttpRequest& request) {
     ScoringHead head;
-    if (request.head.length > limits_.max_body || !head.read(request.head, limits_.max_deadline_s)) return false;
-    const std::lock_guard lock(plans_mutex_);
-    return plan_ && (head.form == Form::kScore || plan_->translate) && (!limits_.needs_keys || known(head.key));
+    const bool is_for_engine = std::max<size_t>(request.head.length, request.body_bytes) <= limits_.max_body &&
+                               head.read(request.head, limits_.max_deadline_s);
+    bool is_known = !limits_.needs_keys;
+    if (is_for_engine) {
+      const std::lock_guard lock(plans_mutex_);
+      if (!plan_of(head)) return hand(one), false;
+      is_known |= known(head.key) != nullptr;
+    }
+    if (!is_for_engine || (!is_known && (request.is_judged || head.key.empty()))) return hand(one), false;
+    if (!is_known) {
+      request.state = HttpState::kAsked;
+      asking_.emplace(request.number, &one);
+      return tell_python(Key{request.number, std::string(head.key)}), false;
+    }
+    request.state = HttpState::kComing;
+    request.until = now_ + limits_.body_s;
+    if (request.head.expects && !request.is_whole) send_continue(one, request);
+    return true;
+  }
+
+  void send_continue(Connection& one, HttpRequest& request) {
+    request.has_gone_on = true;
+    write(one, "HTTP/1.1 100 Continue\r\n\r\n");
+  }
+
+  // With what such a request is scored; none if it is Python's.
+  std::shared_ptr<const Plan> plan_of(const ScoringHead& head) const {
+    if (head.is_aside) return aside_;
+    return plan_ && (head.form == Form::kScore || plan_->translate) ? plan_ : nullptr;
   }
 
   const KnownKey* known(std::string_view key) const {
@@ -368,13 +404,15 @@ class Front : public Keeper, public Sockets {
     Load load;
     {
       const std::lock_guard lock(plans_mutex_);
-      plan = plan_;
+      plan = plan_of(head);
       if (const KnownKey* const key = known(head.key)) load.key = key->name;
     }
+    if (!plan) return hand(one), false;
     const double now = clock_s();
-    // Python says what is wrong.
-    const bool has_form = plan && (head.form == Form::kScore || plan->translate);
-    if (!has_form || request.body_bytes > limits_.max_body || now > deadline) return hand(one), false;
+    if (now > deadline) {
+      tally_.inc(Count::kShedLate);
+      return refused_by_engine(one, {504, "deadline_exceeded", kUnread}, head.form, id, Count::kLate), true;
+    }
     int64_t bucket = 0;
     const Refused refused = engine_.admit([&](Admission& admission, auto runs) {
       load.rows = admission.rows_in(request.body_bytes, head.form);
@@ -434,6 +472,7 @@ class Front : public Keeper, public Sockets {
     answered(one, false);
   }
 
+  static constexpr const char* kUnread = "deadline exceeded before the request was queued: its client, or the service, was slow";
   static constexpr const char* kBefore = "deadline exceeded before a scoring thread was free";
   static constexpr const char* kTooLate = "deadline exceeded: no scoring thread was free in time, or the run did not end";
   static constexpr const char* kNoTime = "deadline exceeded: too little time left for one model run";
@@ -470,6 +509,11 @@ class Front : public Keeper, public Sockets {
       job->is_away = true;
       return tell_python(Lacking{job});
     }
+    if (job->connection && job->is_timed() && !is_answered) {
+      job->take_on_deadline();
+      job->reopen();
+      return put(*job);
+    }
     // Counted first: once nothing is queued, all that is answered is counted.
     if (job->is_sent)
       tally_.note([&](auto inc, auto observe) {
@@ -489,7 +533,7 @@ class Front : public Keeper, public Sockets {
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
         // An explanation, or what is wrong with the request, is for Python.
-        return hand_over(job, *one);
+        return hand(*one, std::unique_ptr<FrontJob>(job));
       }
     }
     free(job);
@@ -503,14 +547,9 @@ class Front : public Keeper, public Sockets {
     if (one) {
       one->requests.front()->job = nullptr;
       release(job);
-      return hand_over(&job, *one);
+      return hand(*one, std::unique_ptr<FrontJob>(&job));
     }
     free(&job);
-  }
-
-  void hand_over(FrontJob* job, Connection& one) {
-    job->is_handed = true;
-    hand(one, std::unique_ptr<FrontJob>(job));
   }
 
   void free(FrontJob* job) {
@@ -518,8 +557,8 @@ class Front : public Keeper, public Sockets {
     if (job->holds_python()) tell_python(std::move(owned));
   }
 
-  // Hand the first request to Python, with its job, or as much of its body as has come.
-  void hand(Connection& one, std::unique_ptr<FrontJob> job = {}) {
+  // Hand the first request to Python, with its job, or as much of its body as has come, which may be too late.
+  void hand(Connection& one, std::unique_ptr<FrontJob> job = {}, bool is_late = false) {
     HttpRequest& request = *one.requests.front();
     request.state = HttpState::kHanded;
     sockaddr_storage client{};
@@ -527,8 +566,8 @@ class Front : public Keeper, public Sockets {
     if (!one.is_secure) getpeername(one.descriptor, reinterpret_cast<sockaddr*>(&client), &size);
     asking_.emplace(request.number, &one);
     const bool is_body_due = !job && (request.is_whole || request.body_bytes > limits_.max_body);
-    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, request.began, client,
-                              std::move(job)});
+    tell_python(HandedRequest{request.number, std::move(request.head), one.is_secure, request.is_whole, is_late, request.began,
+                              client, std::move(job)});
     if (is_body_due) tell_body(request);
   }
 
@@ -653,7 +692,7 @@ class Front : public Keeper, public Sockets {
   std::vector<FrontJob*> ended_;
 
   std::mutex plans_mutex_;  // guards what Python has said last
-  std::shared_ptr<const Plan> plan_;
+  std::shared_ptr<const Plan> plan_, aside_;
   std::vector<std::shared_ptr<const Plan>> plans_;
   std::unordered_map<std::string, KnownKey> keys_;
 

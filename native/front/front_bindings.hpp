@@ -74,12 +74,13 @@ struct Telling {
     for (const HttpHead::Header& header : head.headers)
       headers.append(nb::make_tuple(bytes_of(head.at(header.name)), bytes_of(head.at(header.value))));
     return nb::make_tuple("request", one.number, bytes_of(head.at(head.method)), bytes_of(head.at(head.target)),
-                          headers, one.is_whole, one.is_secure, head.is_old, head.closes, head.expects, one.began,
+                          headers, one.is_whole, one.is_late, one.is_secure, head.is_old, head.closes, head.expects, one.began,
                           address(one.client), one.job ? nb::cast(std::move(one.job)) : nb::none());
   }
   nb::tuple operator()(HandedBody& one) const {
     return nb::make_tuple("body", one.number, bytes_of(one.bytes), one.is_last);
   }
+  nb::tuple operator()(Key& one) const { return nb::make_tuple("key", one.number, bytes_of(one.bytes)); }
   nb::tuple operator()(Left& one) const { return nb::make_tuple("left", one.number); }
   nb::tuple operator()(NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
   nb::tuple operator()(Lacking& lacking) const {
@@ -87,13 +88,15 @@ struct Telling {
     return nb::make_tuple("lacking", std::make_unique<AwayJob>(front, lacking.job), job.assignment().given,
                           job.asked(), job.deadline);
   }
-  nb::tuple operator()(std::unique_ptr<FrontJob>& job) const { return nb::make_tuple("scored", job->followed()); }
+  nb::tuple operator()(std::unique_ptr<FrontJob>& job) const {
+    return nb::make_tuple("scored", job->is_sent ? job->followed() : nb::list());
+  }
 };
 
 // take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, whether
-// its body is whole, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
+// its body is whole, whether it is too late, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
 // expects `100 Continue`, when it began, client or None, its job if that has its body, or None); ("body", number, bytes,
-// whether they are all of it); ("left", number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with
+// whether they are all of it); ("key", number, bytes), to be judged; ("left", number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with
 // what is fetched for it, the assignment, what was asked for, the deadline); or ("scored", what `look` said)
 nb::list front_take_told(HeldFront& held) {
   std::vector<Told> all = held.front->take_told();
@@ -103,17 +106,26 @@ nb::list front_take_told(HeldFront& held) {
 }
 
 void add_front(nb::module_& module) {
-  nb::class_<FrontJob, ScoringJob>(module, "FrontJob");
+  nb::class_<FrontJob>(module, "FrontJob")
+      .def_prop_ro("of", [](const FrontJob& job) { return job.plan().of; })
+      .def_prop_ro("body", [](const FrontJob& job) { return bytes_of(job.sent.body); })
+      .def_prop_ro("request_id", [](const FrontJob& job) { return job.sent.request_id; })
+      .def_prop_ro("shown_id", [](const FrontJob& job) { return job.shown_id; })
+      .def_prop_ro("key", [](const FrontJob& job) { return job.load.key; })
+      .def_prop_ro("deadline", [](const FrontJob& job) { return job.deadline; })
+      .def("outcome", &FrontJob::outcome)
+      // head(size of the reply, seconds that its explanation took)
+      .def("head", [](FrontJob& job, size_t size, double explain_s) { return bytes_of(job.head(size, explain_s)); });
   nb::class_<AwayJob>(module, "AwayJob").def("go_on", &AwayJob::go_on);
   nb::class_<HeldFront>(module, "Front")
       .def(nb::init<const HeldEngine&, const Sizes&, const Times&, bool>(), nb::keep_alive<1, 2>())
       // start(descriptor of a listener, or −1), which it closes
       .def("start", [](HeldFront& held, int listener) { held.front->start(listener); })
       .def("stop", &HeldFront::stop)
-      // serve(plan or None)
+      // serve(plan or None, whether it is for the playground to compare with)
       .def("serve",
-           [](HeldFront& held, std::optional<const HeldPlan*> plan) {
-             held.front->serve(plan ? (*plan)->plan : nullptr);
+           [](HeldFront& held, std::optional<const HeldPlan*> plan, bool is_aside) {
+             held.front->serve(plan ? (*plan)->plan : nullptr, is_aside);
            })
       .def("forget_plans", [](HeldFront& held) { held.front->forget_plans(); })
       // reply(number, bytes, is_last, closes)
@@ -131,6 +143,7 @@ void add_front(nb::module_& module) {
            [](HeldFront& held, const nb::bytes& key, std::string name, double until) {
              held.front->know_key(std::string(view_of(key)), std::move(name), until);
            })
+      .def("judged", [](HeldFront& held, uint64_t number) { held.front->judged(number); })
       .def("forget_keys", [](HeldFront& held) { held.front->forget_keys(); })
       .def("drain", [](HeldFront& held) { held.front->drain(); }, nb::call_guard<nb::gil_scoped_release>())
       .def("close_listener", [](HeldFront& held) { held.front->close_listener(); },

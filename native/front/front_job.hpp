@@ -33,6 +33,7 @@ class FrontJob : public ScoringJob {
 
   bool is_scored() const { return ending == Ending::kDone && fate_ == Fate::kScored; }
   bool is_lacking() const { return ending == Ending::kDone && fate_ == Fate::kLacking; }
+  bool is_timed() const { return ending == Ending::kDone && fate_ == Fate::kTimed; }
   // Whether its end can wait until the front's thread wakes for something else.
   bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
@@ -50,16 +51,18 @@ class FrontJob : public ScoringJob {
   Connection* connection = nullptr;  // until its request is answered
   bool is_released = false;          // its load is
   bool is_away = false;              // Python fetches what it lacks
-  bool is_handed = false;            // it is Python's, as is its reply
   std::atomic<bool> is_awaited{false};  // the connection has more to do
   std::atomic<bool> has_answered{false};  // all of the reply is written
   std::string left;      // of the reply: what is not written
   bool is_sent = false;  // the job has answered by itself
 
  private:
-  // Write as much of the reply as the connection takes now.
+  // Write as much of the reply as the connection takes now; one that is to be explained is for Python.
   void send(Desk& desk, std::string_view reply) override {
-    if (is_handed) return ScoringJob::send(desk, reply);
+    if (parts_[0].request.is_explained) {
+      reply_ = reply;
+      return;
+    }
     if (!claim()) return;
     std::string& whole = desk.whole;
     whole.assign(wire_.head).append(head(reply.size())).append("x-request-id: ").append(shown_id).append("\r\n");

@@ -10,19 +10,22 @@ namespace native {
 struct ScoringHead {
   Form form = Form::kScore;
   std::string_view path;
+  bool is_aside = false;             // for the model that the playground compares with
   double seconds = 0.0;              // until its deadline; 0: as by default
   std::string_view key, request_id;  // empty if they are not given
   std::string_view json_length;      // of a body that goes on in bytes; empty: it does not
 
   // False if the app is to look at it: it is no scoring request, or something about it is wrong or unusual.
   bool read(const HttpHead& head, double most_s) {
-    if (head.at(head.method) != "POST" || head.expects) return false;
+    if (head.at(head.method) != "POST") return false;
     const std::string_view target = head.at(head.target);
     path = target.substr(0, target.find('?'));
     if (path == "/v1/openrtb")
       form = Form::kOpenrtb;
     else if (path.starts_with("/v2/models/") && path.ends_with("/infer"))
       form = Form::kInfer;
+    else if (path == "/playground/score-without")
+      is_aside = true;
     else if (path != "/v1/score")
       return false;
     bool is_json = form == Form::kInfer;  // by any name

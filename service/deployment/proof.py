@@ -64,7 +64,7 @@ class Pace:
 
 def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     """Raise BundleError if a golden is not reproduced or there is none, or whatever the model raises."""
-    runtime, engine, schema, manifest = model.runner.runtime, model.engine, model.schema, model.bundle.manifest
+    runtime, engine, schema, manifest = model.runtime, model.engine, model.schema, model.bundle.manifest
     tolerance = manifest.tolerances.get(engine.key)
     if tolerance is None:
         known = ", ".join(manifest.tolerances) or "none"

@@ -15,7 +15,8 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
-from service.http.exchange import BEGAN, CYCLE, JOB, Headers
+from service.http.access import BEGAN, JOB, Headers
+from service.http.body import CYCLE
 
 _CLOSE = (b"connection", b"close")
 _WITHOUT_LENGTH = (204, 304)
@@ -24,6 +25,13 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 
 class Scoring(Protocol):
     """What the engine's jobs need of Python."""
+
+    answer: ASGIApp
+    """Answers a request by its job, which has ended."""
+
+    def judge(self, number: int, key: bytes) -> None:
+        """Judge the key of a request, and let it go on."""
+        ...
 
     def follow(self, seen: Any) -> None:  # noqa: ANN401 - the core has no types
         """Learn what was kept of a request that the engine has answered."""
@@ -73,18 +81,22 @@ class Bridge:
         for kind, *told in self.front.take_told():
             if kind == "request":
                 self._cycles[told[0]] = begun = RequestCycle(self, *told)
-                self._begin(begun.run(self._app))
-            elif kind == "lacking":
-                assert self._scoring is not None, "the port scores"
-                self._begin(self._scoring.provide(*told))
-            elif kind == "scored":
-                for seen in told[0]:
-                    assert self._scoring is not None, "the port scores"
-                    self._scoring.follow(seen)
+                has_job = begun.scope[JOB] is not None
+                self._begin(begun.run(self._scoring.answer if has_job and self._scoring is not None else self._app))
             elif kind == "not_accepted":
                 self.log.error("cannot_accept", reason=os.strerror(told[0]))
-            elif (cycle := self._cycles.get(told[0])) is not None:
-                cycle.leave() if kind == "left" else cycle.come(*told[1:])
+            elif kind in ("body", "left"):
+                if (cycle := self._cycles.get(told[0])) is not None:
+                    cycle.leave() if kind == "left" else cycle.come(*told[1:])
+            elif self._scoring is None:
+                raise RuntimeError("the port scores nothing")
+            elif kind == "key":
+                self._scoring.judge(*told)
+            elif kind == "lacking":
+                self._begin(self._scoring.provide(*told))
+            else:
+                for seen in told[0]:
+                    self._scoring.follow(seen)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -103,6 +115,7 @@ class RequestCycle:
         target: bytes,
         headers: Headers,
         is_whole: bool,
+        is_late: bool,
         is_secure: bool,
         is_old: bool,
         closes: bool,
@@ -112,7 +125,7 @@ class RequestCycle:
         job: Any,  # noqa: ANN401 - the core has no types
     ) -> None:
         """`job`: of a scoring request that the engine has read, or None. It has the body."""
-        self.is_whole, self.is_gone = is_whole, False
+        self.is_whole, self.is_late, self.is_gone = is_whole, is_late, False
         self._bridge, self._number = bridge, number
         self._body = b""
         self._closes, self._expects = closes, expects

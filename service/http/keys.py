@@ -22,8 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
 from service.errors import Forbidden, KeysUnavailable, ServiceError, Unauthorized
+from service.http.access import KEY, OIP, PLAYGROUND, is_scoring
 from service.http.entry import LOOPBACK
-from service.http.exchange import KEY, OIP
 from service.settings import Settings
 from service.telemetry.metrics import KeyRefusal, Metrics
 from service.watched_files import WatchedFiles
@@ -39,7 +39,7 @@ _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
 """A scope, any key, or no key."""
-PAGE, PLAYGROUND, ASSETS = "/playground", "/playground/", "/playground/static/"
+PAGE, ASSETS = "/playground", f"{PLAYGROUND}static/"
 """Paths of the playground."""
 
 
@@ -131,21 +131,20 @@ class Guard:
     def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
         self._keys = keys
         self._metrics = metrics
-        self._admitted: Callable[[bytes, KeyEntry], None] = lambda key, entry: None
         self._guards_metrics = settings.guard_metrics
         self._max_age_s = settings.keys_max_age_seconds or math.inf
         self._unsaid: Counter[KeyRefusal] = Counter()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
 
-    def follow(self, admitted: Callable[[bytes, KeyEntry], None], changed: Callable[[], None]) -> None:
-        """Call `admitted` with each key that is found to be good, and `changed` with each change of the keys; in any
-        thread."""
-        self._admitted, self._keys.changed = admitted, changed
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Call `changed` with each change of the keys; in any thread."""
+        self._keys.changed = changed
 
-    def knows(self, key: bytes, entry: KeyEntry) -> bool:
-        """Return whether a key still has this entry."""
-        return self._keys.value.find(key) is entry
+    def scorer(self, key: bytes) -> KeyEntry | None:
+        """Return the entry of a key that may score; None for others."""
+        entry = None if self.is_stale else self._keys.value.find(key)
+        return entry if entry is not None and "score" in entry.scopes and not entry.has_ended(time.time()) else None
 
     @property
     def is_stale(self) -> bool:
@@ -161,9 +160,7 @@ class Guard:
         if path == PAGE or path.startswith(ASSETS):
             return None
         # What the playground shows about users is what their scores are made from.
-        if path in ("/v1/score", "/v1/openrtb") or path.startswith(PLAYGROUND):
-            return "score"
-        if path.startswith(f"{OIP}/") and path.endswith("/infer"):
+        if is_scoring(path) or path.startswith(PLAYGROUND):
             return "score"
         if path == "/v1/events":
             return "events"
@@ -192,7 +189,6 @@ class Guard:
             return "expired", Unauthorized(f"the API key {key.name!r} has expired; ask for a new one")
         if need != "any" and need not in key.scopes:
             return "scope", Forbidden(f"the API key {key.name!r} lacks the scope {need!r}")
-        self._admitted(given, key)
         return None
 
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:

@@ -29,8 +29,8 @@ from service.deployment.bundle_folder import (
     write_experiment,
 )
 from service.errors import DESCRIPTIONS, BodyTooLarge, Conflict, ErrorReply
-from service.http.exchange import KEY, access_of
-from service.http.middleware import read_json_body
+from service.http.access import KEY, access_of
+from service.http.body import read_json_body
 from service.scoring.deployment import Serving
 from service.settings import Settings
 

@@ -18,7 +18,8 @@ from msd.contract.golden import read_goldens
 from msd.contract.openrtb import OpenrtbRequest
 from msd.contract.request import ScoreRequest
 from service.errors import DESCRIPTIONS, ErrorReply
-from service.http.exchange import FIELD, OIP
+from service.http.access import OIP
+from service.http.body import FIELD
 from service.limits import MAX_DEADLINE_MS
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventBatch, EventsReply

@@ -25,7 +25,8 @@ from msd.contract.request import (
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
-from service.http.middleware import read_json_body, send_json
+from service.http.access import send_json
+from service.http.body import read_json_body
 from service.json_parser import JsonParser
 from service.limits import MAX_EVENTS
 from service.live.overlay import state_rules
@@ -86,9 +87,8 @@ class EventsRoute:
         readiness: Readiness,
         metrics: Metrics,
         request_log: RequestLog | None,
-        parser: JsonParser,
     ) -> None:
-        self._parser = parser
+        self._parser = JsonParser(settings.max_candidates)
         self._settings = settings
         self._serving = serving
         self._store = store

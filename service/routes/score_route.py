@@ -1,81 +1,163 @@
-"""Scoring requests that the engine does not answer by itself, as a raw ASGI endpoint without framework layers. Errors
-are raised; `AccessMiddleware` answers them.
+"""Scoring requests: what the front needs to have them scored, and the answers that are Python's.
+
+The engine answers all but those with a mistake, those that are to be explained, and those that it cannot score now.
 """
 
-from typing import Any
+import math
+from functools import partial
+from typing import Any, NoReturn
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.request import InvalidRequest
+from msd.contract.exploration import exploration_of
+from msd.contract.request import InvalidRequest, RequestError, check_pricing, parse_request_by
 from service.deployment.readiness import Readiness
-from service.http.exchange import JOB, KEY, access_of, check_encoding, check_json, deadline_of, left_check
+from service.errors import ModelError, NotReady
+from service.explainer import Explainer
+from service.http.access import JOB, KEY, OIP, PLAYGROUND, AccessMiddleware, access_of, send_reply
+from service.http.body import CYCLE, check_deadline, check_encoding, check_json, read_body
 from service.http.keys import Guard
-from service.http.middleware import read_body, send_reply
+from service.json_parser import JsonParser
 from service.routes.oip.tensors import HEADER
-from service.scoring.answer import Budget, Form, RawRequest
-from service.scoring.deployment import Serving
+from service.routes.playground.playground import Playground
+from service.scoring.answer import Seen, Translated
+from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
+from service.scoring.reply import with_explanation
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 PATH = "/v1/score"
 _LENGTH = HEADER.lower().encode()
+# How a request fares that a thread has read.
+_, _REFUSED, _LACKING, _NOT_FINITE = range(4)
 
 
 class ScoreRoute:
-    """The endpoint. Its work is bounded in bytes, time, candidates and waiting rows."""
+    """For the event loop. Errors are raised; `AccessMiddleware` answers them."""
 
     def __init__(
         self,
         settings: Settings,
         serving: Serving,
         pipeline: Pipeline,
+        explainer: Explainer,
         readiness: Readiness,
         guard: Guard | None,
-        form: Form = Form.SCORE,
+        playground: Playground | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._guard = guard
         self._serving = serving
         self._pipeline = pipeline
+        self._explainer = explainer
         self._readiness = readiness
-        self._form = form
+        self._guard = guard
+        self._playground = playground
+        self._parser = JsonParser(settings.max_candidates)
+        self._front: Any = None
+        self._told: list[Deployment | None] = [None, None]
+        self.answer: ASGIApp = AccessMiddleware(self, metrics)
+        self.follow, self.provide = pipeline.follow, pipeline.provide
+
+    # What the front is told
+
+    def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
+        self._front, self._readiness.changed = front, self.look
+        if self._guard is not None:
+            self._guard.follow(front.forget_keys)
+        self.look()
+
+    def look(self) -> None:
+        """Tell the front what has changed. Called several times a second too."""
+        if self._guard is not None and self._guard.is_stale:
+            self._front.forget_keys()
+        is_ready = not self._readiness.missing
+        aside = self._playground.compared if self._playground is not None else None
+        for place, deployment in enumerate((self._serving.current, aside)):
+            wanted = deployment if is_ready else None
+            if wanted is not self._told[place]:
+                plan = None if wanted is None else self._pipeline.plan(wanted, is_aside=bool(place))
+                self._front.serve(plan, bool(place))
+                self._told[place] = wanted
+        self._front.forget_plans()
+
+    def judge(self, number: int, key: bytes) -> None:
+        """Let the front know a key that may score, and go on with the request that has it."""
+        assert self._guard is not None, "keys are required"
+        if (entry := self._guard.scorer(key)) is not None:
+            until = math.inf if entry.not_after is None else entry.not_after.timestamp()
+            self._front.know_key(key, entry.name, until)
+            # The keys may have changed meanwhile.
+            if self._guard.scorer(key) is not entry:
+                self._front.forget_keys()
+        self._front.judged(number)
+
+    # What the front hands over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        access = access_of(scope)
-        access.is_scoring = True
-        if self._guard is not None:
-            self._guard.check(scope, "score")
         job: Any = scope.get(JOB)
         if job is None:
-            json_length = self._check_head(scope)
-            body = await read_body(scope, receive, self._settings)
-            self._readiness.check()
-            raw = self._raw(scope, access.request_id, body)._replace(json_length=json_length)
-            job = self._pipeline.job(self._serving.current, raw)
+            await self._refuse(scope, receive)
+        access_of(scope).request_id = job.shown_id
+        if job.key:
+            scope[KEY] = job.key
+        outcome = job.outcome()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        fate, seen, reply, made, part = outcome
+        if fate == _REFUSED:
+            raise await self._refused(job, made, part)
+        if fate == _NOT_FINITE:
+            raise ModelError("the model returned a non-finite score for this request")
+        if fate == _LACKING:
+            raise RuntimeError("what the request lacks could not be fetched")
+        await self._explain(scope, send, job, reply, seen[0])
+
+    async def _refuse(self, scope: Scope, receive: Receive) -> NoReturn:
+        """Raise why the engine does not score a request."""
+        if scope["path"].startswith(OIP):
+            check_encoding(scope, "the request uncompressed")
+            if sum(name == _LENGTH for name, _ in scope["headers"]) > 1:
+                raise InvalidRequest("is given twice", HEADER)
         else:
-            raw = self._raw(scope, job.request_id, job.body)
-        try:
-            answer = await self._pipeline.answer(job, raw)
-        finally:
-            access.request_id = job.shown_id
-        await send_reply(send, 200, answer.headers, answer.body)
-        for seen in answer.seen:
-            self._pipeline.follow(seen)
-
-    def _check_head(self, scope: Scope) -> bytes | None:
-        """Return the length of the JSON if bytes follow it. Raises UnsupportedMediaType, InvalidRequest."""
-        if self._form is not Form.INFER:
             check_json(scope)
-            return None
-        check_encoding(scope, "the request uncompressed")
-        lengths = [value for name, value in scope["headers"] if name == _LENGTH]
-        if len(lengths) > 1:
-            raise InvalidRequest("is given twice", HEADER)
-        return bytes(lengths[0]) if lengths else None
+        await read_body(scope, receive, self._settings)
+        self._readiness.check()
+        check_deadline(scope)
+        missing = self._playground.missing if self._playground and scope["path"].startswith(PLAYGROUND) else ""
+        raise NotReady(f"not ready: {missing or 'such requests cannot be scored now'}")
 
-    def _raw(self, scope: Scope, request_id: str, body: bytes) -> RawRequest:
-        """Raises MalformedHeader."""
-        began, deadline, is_own = deadline_of(scope, self._settings.deadline_ms / 1000)
-        budget = Budget(deadline, left_check(scope), is_own)
-        path, key = scope["raw_path"].decode("latin-1"), scope.get(KEY, "")
-        return RawRequest(request_id, body, began, budget, self._form, path, key=key)
+    async def _explain(self, scope: Scope, send: Send, job: Any, reply: bytes, seen: Seen) -> None:  # noqa: ANN401
+        assert seen.explained is not None, "it asks for an explanation"
+        cycle = scope[CYCLE]
+        explanation = await self._explainer.explain(seen.explained, job.deadline, lambda: cycle.is_gone)
+        body = with_explanation(reply, explanation, seen.explained.order)
+        head: bytes = job.head(len(body), explanation.seconds)
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in head.splitlines())]
+        await send_reply(send, 200, headers, body)
+        if seen.served is not None:
+            self.follow(seen)
+
+    async def _refused(self, job: Any, made: Translated | None, part: int) -> Exception:  # noqa: ANN401
+        """Return the error of a request that the core refuses, by its place in the request's own form."""
+        request_id, body = (job.request_id, job.body) if made is None else made.parts[part]
+        if made is not None:
+            await self._parser.parse(job.body, made.check)
+        error = await self._parser.parse(body, partial(self._refusal, job.of, request_id))
+        if made is not None and isinstance(error, RequestError):
+            error.field = made.place_of(part, error.field or "")
+        return error
+
+    def _refusal(self, deployment: Deployment, request_id: str, body: bytes) -> Exception:
+        try:
+            request = parse_request_by(
+                body, lambda user_id: deployment.schema_of(user_id or request_id), self._settings.max_candidates
+            )
+            model = deployment.arm_of(request.user_id or request_id).model
+            check_pricing(request, model.bundle.manifest.formula)
+            if request.explore is not None:
+                exploration_of(request.explore, request_id, self._settings.explore_share)
+        except RequestError as error:
+            return error
+        return RuntimeError("the native core refuses a request that msd.contract accepts")

@@ -1,7 +1,6 @@
-"""A request to score and its answer, as passed between HTTP, scoring and followers of replies. Knows none of them."""
+"""What is known of a scored request, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,36 +18,6 @@ from service.scoring.model import Model
 _STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
-
-
-class Form(IntEnum):
-    """Forms of scoring requests, by the core's numbers."""
-
-    SCORE, OPENRTB, INFER = range(3)
-
-
-class Budget(NamedTuple):
-    """A request's deadline, by `time.perf_counter`; a check whether its client has left; and whether its head sets the
-    deadline."""
-
-    deadline: float
-    is_gone: Callable[[], bool]
-    is_own: bool = False
-
-
-class RawRequest(NamedTuple):
-    """A request to score. `began`: when it came, by `time.perf_counter`; `key`: the name of its API key."""
-
-    request_id: str
-    body: bytes
-    began: float
-    budget: Budget
-    form: Form = Form.SCORE
-    path: str = ""
-    """As its client has encoded it."""
-    json_length: bytes | None = None
-    """None if the whole body is JSON."""
-    key: str = ""
 
 
 class Basis(NamedTuple):
@@ -98,9 +67,10 @@ class Served(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """What an explanation starts from: the tensors of a request, and of an unknown one; its scores [N] and their
-    correction; the items of the history that the model saw; and the candidates of the reply, by place."""
+    """What an explanation starts from: the model; the tensors of a request, and of an unknown one; its scores [N] and
+    their correction; the items of the history that the model saw; and the candidates of the reply, by place."""
 
+    model: Model
     tensors: Tensors
     nothing: Tensors
     pctr: NDArray[np.float32]
@@ -142,15 +112,6 @@ class Seen(NamedTuple):
     deployment: Deployment
     served: Served | None = None
     explained: Explained | None = None
-
-
-class Answer(NamedTuple):
-    """A reply's headers and body."""
-
-    headers: Headers
-    body: bytes
-    seen: Sequence[Seen]
-    """What followers want of it."""
 
 
 class Follower(Protocol):

@@ -18,8 +18,7 @@ from msd.contract.schema import FeatureSchema
 from native.layout import core_model, core_schema, new_desk
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
-from service.runtimes.runtime import Engine
-from service.scoring.engine import Runner
+from service.runtimes.runtime import Engine, Runtime
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
@@ -49,7 +48,7 @@ class Model:
     schema: FeatureSchema
     schema_hash: str
     version: str
-    runner: Runner
+    runtime: Runtime
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
     native: CoreModel
@@ -61,40 +60,41 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        return self.runner.runtime.engine
+        return self.runtime.engine
 
 
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     """Load a verified bundle. Raises MsdError if runtime or rows file are invalid."""
     runtime = open_runtime(bundle, settings)
-    runner = Runner(runtime)
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
     manifest, form, rows = bundle.manifest, core_schema(schema, codecs), store.core_rows()
     served = core_model(version, manifest.formula, settings.explore_share, manifest.uncertainty)
-    loaded = _loaded(bundle, runner, rows, form, served, settings.max_candidates)
+    loaded = _loaded(bundle, runtime, rows, form, served, settings.max_candidates)
     own = CoreModel(form, served, rows, threading.local(), loaded)
     return Model(
         bundle=bundle,
         schema=schema,
         schema_hash=schema.schema_hash,
         version=version,
-        runner=runner,
+        runtime=runtime,
         store=store,
         codecs=codecs,
         native=own,
     )
 
 
-def _loaded(bundle: Bundle, runner: Runner, rows: CoreRows | None, form: object, served: object, capacity: int) -> Any:  # noqa: ANN401 - the core has no types
+def _loaded(
+    bundle: Bundle, runtime: Runtime, rows: CoreRows | None, form: object, served: object, capacity: int
+) -> Any:  # noqa: ANN401 - the core has no types
     """Return what scoring threads run; `form`: of the schema."""
     assert native.core is not None, "the schema has a form"
-    runtime, heads = runner.runtime, tuple(bundle.manifest.heads)
+    heads = tuple(bundle.manifest.heads)
     run = runtime.run if runtime.native is None else None
     users, items = (None, None) if rows is None else (rows.users, rows.items)
     desk = partial(new_desk, bundle.schema, form, served, run, heads, capacity)
-    return native.core.LoadedModel(form, runner.native, heads, runtime.native, users, items, desk, capacity)
+    return native.core.LoadedModel(form, native.core.Runner(), heads, runtime.native, users, items, desk, capacity)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

@@ -1,20 +1,37 @@
-"""Scoring threads over a runtime that counts its runs."""
+"""Scoring threads over a runtime that counts its runs; and what is admitted to their queue."""
 
+import asyncio
+import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
+import native
 from msd.contract.assemble import Tensors
+from msd.contract.bundle import Bundle
+from service import limits
+from service.errors import Overloaded
 from service.runtimes.runtime import Engine, Scores
-from service.scoring.engine import Admitted, Runner, ScoringEngine
+from service.scoring.engine import ScoringEngine
+from service.scoring.frames import Frames
+from service.scoring.model import Model, load_model
+from service.scoring.pipeline import Pipeline
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.service.fronted import Answer, Fronted, deployed
 from tests.service.redis_rows import until
+
+FAILS = 90
+"""Of as many candidates, a run fails."""
 
 
 class CountingRuntime:
-    """Notes what it runs, and answers with what it was given once it may go on."""
+    """Notes how many candidates it runs, which is also what it answers, in hundredths, once it may go on."""
 
     engine = Engine("counting", "1", "none", 1, "fp32", ())
     native = None
@@ -26,53 +43,95 @@ class CountingRuntime:
         self._lock = threading.Lock()
 
     def run(self, tensors: Tensors) -> Scores:
-        """Fails on −1."""
-        value = int(tensors["x"][0])
+        count = len(tensors["item_dense"])
         with self._lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
-            self.runs.append(value)
+            self.runs.append(count)
         while not self.may_go_on():
             time.sleep(0.001)
         with self._lock:
             self.at_once -= 1
-        if value == -1:
-            raise RuntimeError("no such value")
-        return {"pctr": np.array([value], np.float32)}
+        if count == FAILS:
+            raise RuntimeError("too many for this runtime")
+        return dict.fromkeys(("pctr", "pcvr"), np.full(count, count / 100, np.float32))
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         return ()
 
 
+class Load(NamedTuple):
+    """A number of candidates, their expected run time, and the name of the API key that asks."""
+
+    rows: int
+    seconds: float
+    key: str = ""
+
+
+class Admitted(NamedTuple):
+    """An admitted load; `bucket` is its due time, in steps."""
+
+    load: Load
+    bucket: int
+
+
+def enter(engine: ScoringEngine, load: Load, deadline: float) -> Admitted:
+    """Have a load admitted until `release`. Raises Overloaded."""
+    judged = engine.native.enter(*load, deadline)
+    if isinstance(judged, tuple):
+        raise Overloaded(judged[1])
+    return Admitted(load, judged)
+
+
+def release(engine: ScoringEngine, admitted: Admitted) -> None:
+    engine.native.release(*admitted.load, admitted.bucket)
+
+
 class Bench:
-    """An engine and its runtime."""
+    """An engine, and what it has learned of one model."""
 
     def __init__(
         self, max_rows: int = 1_000, deadline_s: float = 60.0, threads: int = 1, patience_s: float = 60.0
     ) -> None:
-        self.runtime = CountingRuntime()
+        assert native.core is not None
         self.metrics = Metrics()
-        self.runner = Runner(self.runtime)
+        self.runtime = CountingRuntime()
+        self.runner = native.core.Runner()
         self.engine = ScoringEngine(self.metrics, max_rows, threads, patience_s=patience_s)
         self.deadline_s = deadline_s
 
     def admit(self, rows: int) -> Admitted:
-        return self.engine.enter(self.runner.load_of(rows), time.perf_counter() + self.deadline_s)
+        return enter(self.engine, Load(rows, self.runner.turn_s(rows, 0)), time.perf_counter() + self.deadline_s)
+
+    @asynccontextmanager
+    async def served(self, bundle: Bundle) -> AsyncIterator[None]:
+        """Serve requests of up to 100 candidates and of any deadline, until all have their replies."""
+        self._settings = settings = Settings(bundle=bundle.folder, max_candidates=100)
+        self._bundle = bundle
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(limits, "MAX_DEADLINE_MS", 10**7)
+            pipeline = Pipeline(Frames(self.metrics, 100))
+            self.fronted = Fronted(settings, self.metrics, self.engine, pipeline, deployed([self.model()]))
+            async with self.fronted.serve():
+                yield
+        self.engine.close()
+
+    def model(self, runtime: CountingRuntime | None = None, runner: Any = None) -> Model:  # noqa: ANN401
+        """The bundle with a runtime, by default the bench's."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native.core, "Runner", lambda: runner or self.runner)
+            patch.setattr("service.scoring.model.open_runtime", lambda *_: runtime or self.runtime)
+            return load_model(self._bundle, self._settings, self.metrics)
+
+    async def ask(self, count: int, deadline_s: float = 60.0) -> Answer:
+        body = {"user_id": "u1", "candidates": {"id": [f"i{n}" for n in range(count)]}}
+        return await self.fronted.ask(json.dumps(body).encode(), b"X-Deadline-Ms: %d\r\n" % (1000 * deadline_s))
+
+    def asks(self, count: int, deadline_s: float = 60.0) -> "asyncio.Task[Answer]":
+        return asyncio.ensure_future(self.ask(count, deadline_s))
 
     async def begins(self) -> None:
         await until(lambda: bool(self.runtime.runs))
 
-    async def run(
-        self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
-    ) -> int:
-        """One run, of which the result has to be its own."""
-        due = time.perf_counter() + 60 if deadline is None else deadline
-        ran = await self.engine.run(self.runner, {"x": np.array([value])}, rows, due, is_gone)
-        assert ran.queue_s >= 0
-        assert ran.run_s >= 0
-        return int(ran.result["pctr"][0])
-
-    def sheds(self) -> dict[str, float]:
-        """Those counted, by reason."""
-        (family,) = [family for family in self.metrics.families.collect() if family.name == "msd_shed"]
-        return {sample.labels["reason"]: sample.value for sample in family.samples if sample.value}
+    async def waits(self, count: int) -> None:
+        await until(lambda: self.engine.heartbeat().waiting == count)

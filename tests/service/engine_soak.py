@@ -17,22 +17,13 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from starlette.types import Receive, Scope, Send
-
 from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import CheckedRequest, InvalidRequest, RequestError
+from msd.contract.request import CheckedRequest, InvalidRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
-from service.errors import ClientGone, ServiceError
-from service.explainer import ExplainBudget, Explainer
-from service.http.bridge import Bridge
-from service.http.entry import bind, listen
-from service.http.exchange import JOB
-from service.http.middleware import send_reply
-from service.http.server import front_of
-from service.scoring.answer import Budget, Form, RawRequest, Translated
-from service.scoring.deployment import Arm, Assignment, Deployment
+from service.scoring.answer import Translated
+from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
 from service.scoring.model import load_model
@@ -42,21 +33,20 @@ from service.telemetry.metrics import Metrics
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.service.faults import run_in_python
+from tests.service.fronted import HEAD, Fronted, answer_of, deployed
 
 _THREADS, _CLIENTS, _MOST = 4, 24, 200
 _SWAP_S = 0.05
 _END_S = 30.0
 """Within this, all loads are released."""
-_FAILED = "while running Gather node"
-"""What the runtime says of a run that the graph lets fail."""
 _FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
-_PATHS = {"/v1/score": Form.SCORE, "/v1/openrtb": Form.OPENRTB, "/v2/models/msd/infer": Form.INFER}
-_HEAD = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_INFER = b"/v2/models/msd/infer"
+_PATHS = [b"/v1/score", b"/v1/openrtb", _INFER]
 _HARD = struct.pack("ii", 1, 0)
 _NONSENSE = [
     b"nonsense\r\n\r\n",
     b"GET /\x00 HTTP/1.1\r\n\r\n",
-    _HEAD % b"/v1/score" + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    b"POST /v1/score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
 ]
 
 
@@ -105,35 +95,19 @@ class EngineSoak:
         self._settings = Settings(bundle=bundle.folder, max_candidates=_MOST, explore_share=0.5)
         self._engine = ScoringEngine(self._metrics, 2_000, _THREADS, _MOST, 0.05)
         frames = Frames(self._metrics, _MOST, FitfulStates(self._random))
-        explainer = Explainer(self._engine, ExplainBudget(10.0))
-        self._pipeline = Pipeline(self._engine, frames, explainer, 0.5, translate=scored_twice)
-        self._front = front_of(self._settings, self._engine.native)
-        self._port = 0
+        pipeline = Pipeline(frames, translate=scored_twice)
         self._generation = 0
-        self._deployment = self._loaded()
+        self._fronted = Fronted(self._settings, self._metrics, self._engine, pipeline, self._loaded())
         self.outcomes: Counter[str] = Counter()
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        bridge = Bridge(self._front, self._app, self._pipeline)
-        bridge.open()
-        listener = bind("127.0.0.1", 0)
-        _, self._port = listen(listener)
-        self._front.start(listener.detach())
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._swap(until))
-                for _ in range(_CLIENTS):
-                    group.create_task(self._ask(until))
-        finally:
-            self._front.close_listener()
-            self._front.close_idle()
-            while self._front.connections:
-                await asyncio.sleep(0.01)
-            bridge.close()
-            self._front.stop()
-            self._engine.close()
-        # What cancelled requests waited for ends shortly after them.
+        async with self._fronted.serve(), asyncio.TaskGroup() as group:
+            group.create_task(self._swap(until))
+            for _ in range(_CLIENTS):
+                group.create_task(self._ask(until))
+        self._engine.close()
+        # What abandoned requests waited for ends shortly after them.
         async with asyncio.timeout(_END_S):
             while not self._engine.is_idle:
                 await asyncio.sleep(0.001)
@@ -141,25 +115,18 @@ class EngineSoak:
     def _loaded(self) -> Deployment:
         """Return one arm or two."""
         self._generation += 1
-        names = ("a", "b")[: 1 + self._generation % 2]
-        models = [load_model(self._bundle, self._settings, self._metrics) for _ in names]
-        arms = tuple(Arm(name, model, slot) for slot, (name, model) in enumerate(zip(names, models, strict=True), 1))
-        return Deployment(self._generation, arms, Assignment("soak", names, [1.0] * len(names)))
+        models = [load_model(self._bundle, self._settings, self._metrics) for _ in range(1 + self._generation % 2)]
+        return deployed(models, generation=self._generation)
 
     async def _swap(self, until: float) -> None:
         while time.monotonic() < until:
-            self._deployment = await asyncio.to_thread(self._loaded)
-            self._front.serve(self._pipeline.plan(self._deployment) if self._random.random() < 0.9 else None)
-            self._front.forget_plans()
+            self._fronted.swap(await asyncio.to_thread(self._loaded))
+            if self._random.random() < 0.1:
+                self._fronted.front.serve(None, False)
             self.outcomes["swaps"] += 1
             await asyncio.sleep(_SWAP_S)
 
-    async def _ask(self, until: float) -> None:
-        while time.monotonic() < until:
-            ask = self._ask_over_http if self._random.random() < 0.7 else self._ask_waiting
-            await ask()
-
-    def _raw(self) -> RawRequest:
+    def _body(self) -> bytes:
         random = self._random
         document: dict[str, object] = {
             "user_id": random.choice(["u1", "u2", "nobody", None]),
@@ -168,28 +135,16 @@ class EngineSoak:
             },
             "context": {"hour": POISON_HOUR if random.random() < 0.03 else 1},
         }
-        document |= random.choice(_FORMS)
-        now = time.perf_counter()
-        seconds = random.choice([0.0005, 0.005, 0.05, 1.0])
-        is_gone = random.choice([lambda: False, lambda: self._random.random() < 0.1])
-        return RawRequest("x", json.dumps(document).encode(), now, Budget(now + seconds, is_gone))
+        return json.dumps(document | random.choice(_FORMS)).encode()
 
-    async def _ask_waiting(self) -> None:
-        """As the app does; some callers give up."""
-        raw = self._raw()
-        task = asyncio.ensure_future(self._pipeline.answer(self._pipeline.job(self._deployment, raw), raw))
-        if self._random.random() < 0.2:
-            asyncio.get_running_loop().call_later(self._random.random() * 0.01, task.cancel)
-        try:
-            answer = await task
-            self._check(answer.body)
-        except (Exception, asyncio.CancelledError) as error:
-            self._note(error)
+    async def _ask(self, until: float) -> None:
+        while time.monotonic() < until:
+            await self._ask_once()
 
-    async def _ask_over_http(self) -> None:
+    async def _ask_once(self) -> None:
         """As clients do, some of whom leave, end, or send nonsense."""
         random = self._random
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._fronted.connect()
         count = random.choice([1, 1, 1, 3, 20])
         stream = b"".join(self._request() for _ in range(count))
         if random.random() < 0.1:
@@ -209,52 +164,27 @@ class EngineSoak:
                 case 1:
                     writer.write_eof()
             for _ in range(count):
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                body, status = await reader.readexactly(length), int(head.split()[1])
-                if status == 200:
-                    self._check(body)
-                self.outcomes[f"status {status}"] += 1
+                answer = await answer_of(reader)
+                if answer.status == 200:
+                    self._check(answer.document)
+                self.outcomes[f"status {answer.status}"] += 1
         except (OSError, asyncio.IncompleteReadError):  # an end after a reset is not a ConnectionError
             self.outcomes["ended"] += 1
         finally:
             writer.close()
 
     def _request(self) -> bytes:
-        body, ms = self._raw().body, self._random.choice([1, 5, 50, 1_000])
-        path = self._random.choice(list(_PATHS))
-        if _PATHS[path] is Form.INFER:
+        body, ms = self._body(), self._random.choice([1, 5, 50, 1_000])
+        path = self._random.choice(_PATHS)
+        if path == _INFER:
             whole = {"name": "request", "shape": [1], "datatype": "BYTES", "data": [body.decode()]}
             body = json.dumps({"inputs": [whole], "id": "y" * self._random.randrange(40)}).encode()
-        head = _HEAD % path.encode()
         deadline = b"X-Deadline-Ms: %d\r\n" % ms if self._random.random() < 0.9 else b""
-        return head + deadline + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        return HEAD % (path, len(body)) + deadline + b"\r\n" + body
 
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what the front hands over."""
-        now, job = time.perf_counter(), scope[JOB]
-        body = (await receive()).get("body", b"") if job is None else job.body
-        raw = RawRequest("x", body, now, Budget(now + 1.0, lambda: False), _PATHS[scope["path"]], scope["path"])
-        status, reply = 200, b""
-        try:
-            reply = (await self._pipeline.answer(job or self._pipeline.job(self._deployment, raw), raw)).body
-        except (Exception, asyncio.CancelledError) as error:
-            self._note(error)
-            status = 422
-        await send_reply(send, status, [(b"content-length", b"%d" % len(reply))], reply)
-
-    def _check(self, body: bytes) -> None:
+    def _check(self, reply: dict[str, dict[str, object]]) -> None:
         """Check a whole reply."""
-        reply = json.loads(body)
         assert reply["outputs"] if "outputs" in reply else reply["candidates"]["id"]
-
-    def _note(self, error: BaseException) -> None:
-        is_failed_run = isinstance(error, RuntimeError) and _FAILED in str(error)
-        if not is_failed_run and not isinstance(
-            error, ServiceError | RequestError | ClientGone | asyncio.CancelledError
-        ):
-            raise error
-        self.outcomes[type(error).__name__] += 1
 
 
 def main() -> None:

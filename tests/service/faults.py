@@ -10,14 +10,13 @@ import sys
 import threading
 import time
 from asyncio.runners import Runner
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from msd.contract.assemble import Tensors
-from service.routes.engine_route import EngineRoute
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import Scores
 from service.telemetry.logs import LineWriter
@@ -137,16 +136,6 @@ def obey_with_a_slow_log(runs: ModelRuns) -> None:
         return is_written(writer, line)
 
     setattr(LineWriter, "_is_written", is_written_late)  # noqa: B010 - a method, for all that are made from now on
-
-
-def do_nothing() -> None:
-    """Leave a service as it is."""
-
-
-def leave_to_app(prepare: Callable[[], None]) -> None:
-    """In this process, the service, leave all requests to the app."""
-    prepare()
-    setattr(EngineRoute, "look", lambda route: None)  # noqa: B010 - a method
 
 
 SERVICE = f"{ROOT}/service/"

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ErrorReply, ServiceError
-from service.http.middleware import AccessMiddleware
+from service.http.access import AccessMiddleware
 from service.telemetry.metrics import Metrics
 
 

@@ -1,44 +1,55 @@
 """Admission to the queue: which requests are refused, and when."""
 
 import asyncio
-import sys
 import threading
 import time
 from collections import Counter, deque
 from contextlib import nullcontext, suppress
+from functools import partial
 
-import numpy as np
 import pytest
 
+import native
+from msd.contract.bundle import Bundle
 from service.errors import Overloaded
-from service.scoring.engine import Admitted, Load, Runner, ScoringEngine
+from service.scoring.engine import ScoringEngine
 from service.telemetry.metrics import Metrics
-from tests.service.bench import Bench, CountingRuntime
+from tests.service.bench import Admitted, Bench, CountingRuntime, Load, enter, release
+from tests.service.fronted import deployed
 from tests.service.redis_rows import until
 
 
 def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
     """Where nobody waits none is refused for its size alone, whatever it may hold."""
     admission = ScoringEngine(Metrics(), max_rows=100, max_candidates=100)
-    assert 50 <= admission.rows_in(1_000) <= 100
-    assert admission.rows_in(2**20) == 100
-    admission.read(1_000, 10)
-    assert admission.rows_in(1_000) == 10
-    assert admission.rows_in(1) == 1
-    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter() + 60)
+
+    def rows_in(size: int) -> int:
+        found: int = admission.native.rows_in(size, 0)
+        return found
+
+    assert 50 <= rows_in(1_000) <= 100
+    assert rows_in(2**20) == 100
+    admission.native.read(1_000, 10, 0)
+    assert rows_in(1_000) == 10
+    assert rows_in(1) == 1
+    enter(admission, Load(rows_in(2**20), 0.0), time.perf_counter() + 60)
 
 
-def test_admission_is_bounded_in_rows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
     load = bench.admit(6)
     for _ in range(50):
         with pytest.raises(Overloaded, match=r"6 candidates are queued; with these 5 there would be too many"):
             bench.admit(5)
     bench.admit(4)
-    bench.engine.release(load)
+    release(bench.engine, load)
     bench.admit(6)
-    assert bench.sheds() == {"rows": 50}
-    # The log does not repeat itself.
+
+
+def test_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Bench().engine
+    for _ in range(50):
+        engine.shed("explain")
     assert capsys.readouterr().out.count("shedding") == 1
 
 
@@ -47,7 +58,7 @@ def admitted(admission: ScoringEngine, load: Load, left_s: float = 10.0) -> list
     found: list[Admitted] = []
     try:
         while len(found) < 1_000:
-            found.append(admission.enter(load, time.perf_counter() + left_s))
+            found.append(enter(admission, load, time.perf_counter() + left_s))
     except Overloaded:
         return found
     raise AssertionError("there is no end")
@@ -77,10 +88,10 @@ def test_key_that_asks_for_little_is_not_refused_for_what_others_ask(
     accepted: Counter[str] = Counter()
     for turn in range(100):
         for _ in range(min(4, len(waiting))):
-            engine.release(waiting.popleft())
+            release(engine, waiting.popleft())
         for name in (*crowd * 10, "quiet"):
             with suppress(Overloaded):
-                waiting.append(engine.enter(Load(20, seconds, name), time.perf_counter() + 10.0))
+                waiting.append(enter(engine, Load(20, seconds, name), time.perf_counter() + 10.0))
                 accepted[name] += turn >= 50
     assert accepted["quiet"] == 50
     assert 140 <= sum(accepted[name] for name in crowd) <= 160  # the rest of what is scored
@@ -89,7 +100,7 @@ def test_key_that_asks_for_little_is_not_refused_for_what_others_ask(
 def test_request_that_would_be_late_is_refused() -> None:
     bench = Bench(max_rows=100_000, deadline_s=0.5)
     for rows in (200, 1):
-        bench.runner.native.learn_turn(rows, 0.01)
+        bench.runner.learn_turn(rows, 0.01)
     taken: list[Admitted] = []
 
     def take_all_on() -> None:
@@ -99,30 +110,25 @@ def test_request_that_would_be_late_is_refused() -> None:
     with pytest.raises(Overloaded, match=r"but \d+ ms are left"):
         take_all_on()
     assert 1 < len(taken) <= 50
-    assert bench.sheds() == {"wait": 1}
     for load in taken:
-        bench.engine.release(load)
-    bench.engine.release(bench.admit(200))
+        release(bench.engine, load)
+    release(bench.engine, bench.admit(200))
     # Where nobody waits everything is tried, and what is not known is.
-    bench.engine.release(bench.admit(1_000))
+    release(bench.engine, bench.admit(1_000))
     bench.admit(300)
 
 
 def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
     bench = Bench(max_rows=100_000, deadline_s=10.0)
     load = Load(200, 0.5)
-    assert sys.getswitchinterval() == pytest.approx(0.0005)
     burst = admitted(bench.engine, load)
-    # The event loop has refusals to write, and the scoring threads are to have Python's lock all the same.
-    assert sys.getswitchinterval() == pytest.approx(0.00002)
     for _ in range(len(burst) // 2):
-        bench.engine.release(burst.pop())
+        release(bench.engine, burst.pop())
     # As many are scored as come: a while ago so many more could have waited.
     standing = burst + admitted(bench.engine, load)
     for entry in standing:
-        bench.engine.release(entry)
-    bench.engine.release(bench.engine.enter(load, time.perf_counter() + bench.deadline_s))
-    assert sys.getswitchinterval() == pytest.approx(0.0005)
+        release(bench.engine, entry)
+    release(bench.engine, enter(bench.engine, load, time.perf_counter() + bench.deadline_s))
     assert [entry.load for entry in admitted(bench.engine, load)] == [load] * 9
     assert len(standing) == 5
 
@@ -135,21 +141,20 @@ def test_after_a_refusal_fewer_may_wait_until_the_queue_is_empty() -> None:
 def test_request_is_not_refused_for(deadline_s: float, learned_s: list[float], rows: list[int]) -> None:
     bench = Bench(deadline_s=deadline_s)
     for seconds in learned_s:
-        bench.runner.native.learn_turn(1, seconds)
+        bench.runner.learn_turn(1, seconds)
     for count in rows:
         bench.admit(count)
-    assert bench.sheds() == {}
 
 
 def test_only_what_is_due_earlier_keeps_others_out() -> None:
     admission = ScoringEngine(Metrics(), max_rows=100_000, patience_s=60.0)
     now = time.perf_counter()
     for _ in range(10):
-        admission.enter(Load(200, 2.0), now + 60)
+        enter(admission, Load(200, 2.0), now + 60)
     for _ in range(4):
-        admission.enter(Load(10, 0.1), now + 1)
+        enter(admission, Load(10, 0.1), now + 1)
     with pytest.raises(Overloaded, match="are left before the deadline"):
-        admission.enter(Load(10, 0.1), now + 1)
+        enter(admission, Load(10, 0.1), now + 1)
 
 
 def test_long_deadlines_that_are_due_keep_no_others_from_the_last_thread() -> None:
@@ -161,49 +166,54 @@ def test_long_deadlines_that_are_due_keep_no_others_from_the_last_thread() -> No
     assert len(others) > 7
 
 
-def judged_beside_runs(runs_s: tuple[float, ...], waiting: Load, load: Load, left_s: float, threads: int) -> None:
+def judged_beside_runs(
+    bundle: Bundle, runs_s: tuple[float, ...], waiting: Load, load: Load, left_s: float, threads: int
+) -> None:
     """Checks a load while runs that are expected to take so long have begun."""
+    core = native.core
+    assert core is not None
     bench, is_open = Bench(threads=threads, max_rows=10_000), threading.Event()
 
     async def ask() -> None:
-        now, running = time.perf_counter(), []
-        for place, seconds in enumerate(runs_s):
-            runtime = CountingRuntime()
-            runtime.may_go_on = is_open.is_set
-            runner = Runner(runtime)
-            runner.native.learn_turn(1, seconds)
-            tensors = {"x": np.array([place])}
-            running.append(asyncio.ensure_future(bench.engine.run(runner, tensors, 1, now + 900, lambda: False)))
-        await until(lambda: bench.engine.heartbeat().running == len(runs_s))
-        admitted = bench.engine.enter(waiting, now + (600 if waiting.seconds == 0 else left_s))
-        try:
-            bench.engine.release(bench.engine.enter(load, time.perf_counter() + left_s))
-        finally:
-            is_open.set()
-            await asyncio.gather(*running)
-            bench.engine.release(admitted)
+        async with bench.served(bundle):
+            now = time.perf_counter()
+            admitted = enter(bench.engine, waiting, now + (600 if waiting.seconds == 0 else left_s))
+            running = []
+            for seconds in runs_s:
+                runtime, runner = CountingRuntime(), core.Runner()
+                runtime.may_go_on = is_open.is_set
+                for rows in (1, 2, 4, 8):
+                    runner.learn_turn(rows, seconds)
+                bench.fronted.swap(deployed([bench.model(runtime, runner)]))
+                running.append(bench.asks(1, 9_000))
+                await until(partial(bool, runtime.runs))
+            try:
+                release(bench.engine, enter(bench.engine, load, time.perf_counter() + left_s))
+            finally:
+                is_open.set()
+                await asyncio.gather(*running)
+                release(bench.engine, admitted)
 
-    try:
-        asyncio.run(ask())
-    finally:
-        bench.engine.close()
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(("runs_s", "is_taken"), [((), True), ((900.0,), True), ((900.0, 900.0), False)])
-def test_wait_is_for_the_thread_that_is_free_first(runs_s: tuple[float, ...], is_taken: bool) -> None:
+def test_wait_is_for_the_thread_that_is_free_first(bundle: Bundle, runs_s: tuple[float, ...], is_taken: bool) -> None:
     """A long run in one thread keeps nobody from another."""
     with nullcontext() if is_taken else pytest.raises(Overloaded, match=r"it would take (89|90)\d{4} ms"):
-        judged_beside_runs(runs_s, Load(1, 0.0), Load(1, 0.1), 1.0, threads=2)
+        judged_beside_runs(bundle, runs_s, Load(1, 0.0), Load(1, 0.1), 1.0, threads=2)
 
 
 @pytest.mark.parametrize(
     ("waiting_s", "runs_s", "wait_s"),
     [(400.0, (), 200), (400.0, (1_000.0,), 400), (600.0, (500.0, 100.0), 600), (600.0, (300.0,), 300)],
 )
-def test_queued_work_is_shared_by_free_threads(waiting_s: float, runs_s: tuple[float, ...], wait_s: int) -> None:
+def test_queued_work_is_shared_by_free_threads(
+    bundle: Bundle, waiting_s: float, runs_s: tuple[float, ...], wait_s: int
+) -> None:
     threads = 3 if wait_s == 300 else 2
     with pytest.raises(Overloaded, match=r"it would take \d+ ms") as raised:
-        judged_beside_runs(runs_s, Load(1, waiting_s), Load(1, 0.0), 50.0, threads)
+        judged_beside_runs(bundle, runs_s, Load(1, waiting_s), Load(1, 0.0), 50.0, threads)
     assert int(str(raised.value).split("it would take ")[1].split(" ms")[0]) == pytest.approx(1000 * wait_s, rel=0.1)
 
 
@@ -211,31 +221,15 @@ def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
     admission = ScoringEngine(Metrics(), max_rows=100, max_candidates=10, patience_s=1.0)
     now = time.perf_counter()
     for _ in range(5):
-        admission.enter(Load(10, 0.0), now + 60)
+        enter(admission, Load(10, 0.0), now + 60)
     with pytest.raises(Overloaded, match="too many for a deadline as long as this"):
-        admission.enter(Load(10, 0.0), now + 60)
+        enter(admission, Load(10, 0.0), now + 60)
     for _ in range(25):
-        admission.enter(Load(2, 0.0), now + 0.5)
+        enter(admission, Load(2, 0.0), now + 0.5)
     with pytest.raises(Overloaded, match="too many"):
-        admission.enter(Load(1, 0.0), now + 0.5)
+        enter(admission, Load(1, 0.0), now + 0.5)
 
 
-def test_short_deadline_behind_a_long_run_is_refused_at_once() -> None:
-    bench, is_open = Bench(), threading.Event()
-    bench.runtime.may_go_on = is_open.is_set
-    for _ in range(10):
-        bench.runner.native.learn_turn(1, 5.0)
-
-    async def ask() -> None:
-        load, now = Load(1, 5.0), time.perf_counter()
-        admitted = bench.engine.enter(load, now + 600)
-        running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
-        await bench.begins()
-        with pytest.raises(Overloaded, match="are left before the deadline"):
-            bench.engine.enter(load, now + 5)
-        is_open.set()
-        await running
-        bench.engine.release(admitted)
-
-    asyncio.run(ask())
-    bench.engine.close()
+def test_short_deadline_behind_a_long_run_is_refused_at_once(bundle: Bundle) -> None:
+    with pytest.raises(Overloaded, match="are left before the deadline"):
+        judged_beside_runs(bundle, (5.0,), Load(1, 5.0), Load(1, 5.0), 5.0, threads=1)

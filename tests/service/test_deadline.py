@@ -10,41 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import native
 from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
 from msd.contract.reply import declared, spread
 from service.errors import MalformedHeader
-from service.http.exchange import BEGAN, deadline_of
+from service.http.body import check_deadline
 from service.runtimes.runtime import Scores
-from service.scoring.engine import Runner
 from tests.bundles.factory import AT, golden_requests
-from tests.service.bench import CountingRuntime
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(40)]}}
 
 
-def of(*values: bytes) -> float:
-    """The deadline of a request that began at 100 and has such headers."""
-    headers = [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]
-    return deadline_of({"headers": headers, BEGAN: 100.0}, 0.05)[1]
-
-
-def test_caller_grants_what_it_likes_up_to_a_limit() -> None:
-    assert of() == 100.05
-    assert of(b"1") == 100.001
-    assert of(b"60000") == 160.0
-    assert of(b" 7 ") == 100.007
-
-
 @given(st.one_of(st.binary(max_size=30), st.integers().map(lambda number: str(number).encode())))
-def test_anything_else_is_malformed(value: bytes) -> None:
+def test_all_but_a_time_up_to_a_limit_is_malformed(value: bytes) -> None:
+    scope = {"headers": [(b"accept", b"*/*"), (b"x-deadline-ms", value)]}
     if value.strip().isdigit() and 1 <= int(value) <= 60_000:
-        assert of(value) == pytest.approx(100 + int(value) / 1000)
+        check_deadline(scope)
         return
     with pytest.raises(MalformedHeader) as raised:
-        of(value)
+        check_deadline(scope)
     assert raised.value.field == "X-Deadline-Ms"
 
 
@@ -125,7 +112,8 @@ def test_every_candidate_has_one_score_and_is_marked_if_it_is_the_priors(ids: li
 def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
     known: dict[int, float], rows: int, seconds: float
 ) -> None:
-    learned = Runner(CountingRuntime()).native
+    assert native.core is not None
+    learned = native.core.Runner()
     for size, took in known.items():
         learned.learn_run(size, took)
     expected = learned.run_s(rows)

@@ -1,5 +1,4 @@
-"""The engine's route and the app's side by side: whatever comes over a connection, both answer it alike, byte for byte
-but for times."""
+"""Scoring requests over raw connections: whatever comes, and however it is cut, has the reply that it should have."""
 
 import json
 import signal
@@ -9,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +17,7 @@ from tests.bundles.factory import AT, UNCLICKED, build_bundle, reseal
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
 from tests.contract import test_request
 from tests.contract.bid_requests import bid_request
-from tests.service.faults import ModelRuns, do_nothing, leave_to_app
+from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import but
 from tests.service.test_guard import KEYS, write_keys
@@ -33,55 +31,44 @@ MANY = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n % 300}
 _TIMES = (b"date", b"server-timing")
 
 
-class Ways(NamedTuple):
-    """Two services that differ in nothing but the route of requests that come whole."""
-
-    fast: LiveService
-    app: LiveService
-
-
 class Reply(NamedTuple):
     status: int
     headers: tuple[bytes, ...]
     body: bytes
 
 
+Open = Callable[..., LiveService]
+
+
 @pytest.fixture(scope="module")
-def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ways]]:
-    """Starts the two services over a bundle, with more settings; they end with the module."""
+def open_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """Starts a service over a bundle, with more settings; it ends with the module."""
     with ExitStack() as running:
 
-        def start(bundle: Bundle, prepare: Callable[[], None] = do_nothing, **settings: Any) -> Ways:  # noqa: ANN401 - any setting
-            return Ways(
-                *(
-                    running.enter_context(
-                        live_service(bundle.folder, tmp_path_factory.mktemp("way"), prepare=prepared, **settings)
-                    )
-                    for prepared in (prepare, partial(leave_to_app, prepare))
-                )
-            )
+        def start(bundle: Bundle, **settings: Any) -> LiveService:  # noqa: ANN401 - any setting
+            return running.enter_context(live_service(bundle.folder, tmp_path_factory.mktemp("way"), **settings))
 
         yield start
 
 
 @pytest.fixture(scope="module")
-def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
+def way(bundle: Bundle, open_way: Open) -> LiveService:
     """Over the plain bundle; however slowly a client sends and reads, it has the time."""
-    return open_ways(bundle, BODY_TIMEOUT_S=60, REPLY_TIMEOUT_S=60)
+    return open_way(bundle, BODY_TIMEOUT_S=60, REPLY_TIMEOUT_S=60)
 
 
 @pytest.fixture(scope="module")
-def mapped_ways(open_ways: Callable[..., Ways], tmp_path_factory: pytest.TempPathFactory) -> Ways:
+def mapped(open_way: Open, tmp_path_factory: pytest.TempPathFactory) -> LiveService:
     """Over a bundle that maps BidRequests."""
     made = build_bundle(tmp_path_factory.mktemp("mapped") / "bundle")
     reseal(made.folder, openrtb=MAPPING)
-    return open_ways(made)
+    return open_way(made)
 
 
 @pytest.fixture(scope="module")
-def hasty_ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
+def hasty(bundle: Bundle, open_way: Open) -> LiveService:
     """For clients that never send all; bodies may be smaller than what is read at once."""
-    return open_ways(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60, max_body_bytes=1_024)
+    return open_way(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60, max_body_bytes=1_024)
 
 
 def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
@@ -132,15 +119,8 @@ def replies(stream: bytes) -> list[Reply]:
     return found
 
 
-def both(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> list[Reply]:
-    """What both say, which has to be the same."""
-    fast, app = (exchanged(way, pieces, pause_s) for way in ways)
-    assert fast == app
-    return fast
-
-
-def only(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> Reply:
-    (reply,) = both(ways, *pieces, pause_s=pause_s)
+def only(way: LiveService, *pieces: bytes, pause_s: float = 0.01) -> Reply:
+    (reply,) = exchanged(way, pieces, pause_s)
     return reply
 
 
@@ -165,10 +145,10 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_good_requests(ways: Ways, name: str) -> None:
+def test_good_requests(way: LiveService, name: str) -> None:
     document = {**json.loads(GOOD), **FORMS[name]}
     for ascii_only in (True, False):
-        assert only(ways, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
+        assert only(way, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
 
 
 MALFORMED = {name: body for name, (body, _) in test_request.MALFORMED.items()} | {
@@ -184,15 +164,15 @@ INVALID = {name: (body, field) for name, (body, field, _) in test_request.INVALI
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_body_is_refused(ways: Ways, name: str) -> None:
-    reply = only(ways, post(MALFORMED[name], JSON, LAST))
+def test_malformed_body_is_refused(way: LiveService, name: str) -> None:
+    reply = only(way, post(MALFORMED[name], JSON, LAST))
     assert (reply.status, json.loads(reply.body)["error"]["code"]) == (400, "malformed")
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_invalid_request_is_refused_by_its_field(ways: Ways, name: str) -> None:
+def test_invalid_request_is_refused_by_its_field(way: LiveService, name: str) -> None:
     body, field = INVALID[name]
-    reply = only(ways, post(body, JSON, LAST))
+    reply = only(way, post(body, JSON, LAST))
     error = json.loads(reply.body)["error"]
     assert (reply.status, error["code"], error["field"]) == (422, "invalid", field)
     assert "Traceback" not in error["message"]
@@ -214,9 +194,9 @@ HEADERS = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers(ways: Ways, name: str) -> None:
+def test_headers(way: LiveService, name: str) -> None:
     headers, status = HEADERS[name]
-    assert only(ways, post(GOOD, headers, LAST)).status == status
+    assert only(way, post(GOOD, headers, LAST)).status == status
 
 
 def inference(**more: object) -> dict[str, object]:
@@ -261,22 +241,21 @@ OTHER_FORMS: dict[str, tuple[bytes, object, bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", OTHER_FORMS)
-def test_other_forms(mapped_ways: Ways, name: str) -> None:
+def test_other_forms(mapped: LiveService, name: str) -> None:
     path, document, headers, status = OTHER_FORMS[name]
     request = post(json.dumps(document).encode(), JSON, headers, LAST).replace(b"/v1/score", path)
-    assert only(mapped_ways, request).status == status
+    assert only(mapped, request).status == status
 
 
-def test_id_that_the_service_gives_is_that_of_the_reply(ways: Ways) -> None:
-    for way in ways:
-        (reply,) = exchanged(way, [post(GOOD, JSON, LAST).replace(b"X-Request-Id: same\r\n", b"")])
-        assert b"x-request-id" + json.loads(reply.body)["request_id"].encode() in reply.headers
+def test_id_that_the_service_gives_is_that_of_the_reply(way: LiveService) -> None:
+    (reply,) = exchanged(way, [post(GOOD, JSON, LAST).replace(b"X-Request-Id: same\r\n", b"")])
+    assert b"x-request-id" + json.loads(reply.body)["request_id"].encode() in reply.headers
 
 
 @pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
-def test_request_without_body_is_malformed(ways: Ways, length: bytes) -> None:
+def test_request_without_body_is_malformed(way: LiveService, length: bytes) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\n" + JSON + LAST + length + b"\r\n"
-    assert only(ways, head).status == 400
+    assert only(way, head).status == 400
 
 
 @pytest.mark.parametrize(
@@ -287,78 +266,75 @@ def test_request_without_body_is_malformed(ways: Ways, length: bytes) -> None:
         *((b"1.1", b"Connection: %b\r\n" % value) for value in (b"close", b"Close", b"keep-alive, close")),
     ],
 )
-def test_connection_ends_with_the_reply(ways: Ways, version: bytes, headers: bytes) -> None:
-    reply = only(ways, post(GOOD, JSON, headers, version=version))
+def test_connection_ends_with_the_reply(way: LiveService, version: bytes, headers: bytes) -> None:
+    reply = only(way, post(GOOD, JSON, headers, version=version))
     assert reply.status == 200
     assert reply.headers.count(b"connectionclose") == 1
 
 
-def test_client_that_expects_100_continue_gets_it(ways: Ways) -> None:
+def test_client_that_expects_100_continue_gets_it(way: LiveService) -> None:
     request = post(GOOD, JSON, LAST, b"Expect: 100-continue\r\n")
     head = request[: -len(GOOD)]
     # A client that does not wait may send both at once, and is spared the interim reply where all has come.
-    assert both(ways, request)[-1].status == 200
-    for way in ways:
-        with connect(way) as connection:
-            connection.sendall(head)
-            assert [reply.status for reply in replies(connection.recv(65_536))] == [100]
-            connection.sendall(GOOD)
-            assert [reply.status for reply in replies(whole_stream(connection))] == [200]
+    assert exchanged(way, [request])[-1].status == 200
+    with connect(way) as connection:
+        connection.sendall(head)
+        assert [reply.status for reply in replies(connection.recv(65_536))] == [100]
+        connection.sendall(GOOD)
+        assert [reply.status for reply in replies(whole_stream(connection))] == [200]
 
 
-def test_byte_by_byte(ways: Ways) -> None:
+def test_byte_by_byte(way: LiveService) -> None:
     request = post(GOOD, JSON, LAST)
     start = len(request) - len(GOOD)
     trickle = [request[place : place + 1] for place in range(start, len(request))]
-    assert only(ways, request[:start], *trickle, pause_s=0.001) == only(ways, request)
+    assert only(way, request[:start], *trickle, pause_s=0.001) == only(way, request)
     heads = [request[place : place + 1] for place in range(start)]
-    assert only(ways, *heads, GOOD, pause_s=0.0) == only(ways, request)
+    assert only(way, *heads, GOOD, pause_s=0.0) == only(way, request)
 
 
-def test_chunked_body_gets_the_same_reply(ways: Ways) -> None:
+def test_chunked_body_gets_the_same_reply(way: LiveService) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + JSON + LAST
     head += b"Transfer-Encoding: chunked\r\n\r\n"
     chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (GOOD[:7], GOOD[7:40], GOOD[40:])]
-    whole = only(ways, post(GOOD, JSON, LAST))
-    assert only(ways, head + b"".join(chunks) + b"0\r\n\r\n") == whole
-    assert only(ways, head, *chunks, b"0\r\n\r\n") == whole
+    whole = only(way, post(GOOD, JSON, LAST))
+    assert only(way, head + b"".join(chunks) + b"0\r\n\r\n") == whole
+    assert only(way, head, *chunks, b"0\r\n\r\n") == whole
 
 
-def test_body_larger_than_what_is_read_at_once(ways: Ways) -> None:
+def test_body_larger_than_what_is_read_at_once(way: LiveService) -> None:
     document = {**json.loads(MANY), "context": {"device": "d" * 200}}
     body = json.dumps(document).encode() + b" " * 90_000
     request = post(body, JSON, LAST)
-    whole = only(ways, request)
+    whole = only(way, request)
     assert whole.status == 200
-    assert only(ways, request[:300], request[300:80_000], request[80_000:]) == whole
+    assert only(way, request[:300], request[300:80_000], request[80_000:]) == whole
 
 
-def test_body_without_end_gets_408(hasty_ways: Ways) -> None:
+def test_body_without_end_gets_408(hasty: LiveService) -> None:
     """Also behind another request, and though nothing comes after its beginning."""
     for body in (b"", GOOD[:20], GOOD[:-1]):
-        reply = only(hasty_ways, post(GOOD, JSON)[: -len(GOOD)] + body)
+        reply = only(hasty, post(GOOD, JSON)[: -len(GOOD)] + body)
         assert reply.status == 408
         assert b"connectionclose" in reply.headers
-    found = both(hasty_ways, post(GOOD, JSON) + post(GOOD, JSON)[:-10])
+    found = exchanged(hasty, [post(GOOD, JSON) + post(GOOD, JSON)[:-10]])
     assert [reply.status for reply in found] == [200, 408]
 
 
-def test_request_whose_time_is_over_when_it_has_come(ways: Ways) -> None:
-    request, found = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n"), []
-    for way in ways:
-        with connect(way) as connection:
-            # The reply to the first proves that the head of the second has been read.
-            connection.sendall(post(GOOD, JSON) + request[: -len(GOOD)])
-            came = connection.recv(65_536)
-            time.sleep(0.03)
-            connection.sendall(GOOD)
-            found.append(replies(came + whole_stream(connection)))
-    assert found[0] == found[1]
-    assert [reply.status for reply in found[0]] == [200, 504]
-    assert json.loads(found[0][1].body)["error"]["code"] == "deadline_exceeded"
+def test_request_whose_time_is_over_when_it_has_come(way: LiveService) -> None:
+    request = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n")
+    with connect(way) as connection:
+        # The reply to the first proves that the head of the second has been read.
+        connection.sendall(post(GOOD, JSON) + request[: -len(GOOD)])
+        came = connection.recv(65_536)
+        time.sleep(0.03)
+        connection.sendall(GOOD)
+        found = replies(came + whole_stream(connection))
+    assert [reply.status for reply in found] == [200, 504]
+    assert json.loads(found[1].body)["error"]["code"] == "deadline_exceeded"
 
 
-def test_pipelined_requests_are_answered_in_their_order(ways: Ways) -> None:
+def test_pipelined_requests_are_answered_in_their_order(way: LiveService) -> None:
     kinds = [
         (post(GOOD, JSON, name=b"plain"), 200),
         (post(b"{", JSON, name=b"malformed"), 400),
@@ -372,22 +348,22 @@ def test_pipelined_requests_are_answered_in_their_order(ways: Ways) -> None:
     requests, statuses = [request for request, _ in kinds] * 3, [status for _, status in kinds] * 3
     requests.append(post(GOOD, JSON, LAST, name=b"last"))
     stream = b"".join(requests)
-    whole = both(ways, stream)
+    whole = exchanged(way, [stream])
     assert [reply.status for reply in whole] == [*statuses, 200]
     names = [request.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0] for request in requests]
     assert [next(h for h in reply.headers if h.startswith(b"x-request-id"))[12:] for reply in whole] == names
     for size in (700, 3_000, 20_000):
         pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
-        assert both(ways, *pieces, pause_s=0.0) == whole
+        assert exchanged(way, pieces, pause_s=0.0) == whole
 
 
-def test_nonsense_behind_a_good_request(ways: Ways) -> None:
-    assert [reply.status for reply in both(ways, post(GOOD, JSON) + b"nonsense\r\n\r\n")] == [200, 400]
+def test_nonsense_behind_a_good_request(way: LiveService) -> None:
+    assert [reply.status for reply in exchanged(way, [post(GOOD, JSON) + b"nonsense\r\n\r\n"])] == [200, 400]
 
 
-def test_body_over_the_limit(hasty_ways: Ways) -> None:
-    assert only(hasty_ways, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
-    reply = only(hasty_ways, post(GOOD + b" " * 1_024, JSON, LAST))
+def test_body_over_the_limit(hasty: LiveService) -> None:
+    assert only(hasty, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
+    reply = only(hasty, post(GOOD + b" " * 1_024, JSON, LAST))
     assert json.loads(reply.body)["error"]["code"] == "body_too_large"
 
 
@@ -397,7 +373,7 @@ def leave(connection: socket.socket, *, hard: bool) -> None:
     connection.close()
 
 
-def test_replies_never_go_to_another_connection(ways: Ways) -> None:
+def test_replies_never_go_to_another_connection(way: LiveService) -> None:
     """Descriptors of ended connections are soon those of others."""
 
     def leaver(way: LiveService) -> None:
@@ -415,50 +391,47 @@ def test_replies_never_go_to_another_connection(ways: Ways) -> None:
             assert json.loads(reply.body)["request_id"] == name.decode()
 
     with ThreadPoolExecutor(4) as pool:
-        for job in [pool.submit(work, ways.fast) for work in (leaver, stayer, leaver, stayer)]:
+        for job in [pool.submit(work, way) for work in (leaver, stayer, leaver, stayer)]:
             job.result()
-    check_whole(ways)
+    check_whole(way)
 
 
-def test_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
+def test_client_that_reads_late_gets_all_of_it(way: LiveService) -> None:
     """Replies that the connection does not take at once come whole, each byte once."""
     request, count = post(MANY, JSON), 40
-    (expected,) = {reply._replace(headers=()) for reply in both(ways, post(MANY, JSON, LAST))}
-    for way in ways:
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            connection.settimeout(30)
-            connection.connect(("127.0.0.1", way.port))
-            connection.sendall(request * (count - 1) + post(MANY, JSON, LAST))
-            time.sleep(0.3)
-            came = replies(whole_stream(connection))
-        assert [reply._replace(headers=()) for reply in came] == [expected] * count
+    expected = only(way, post(MANY, JSON, LAST))._replace(headers=())
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", way.port))
+        connection.sendall(request * (count - 1) + post(MANY, JSON, LAST))
+        time.sleep(0.3)
+        came = replies(whole_stream(connection))
+    assert [reply._replace(headers=()) for reply in came] == [expected] * count
 
 
-def test_half_closed_connection(ways: Ways) -> None:
+def test_half_closed_connection(way: LiveService) -> None:
     """Who says that it will send no more is answered in full."""
-    for way in ways:
-        for _ in range(20):
-            with connect(way) as connection:
-                connection.sendall(post(GOOD, JSON))
-                connection.shutdown(socket.SHUT_WR)
-                stream = whole_stream(connection)
-            assert [reply.status for reply in replies(stream)] == [200]
-    check_whole(ways)
+    for _ in range(20):
+        with connect(way) as connection:
+            connection.sendall(post(GOOD, JSON))
+            connection.shutdown(socket.SHUT_WR)
+            stream = whole_stream(connection)
+        assert [reply.status for reply in replies(stream)] == [200]
+    check_whole(way)
 
 
-def check_whole(ways: Ways) -> None:
+def check_whole(way: LiveService) -> None:
     """All are well, and have nothing to complain of."""
-    for way in ways:
-        wait_until(lambda way=way: way.metric("msd_connections") <= 1)
-        assert way.process.poll() is None
-        assert not [line for line in way.log() if line["level"] == "error"]
+    wait_until(lambda: way.metric("msd_connections") <= 1)
+    assert way.process.poll() is None
+    assert not [line for line in way.log() if line["level"] == "error"]
 
 
-def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_keys(bundle: Bundle, open_way: Open, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     write_keys(path, "ads", "ads-old", "ops")
-    guarded = open_ways(bundle, keys_file=path)
+    way = open_way(bundle, keys_file=path)
     for header, status in (
         (b"", 401),
         (b"X-Api-Key: msd_hunter2\r\n", 401),
@@ -468,27 +441,24 @@ def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: 
         (b"Authorization: bearer  %b\r\n" % KEYS["ads"].encode(), 200),
         (b"X-Api-Key:\r\nAuthorization: Bearer %b\r\n" % KEYS["ads"].encode(), 200),
     ):
-        assert only(guarded, post(GOOD, JSON, LAST, header)).status == status
-    for way in guarded:
-        assert way.metric('msd_requests_total{code="401"}') == 3
-        assert way.metric('msd_requests_total{code="403"}') == 1
+        assert only(way, post(GOOD, JSON, LAST, header)).status == status
+    assert way.metric('msd_requests_total{code="401"}') == 3
+    assert way.metric('msd_requests_total{code="403"}') == 1
 
 
-def test_draining_services_close_kept_connections(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
+def test_draining_services_close_kept_connections(bundle: Bundle, open_way: Open) -> None:
     """Replies tell clients to connect anew, on kept connections too."""
-    found = []
-    for way in open_ways(bundle, drain_seconds=600):
-        with connect(way) as kept:
-            kept.sendall(post(GOOD, JSON))
-            assert b"connection: close" not in kept.recv(65_536)
-            way.process.send_signal(signal.SIGINT)
-            wait_until(lambda way=way: way.ready()["draining"])
-            kept.sendall(post(GOOD, JSON))
-            found.append(replies(whole_stream(kept)) + exchanged(way, [post(GOOD, JSON)]))
-            way.process.send_signal(signal.SIGINT)
-            assert way.process.wait(60) == 0
-    assert found[0] == found[1]
-    assert [reply.status for reply in found[0]] == [200, 200]
+    way = open_way(bundle, drain_seconds=600)
+    with connect(way) as kept:
+        kept.sendall(post(GOOD, JSON))
+        assert b"connection: close" not in kept.recv(65_536)
+        way.process.send_signal(signal.SIGINT)
+        wait_until(lambda: way.ready()["draining"])
+        kept.sendall(post(GOOD, JSON))
+        found = replies(whole_stream(kept)) + exchanged(way, [post(GOOD, JSON)])
+        way.process.send_signal(signal.SIGINT)
+        assert way.process.wait(60) == 0
+    assert [reply.status for reply in found] == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -497,27 +467,26 @@ def test_draining_services_close_kept_connections(bundle: Bundle, open_ways: Cal
     ids=["not finite", "fails"],
 )
 def test_model_that_fails(
-    open_ways: Callable[..., Ways],
+    open_way: Open,
     tmp_path_factory: pytest.TempPathFactory,
     recipe: Recipe,
     code: str,
     event: str,
 ) -> None:
-    failing = open_ways(build_bundle(tmp_path_factory.mktemp("failing") / "bundle", recipe))
+    way = open_way(build_bundle(tmp_path_factory.mktemp("failing") / "bundle", recipe))
     bad = json.dumps({**json.loads(GOOD), "context": {"hour": POISON_HOUR}}).encode()
-    first, second, third = both(failing, post(bad, JSON, name=b"bad") + post(GOOD, JSON) + post(bad, JSON, LAST))
+    first, second, third = exchanged(way, [post(bad, JSON, name=b"bad") + post(GOOD, JSON) + post(bad, JSON, LAST)])
     assert (first.status, second.status, third.status) == (500, 200, 500)
     assert json.loads(first.body)["error"]["code"] == code
-    for way in failing:
 
-        def lines(way: LiveService = way) -> list[dict[str, Any]]:
-            return [line for line in way.log() if line["event"] == event and line.get("request_id") == "bad"]
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in way.log() if line["event"] == event and line.get("request_id") == "bad"]
 
-        wait_until(lines)  # a line is written a moment after its reply
-        (line,) = lines()
-        assert (line["level"] == "error") == (event == "internal_error")
-        assert way.metric('msd_requests_total{code="500"}') == 2
-        assert way.metric("msd_queued_rows") == 0
+    wait_until(lines)  # a line is written a moment after its reply
+    (line,) = lines()
+    assert (line["level"] == "error") == (event == "internal_error")
+    assert way.metric('msd_requests_total{code="500"}') == 2
+    assert way.metric("msd_queued_rows") == 0
 
 
 @pytest.fixture(scope="module")
@@ -526,78 +495,69 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
 
 
 @pytest.fixture(scope="module")
-def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns) -> Ways:
+def held(bundle: Bundle, open_way: Open, runs: ModelRuns) -> LiveService:
     """Over the plain bundle, with little room to wait, and runs that can be held."""
-    return open_ways(bundle, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=250)
+    return open_way(bundle, prepare=runs.obey, max_candidates=100, MAX_QUEUED_ROWS=250)
 
 
 HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()
 
 
-def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
-    refusals: list[set[Reply]] = []
-    for way in held:
-        exchanged(way, [post(HUNDRED, JSON, LAST)])
-        wait_for_rows(way, 0)  # from here on it is known how many candidates a body has
-        before = way.metric(_REFUSED)
-        with ThreadPoolExecutor(6) as pool:
-            with runs.held():
-                pending = [pool.submit(exchanged, way, [post(HUNDRED, JSON, LAST)]) for _ in range(6)]
-                wait_until(lambda way=way, before=before: way.metric(_REFUSED) == before + 5)
-            came = [reply for job in pending for reply in job.result()]
-        assert sorted(reply.status for reply in came) == [200, *[429] * 5]
-        refusals.append({reply for reply in came if reply.status == 429})
-        wait_for_rows(way, 0)
-    forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for replies_ in refusals for reply in replies_}
-    assert len({code for _, code in forms}) == 1
-    assert {headers for headers, _ in forms} == {next(iter(forms))[0]}
+def test_overload_is_refused(held: LiveService, runs: ModelRuns) -> None:
+    exchanged(held, [post(HUNDRED, JSON, LAST)])
+    wait_for_rows(held, 0)  # from here on it is known how many candidates a body has
+    before = held.metric(_REFUSED)
+    with ThreadPoolExecutor(6) as pool:
+        with runs.held():
+            pending = [pool.submit(exchanged, held, [post(HUNDRED, JSON, LAST)]) for _ in range(6)]
+            wait_until(lambda: held.metric(_REFUSED) == before + 5)
+        came = [reply for job in pending for reply in job.result()]
+    assert sorted(reply.status for reply in came) == [200, *[429] * 5]
+    wait_for_rows(held, 0)
+    forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for reply in came if reply.status == 429}
+    assert len(forms) == 1
 
 
 def test_one_key_leaves_room_to_another(
-    bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory
+    bundle: Bundle, open_way: Open, runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     write_keys(keys, "ads", "ads-next")
     loud, quiet = (JSON + LAST + b"X-Api-Key: %b\r\n" % KEYS[name].encode() for name in ("ads", "ads-next"))
-    ways = open_ways(bundle, prepare=runs.obey, max_candidates=400, MAX_QUEUED_ROWS=1_000, keys_file=keys)
-    for way in ways:
-        for _ in range(2):  # the app has to know a key before the front does
-            assert [reply.status for key in (quiet, loud) for reply in exchanged(way, [post(HUNDRED, key)])] == [
-                200
-            ] * 2
-        wait_for_rows(way, 0)
-        before = way.metric(_REFUSED)
-        with ThreadPoolExecutor(16) as pool:
-            with runs.held():
-                ended = [pool.submit(exchanged, way, [post(HUNDRED, quiet)])]
-                wait_for_rows(way, 100)
-                crowd = [pool.submit(exchanged, way, [post(HUNDRED, loud)]) for _ in range(10)]
-                wait_until(lambda way=way, before=before: way.metric(_REFUSED) == before + 6)
-                ended += [pool.submit(exchanged, way, [post(HUNDRED, quiet)]) for _ in range(3)]
-                wait_for_rows(way, 800)
-            assert [reply.status for job in ended for reply in job.result()] == [200] * 4
-            assert sorted(reply.status for job in crowd for reply in job.result()) == [200] * 4 + [429] * 6
-        wait_for_rows(way, 0)
+    way = open_way(bundle, prepare=runs.obey, max_candidates=400, MAX_QUEUED_ROWS=1_000, keys_file=keys)
+    assert [reply.status for key in (quiet, loud) for reply in exchanged(way, [post(HUNDRED, key)])] == [200] * 2
+    wait_for_rows(way, 0)
+    before = way.metric(_REFUSED)
+    with ThreadPoolExecutor(16) as pool:
+        with runs.held():
+            ended = [pool.submit(exchanged, way, [post(HUNDRED, quiet)])]
+            wait_for_rows(way, 100)
+            crowd = [pool.submit(exchanged, way, [post(HUNDRED, loud)]) for _ in range(10)]
+            wait_until(lambda: way.metric(_REFUSED) == before + 6)
+            ended += [pool.submit(exchanged, way, [post(HUNDRED, quiet)]) for _ in range(3)]
+            wait_for_rows(way, 800)
+        assert [reply.status for job in ended for reply in job.result()] == [200] * 4
+        assert sorted(reply.status for job in crowd for reply in job.result()) == [200] * 4 + [429] * 6
+    wait_for_rows(way, 0)
 
 
 _REFUSED = 'msd_requests_total{code="429"}'
 
 
-def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: Ways, runs: ModelRuns) -> None:
-    for way in held:
-        gone, ran = 'msd_requests_total{code="499"}', 'msd_stage_seconds_count{stage="run"}'
-        before = {name: way.metric(name) for name in (gone, ran)}
-        with ThreadPoolExecutor(1) as pool:
-            with runs.held():
-                scored = pool.submit(exchanged, way, [post(HUNDRED, JSON, LAST)])
-                wait_until(lambda way=way: way.metric("msd_queued_rows") > 0)
-                at_hand = way.metric("msd_queued_rows")
-                connection = connect(way)
-                connection.sendall(post(GOOD, JSON))
-                wait_until(lambda way=way, at_hand=at_hand: way.metric("msd_queued_rows") > at_hand)
-                leave(connection, hard=True)
-                way.ready()  # whoever is answered later proves that the service has seen that he left
-            assert [reply.status for reply in scored.result()] == [200]
-        wait_for_rows(way, 0)
-        assert {name: way.metric(name) - value for name, value in before.items()} == {gone: 1, ran: 1}
-        assert [reply.status for reply in exchanged(way, [post(GOOD, JSON, LAST)])] == [200]
+def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: LiveService, runs: ModelRuns) -> None:
+    gone, ran = 'msd_requests_total{code="499"}', 'msd_stage_seconds_count{stage="run"}'
+    before = {name: held.metric(name) for name in (gone, ran)}
+    with ThreadPoolExecutor(1) as pool:
+        with runs.held():
+            scored = pool.submit(exchanged, held, [post(HUNDRED, JSON, LAST)])
+            wait_until(lambda: held.metric("msd_queued_rows") > 0)
+            at_hand = held.metric("msd_queued_rows")
+            connection = connect(held)
+            connection.sendall(post(GOOD, JSON))
+            wait_until(lambda: held.metric("msd_queued_rows") > at_hand)
+            leave(connection, hard=True)
+            held.ready()  # whoever is answered later proves that the service has seen that he left
+        assert [reply.status for reply in scored.result()] == [200]
+    wait_for_rows(held, 0)
+    assert {name: held.metric(name) - value for name, value in before.items()} == {gone: 1, ran: 1}
+    assert [reply.status for reply in exchanged(held, [post(GOOD, JSON, LAST)])] == [200]

@@ -22,7 +22,7 @@ from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
 from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley
-from service.scoring.answer import Budget, Explained
+from service.scoring.answer import Explained
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
 from service.scoring.model import load_model
@@ -143,18 +143,17 @@ def test_explanation_that_is_late_is_an_error(bundle: Bundle) -> None:
     assert request is not None
     frame = frames.fill(model, body, asyncio.run(frames.fetch(model, request, math.inf)))
     tensors, shown = frame.copied(), frame.core.shown
-    pctr, nothing = model.runner.runtime.run(tensors)["pctr"], frames.unknown(model, AT)
+    pctr, nothing = model.runtime.run(tensors)["pctr"], frames.unknown(model, AT)
 
     async def explain(in_s: float, is_partial: bool = False) -> None:
-        explained = Explained(tensors, nothing, pctr, None, shown, [0], is_partial)
-        budget = Budget(time.perf_counter() + in_s, lambda: False)
-        await Explainer(engine, ExplainBudget(1.0)).explain(model, explained, budget)
+        explained = Explained(model, tensors, nothing, pctr, None, shown, [0], is_partial)
+        explainer = Explainer(engine, ExplainBudget(1.0))
+        await explainer.explain(explained, time.perf_counter() + in_s, lambda: False)
 
     asyncio.run(explain(60))
     for in_s, is_partial in ((0.0, False), (60.0, True)):
         with pytest.raises(DeadlineExceeded):
             asyncio.run(explain(in_s, is_partial))
-    assert engine.is_idle
     engine.close()
 
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from service import limits
+from service.http.access import AccessMiddleware
+from service.http.body import read_body
 from service.http.bridge import Bridge
-from service.http.middleware import AccessMiddleware, read_body
 from service.http.server import front_of
 from service.scoring.engine import ScoringEngine
 from service.settings import Settings

@@ -1,13 +1,13 @@
 """No interleaving of requests with swaps, deltas, events and corrections gives a score of mixed versions: each reply is
 reproduced to the bit by the reference in Python, with one bundle, that bundle's rows and one correction.
 
-All parts are the service's own, with a real Redis, in one event loop that takes a step when it is told to.
+All parts are the service's own, with a real Redis, over an event loop that takes a step when it is told to.
 """
 
 import asyncio
 import json
-import time
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +23,12 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from operations.delta import write_delta
 from operations.publish import publish, publish_delta
 from operations.replay.log import LogReplay
-from service.explainer import ExplainBudget, Explainer
 from service.live.overlay import LiveRows, state_rules
 from service.live.redis import RedisStates
 from service.live.store import LiveBatch, LiveEvent, rows_of
 from service.request_log.request_log import record_of
-from service.scoring.answer import Answer, Budget, RawRequest, Served
-from service.scoring.deployment import Arm, Assignment, Deployment
+from service.scoring.answer import Served
+from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
 from service.scoring.model import Model, WatchedCorrections, load_model
@@ -39,6 +38,7 @@ from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
 from tests.operations.catalogue.made import quiet
 from tests.operations.test_publish_delta import exported_again
+from tests.service.fronted import Answer, Fronted, deployed
 
 USERS, ITEMS = st.sampled_from(["u1", "u2", "nobody"]), st.sampled_from(["i1", "i2", "i3", "new"])
 _LAG_S, _STEPS = 1e9, 8
@@ -58,13 +58,17 @@ class World:
 
 
 class Everything:
-    """A follower that wants to know of each request."""
+    """A follower that learns of each request."""
+
+    def __init__(self) -> None:
+        self.served: dict[str, tuple[Deployment, Served]] = {}
 
     def wants(self, deployment: Deployment, request_id: str) -> bool:
         return True
 
     def follow(self, deployment: Deployment, served: Served | None) -> None:
-        """The answers tell the same."""
+        assert served is not None
+        self.served[served.request_id] = deployment, served
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -93,15 +97,18 @@ class Interleavings(RuleBasedStateMachine):
         self.watched = WatchedCorrections(self.corrections, metrics)
         self.states = RedisStates(own)
         frames = Frames(metrics, 100, LiveRows(self.states, metrics, _LAG_S))
-        explainer = Explainer(self.engine, ExplainBudget(1.0))
-        self.pipeline = Pipeline(self.engine, frames, explainer, 0.0, self.watched, [Everything()])
+        self.followed = Everything()
+        pipeline = Pipeline(frames, self.watched, [self.followed])
         self.models = [load_model(bundle, own, metrics) for bundle in world.bundles]
         for model in self.models:
             await model.store.check()
-        self.current = self.deployed(self.models[0])
+        self.fronted = Fronted(own, metrics, self.engine, pipeline, deployed(self.models[:1]))
+        self.stack = AsyncExitStack()
+        await self.stack.enter_async_context(self.fronted.serve())
 
-    def deployed(self, model: Model) -> Deployment:
-        return Deployment(1, (Arm("all", model),), Assignment("one", ("all",), [1.0]))
+    @property
+    def current(self) -> Model:
+        return self.fronted.serving.current.champion
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -110,10 +117,9 @@ class Interleavings(RuleBasedStateMachine):
     def ask(self, user: str, items: list[str]) -> None:
         self.numbers += 1
         body = json.dumps({"user_id": user, "at": AT + 100.0, "candidates": {"id": items}}).encode()
-        now = time.perf_counter()
-        raw = RawRequest(f"r{self.numbers}", body, now, Budget(now + 600.0, lambda: False))
-        job = self.pipeline.job(self.current, raw)
-        self.asked[raw.request_id] = self.loop.create_task(self.pipeline.answer(job, raw))
+        name = f"r{self.numbers}"
+        asked = self.fronted.ask(body, b"X-Request-Id: %b\r\nX-Deadline-Ms: 60000\r\n" % name.encode())
+        self.asked[name] = self.loop.create_task(asked)
 
     @rule(steps=st.integers(1, _STEPS))
     def go_on(self, steps: int) -> None:
@@ -122,8 +128,8 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule()
     def swap(self) -> None:
-        serves_first = self.current.champion is self.models[0]
-        self.current = self.deployed(self.models[serves_first])
+        serves_first = self.current is self.models[0]
+        self.fronted.swap(deployed([self.models[serves_first]]))
 
     @rule()
     def publish(self) -> None:
@@ -137,7 +143,7 @@ class Interleavings(RuleBasedStateMachine):
         self.told.append(self.loop.create_task(self._told(event)))
 
     async def _told(self, event: LiveEvent) -> None:
-        model, ids = self.current.champion, {"user": [event.user_id], "item": [event.item_id]}
+        model, ids = self.current, {"user": [event.user_id], "item": [event.item_id]}
         rows: dict[RowSide, dict[str, bytes]] = {
             side: rows_of(ids[side], await model.store.get(side, ids[side])) for side in ROW_SIDES
         }
@@ -153,29 +159,32 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def replies_are_of_one_version(self) -> None:
-        for request_id in [name for name, task in self.asked.items() if task.done()]:
+        for request_id in [name for name, task in self.asked.items() if task.done() and name in self.followed.served]:
             self._check(request_id, self.asked.pop(request_id).result())
 
     def _check(self, request_id: str, answer: Answer) -> None:
-        (seen,) = answer.seen
-        served, reply = seen.served, json.loads(answer.body)
-        assert served is not None
-        assert served.request_id == request_id
+        deployment, served = self.followed.served.pop(request_id)
+        reply = answer.document
         record = record_of(served)
         found = LogReplay(self.world.bundles).replay([record], lambda: None)
         assert (found.exact, found.differences) == (1, [])
-        assert reply["model_version"] == served.model.version == seen.deployment.champion.version
+        assert reply["model_version"] == served.model.version == deployment.champion.version
         assert np.float32(reply["candidates"]["pctr"]).tobytes() == record.scores[record.heads.index("pctr")].tobytes()
         assert (None if record.correction is None else tuple(record.correction)) in self.known
 
     async def _all_done(self) -> None:
         await asyncio.gather(*self.asked.values(), *self.told)
+        # Followers learn of a request after its reply.
+        while not self.asked.keys() <= self.followed.served.keys():
+            await asyncio.sleep(0.001)
 
     def teardown(self) -> None:
         self.do(self._all_done())
         self.replies_are_of_one_version()
+        assert not self.asked
         if self.is_newer:
             self.publish()
+        self.do(self.stack.aclose())
         self.engine.close()
         self.do(self.states.close())
         for model in self.models:

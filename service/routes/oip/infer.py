@@ -11,7 +11,7 @@ import orjson
 from starlette.exceptions import HTTPException
 
 from msd.contract.request import InvalidRequest
-from service.http.exchange import OIP
+from service.http.access import OIP
 from service.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of

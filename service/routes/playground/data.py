@@ -25,7 +25,7 @@ from msd.contract.rows import Records, Rows, RowSide
 from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, FeatureSchema, Numeric, Side, ValueField
 from service.cold.cold_ads import encodes
 from service.errors import ServiceError, StoreError
-from service.http.keys import PLAYGROUND
+from service.http.access import PLAYGROUND
 from service.scoring.deployment import Serving
 from service.scoring.model import Model
 from service.settings import Settings

@@ -4,17 +4,16 @@ That model is a separate bundle, trained without the LLM's knowledge, which only
 all others: it waits in the same queue and may be refused for the same reasons.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service.deployment.readiness import why_not_proved
-from service.errors import NotReady
-from service.http.keys import ASSETS, PAGE, PLAYGROUND
+from service.http.access import PLAYGROUND
+from service.http.keys import ASSETS, PAGE
 from service.routes.playground.data import PlaygroundData
 from service.scoring.deployment import Arm, Assignment, Deployment, Serving
 from service.scoring.model import Model, load_model
@@ -38,24 +37,21 @@ _NAME = "without"
 
 
 class Playground:
-    """The playground, if enabled; also the scoring route of the model to compare with."""
+    """The playground, if enabled; and the model that it compares with."""
 
-    def __init__(
-        self, settings: Settings, serving: Serving, metrics: Metrics, scored_by: Callable[[Serving], ASGIApp]
-    ) -> None:
-        """`scored_by` makes the scoring route over a deployment. Raises MsdError if the model to compare with is
-        invalid."""
+    def __init__(self, settings: Settings, serving: Serving, metrics: Metrics) -> None:
+        """Raises MsdError if the model to compare with is invalid."""
         self._model = _load_without(settings, metrics)
-        self._route: ASGIApp | None = None
-        if self._model is not None:
-            alone = Deployment(0, (Arm(_NAME, self._model),), Assignment("", [_NAME], [1.0]))
-            self._route = scored_by(Serving(alone, lambda _: None))
-        self._missing = "the model without the LLM's knowledge is warming up"
+        self.compared: Deployment | None = None
+        """The deployment of that model, once it is proved."""
+        self.missing = "the model without the LLM's knowledge is warming up"
+        """Why it is not; empty if it is."""
         self._max_candidates = settings.max_candidates
         self._data = PlaygroundData(serving, settings, self._model)
 
-    def routes(self) -> list[Route]:
-        compared = [Route(f"{PLAYGROUND}score-without", self, methods=["POST"])] if self._route else []
+    def routes(self, score: ASGIApp) -> list[Route]:
+        """`score` scores requests."""
+        compared = [Route(f"{PLAYGROUND}score-without", score, methods=["POST"])] if self._model else []
         files = [path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES]
         pages = [_route(PAGE if path.name == _INDEX else f"{ASSETS}{path.name}", path) for path in files]
         return [*pages, *self._data.routes(), *compared]
@@ -63,14 +59,9 @@ class Playground:
     async def open(self) -> None:
         """Prove the model to compare with; requests get the reason if it fails."""
         if self._model is not None:
-            self._missing = await why_not_proved([self._model], self._max_candidates, "without")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Score one request by the model to compare with. Raises NotReady too."""
-        assert self._route is not None, "there is a route if there is a model"
-        if self._missing:
-            raise NotReady(f"not ready: {self._missing}")
-        await self._route(scope, receive, send)
+            self.missing = await why_not_proved([self._model], self._max_candidates, "without")
+            if not self.missing:
+                self.compared = Deployment(0, (Arm(_NAME, self._model),), Assignment("", [_NAME], [1.0]))
 
 
 def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
