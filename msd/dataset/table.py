@@ -26,8 +26,8 @@ from msd.dataset.problem import Problem
 _TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
 FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, ".jsonl", ".jsonl.gz", ".ndjson", ".json")
 _SHOWN_CHARS = 60
-_POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
-_SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
+POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
+_SERIES_ERRORS = (*POLARS_ERRORS, OverflowError, TypeError, ValueError)
 _NO_PARQUET = "cannot be read as Parquet, it is damaged or of another format: {}"
 _EMPTY = "is empty: it has no row of data"
 _SEPARATORS = ",;\t|"
@@ -131,7 +131,7 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
         except UnreadableError as error:
             problems.append(Problem(file, str(error)))
             return
-        except _POLARS_ERRORS as error:
+        except POLARS_ERRORS as error:
             problems.append(Problem(file, _NO_PARQUET.format(error)))
             return
         if not start and not frame.height:
@@ -243,7 +243,7 @@ def _in_utf_8(path: Path) -> Path:
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(_in_utf_8(path))
-    except _POLARS_ERRORS as error:
+    except POLARS_ERRORS as error:
         raise UnreadableError(_NO_PARQUET.format(error)) from None
 
 
@@ -268,12 +268,12 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(map(repr, repeated))}; {hint}")
         try:
             frame = pl.read_csv(_in_utf_8(path), infer_schema=False, separator=separator, eol_char=end)
-        except _POLARS_ERRORS:
+        except POLARS_ERRORS:
             if fault := _csv_fault(path, separator):
                 raise fault from None
             frame = _with_stray_quotes(path, separator)
         frame.columns = header
-    except (*_POLARS_ERRORS, csv.Error) as error:
+    except (*POLARS_ERRORS, csv.Error) as error:
         raise UnreadableError(f"cannot be read as CSV (is a quote left open?): {error}") from None
     frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
     # Blank lines at the end go; others stay, because row numbers would change.

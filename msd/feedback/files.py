@@ -10,6 +10,7 @@ import polars as pl
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
+from msd.dataset.table import POLARS_ERRORS
 
 REQUEST_TYPES = {
     "request_id": pl.String(),
@@ -109,9 +110,10 @@ def _read_requests(file: Path, more: Sequence[str]) -> pl.DataFrame:
         user_ids = own.otherwise("user_id").alias("user_id")
         typed = [pl.col(name).cast(kind) for name, kind in {**REQUEST_TYPES, **_TYPES}.items() if name in wanted]
         frame = pl.read_parquet(file, columns=wanted).with_columns(typed).with_columns(user_ids, *later)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        is_right = frame.select(pl.all_horizontal(*_rules(frame.columns)).fill_null(False).all()).item()
+    except POLARS_ERRORS as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
-    if not frame.select(pl.all_horizontal(*_rules(frame.columns)).fill_null(False).all()).item():
+    if not is_right:
         raise FeedbackError(
             f"{file}: a request lacks its ID, arm or time, or has not one score and bid a candidate, or a list of it"
             " lacks a value"
@@ -136,7 +138,7 @@ def _rules(columns: Sequence[str]) -> Iterator[pl.Expr]:
 def _read_events(file: Path) -> pl.DataFrame:
     try:
         frame = pl.read_ndjson(file) if file.suffix == ".jsonl" else pl.read_parquet(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except POLARS_ERRORS as error:
         raise FeedbackError(f"{file}: cannot be read as events: {error}") from None
     for name in EVENT_TYPES:
         if name not in frame.columns:
@@ -145,12 +147,13 @@ def _read_events(file: Path) -> pl.DataFrame:
             frame = frame.with_columns(pl.lit(None, pl.String).alias(name))
     try:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
-    except pl.exceptions.PolarsError as error:
+        is_finite = frame["at"].is_finite().all()
+    except POLARS_ERRORS as error:
         raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
     for name in EVENT_TYPES:
         if name not in _OPTIONAL and frame[name].null_count():
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
-    if not frame["at"].is_finite().all():
+    if not is_finite:
         raise FeedbackError(f"{file}: a time is not a finite number")
     others = frame.filter(pl.col("type").is_in(_KINDS).not_())
     if others.height:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from msd.bootstrap import interval
 from msd.contract.pricing import Formula, ecpm_of, formula_of
+from msd.dataset.table import POLARS_ERRORS
 from msd.feedback.arms import METRICS, Estimate, earned
 from msd.feedback.files import FeedbackError
 
@@ -129,7 +130,7 @@ def read_target(path: Path) -> Target:
         if "probability" not in frame.columns:
             frame = frame.with_columns(probability=pl.lit(1.0))
         frame = frame.select(pl.col(name).cast(kind) for name, kind in _TARGET.items())
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except POLARS_ERRORS as error:
         raise FeedbackError(
             f"{path}: cannot be read as a policy (columns request_id, item_id, and probability if it draws): {error}"
         ) from None

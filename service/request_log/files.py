@@ -130,7 +130,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
             for batch in file.iter_batches(_READ_ROWS, columns=list(found)):
                 left -= len(batch)
                 yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise LogFileError(f"{path}: not readable as Parquet: {error}") from error
     # Pages have checksums; their number has not.
     if left:

@@ -64,6 +64,7 @@ def test_rejects_places_without_logs(tmp_path: Path) -> None:
         ({"bids": [2.0]}, "has not one score and bid a candidate"),
         ({"received_at": float("nan")}, "a request lacks its ID, arm or time"),
         ({"received_at": "noon"}, "is not a file of a request log"),
+        ({"at": {"s": 1}}, "is not a file of a request log"),
         ({"pricing": ["cpc"]}, "a candidate"),
         ({"pricing": 1.5}, "is not a file of a request log"),
         ({"heads": ["pctr"]}, "a candidate"),

@@ -107,6 +107,7 @@ def test_pods_logs_join_exactly_once_before_any_conversion(tmp_path: Path, capsy
         ([".", "--events", "events.jsonl", "--by", "arm"], "an event is of type 'view'; there are: impression, click"),
         ([".", "--events", "torn.jsonl", "--by", "arm"], "torn.jsonl: cannot be read as events"),
         ([".", "--events", "other.jsonl", "--by", "arm"], "has no column 'event_id'"),
+        ([".", "--events", "nested.jsonl", "--by", "arm"], "nested.jsonl: a column is of another type"),
         ([".", "--events", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
     ],
 )
@@ -123,6 +124,7 @@ def test_rejects_unusable_input_with_one_message(
     Path("events.jsonl").write_text(json.dumps(whole) + "\n")
     Path("torn.jsonl").write_text('{"event_id": \n')
     Path("other.jsonl").write_text('{"x": 1}\n')
+    Path("nested.jsonl").write_text(json.dumps(whole | {"at": {"s": 1}}) + "\n")
     Path("text.parquet").write_text("text")
 
     assert run(*arguments) == 2
