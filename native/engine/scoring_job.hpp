@@ -401,8 +401,6 @@ class ScoringJob : public Job {
     size_t candidates = std::min(max_candidates_, plan_->first.capacity);  // of all parts
     const Part* last = nullptr;
     for (Part& part : parts_) {
-      if (plan_->wants) part.is_followed = ask(worker, [&] { return (*plan_->wants)(part.request_id).is(Py_True); });
-      keeps_rows_ |= part.is_followed;
       if ((part.like = like_of(part, candidates))) {
         part.assignment = part.like->assignment;
       } else if (part.request.read(body_of(part), candidates) && !(is_translated_here_ && part.request.is_explained)) {
@@ -412,6 +410,8 @@ class ScoringJob : public Job {
         part_ = static_cast<size_t>(&part - parts_.data());
         break;
       }
+      if (plan_->wants) part.is_followed = ask(worker, [&] { return (*plan_->wants)(part.request_id).is(Py_True); });
+      keeps_rows_ |= part.is_followed;
       candidates -= (part.like ? *part.like : part).request.ids.size();
     }
     stages_.parse += clock_s() - before;

@@ -13,6 +13,9 @@ from msd.contract.bundle import Bundle
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from service.routes.forms import Forms
+from service.scoring.answer import Served
+from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
 from service.scoring.model import load_model
@@ -104,3 +107,33 @@ async def test_request_that_waits_for_its_rows_ends_with_its_deployment(bundle: 
         waiting.states.may_come.set()
         assert (await answer).document["arm"] in ("a", "b")
     waiting.engine.close()
+
+
+class Asked(list[str]):
+    """A follower that wants nothing, and notes what it is asked and told."""
+
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
+        self.append("wants")
+        return False
+
+    def follow(self, deployment: Deployment, served: Served | None) -> None:
+        self.append("follow")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("user", "status"), [({"user_id": ["u1"]}, 200), ({}, 400)])
+async def test_followers_are_asked_once_of_tensors_and_not_of_refused_ones(
+    bundle: Bundle, user: dict[str, list[str]], status: int
+) -> None:
+    metrics, settings, follower = Metrics(), Settings(bundle=bundle.folder), Asked()
+    engine, model = ScoringEngine(metrics, 1_000), load_model(bundle, settings, metrics)
+    pipeline = Pipeline(Frames(metrics, 100), followers=[follower], translate=Forms(metrics, 100).translate)
+    given = {**user, "candidates.id": ["i1", "i2"]}
+    inputs = [{"name": name, "shape": [len(data)], "datatype": "BYTES", "data": data} for name, data in given.items()]
+    service = Fronted(settings, metrics, engine, pipeline, deployed([model]))
+    async with service.serve():
+        answer = await service.ask(json.dumps({"inputs": inputs}).encode(), path=b"/v2/models/msd/infer")
+    engine.close()
+
+    assert answer.status == status
+    assert follower == (["wants", "follow"] if status == 200 else [])
