@@ -44,7 +44,7 @@ def judge(
     old: ScoredBundle,
     new: ScoredBundle,
     requests: Iterable[pl.DataFrame],
-    impressions: pl.DataFrame,
+    impressions: pl.DataFrame | pl.LazyFrame,
     gate: Gate,
     *,
     since: float = 0.0,
@@ -57,14 +57,14 @@ def judge(
     Raises FeedbackError if no impression is late enough, or none is left of those that both bundles accept.
     """
     start = max(since, old.data_until, new.data_until)
-    later = impressions.filter(pl.col("at") > start)
-    if later.is_empty():
+    after = impressions.lazy().filter(pl.col("at") > start)
+    ids = after.select("request_id").unique(maintain_order=True).tail(most_requests).collect()["request_id"]
+    if ids.is_empty():
         raise FeedbackError(
-            f"none of {impressions.height} impressions is later than the data of both bundles, which ends at"
-            f" {start:.0f} (Unix s): they would be judged on what they have seen"
+            f"none of {impressions.lazy().select(pl.len()).collect().item()} impressions is later than the data of both"
+            f" bundles, which ends at {start:.0f} (Unix s): they would be judged on what they have seen"
         )
-    ids = later["request_id"].unique(maintain_order=True).tail(most_requests)
-    later = later.filter(pl.col("request_id").is_in(ids.implode()))
+    later = after.filter(pl.col("request_id").is_in(ids.implode())).collect()
     judged = [frame.join(ids.to_frame(), on="request_id", how="semi", maintain_order="left") for frame in requests]
     scored = _score((old, new), judged, later)
     kept = np.isfinite(scored.pctr).all(0)

@@ -26,6 +26,7 @@ from msd.contract.correction import (
     write_corrections,
 )
 from msd.contract.state import decay
+from msd.dataset.mapped import BLOCK
 from msd.feedback.collect import Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import read_events, read_requests
 from msd.feedback.impressions import Windows, join
@@ -108,19 +109,20 @@ def main(
     )
     outcomes: list[Recalibration] = []
     learned = dict[str, LearnedCorrection]()
-    for (bundle_id,), frame in shown.sort("received_at").group_by("bundle_id", maintain_order=True):
-        bundle, previous = str(bundle_id), corrections.get(str(bundle_id))
+    latest = shown.lazy().group_by("bundle_id").agg(pl.col("received_at").max()).sort("received_at", "bundle_id")
+    for bundle, until in latest.collect().iter_rows():
+        previous = corrections.get(bundle)
         found = []
         for head, before in ((HEAD, previous), (CONVERSIONS, previous and previous.conversions)):
             due = joined.ends_at - 3_600 * conversion_settle_hours if head == CONVERSIONS else math.inf
-            own = _impressions(frame.filter(pl.col("received_at") <= due), head)
+            own = _impressions(shown, bundle, due, head)
             if head == HEAD or len(own.labels):
                 outcomes.append(learn(own, before, half_life_s))
                 table.add_row(escape(bundle[:12]), head, *_cells(own, outcomes[-1]))
                 before = outcomes[-1].learned
             found.append(before)
         if any(found):
-            of_clicks = found[0] or LearnedCorrection(at=float(frame["received_at"][-1]), impressions=0, clicks=0)
+            of_clicks = found[0] or LearnedCorrection(at=until, impressions=0, clicks=0)
             learned[bundle] = of_clicks.model_copy(update={"conversions": found[1]})
     console.print(table)
     console.print(_late(shown, windows), highlight=False)
@@ -132,24 +134,26 @@ def main(
         raise typer.Exit(1)
 
 
-def _impressions(frame: pl.DataFrame, head: str) -> Impressions:
-    """Return one bundle's impressions, or with pcvr its clicks, with the model's log-odds: the served correction is
-    undone. Labels are clicks, or conversions."""
+def _impressions(shown: pl.DataFrame, bundle_id: str, until: float, head: str) -> Impressions:
+    """Return one bundle's impressions that were received `until` then, or with pcvr its clicks, with the model's
+    log-odds: the served correction is undone. Labels are clicks, or conversions. Memory holds numbers of all rows."""
     label, first = ("label", 0) if head == HEAD else ("conversion", 3)
+    due = (pl.col("bundle_id") == bundle_id) & (pl.col("received_at") <= until)
     if head == CONVERSIONS:
-        columns = () if "conversion" in frame.columns else (pl.lit(0).alias("conversion"),)
-        frame = frame.filter(pl.col("label") == 1, pl.col("pcvr").is_not_null()).with_columns(columns)
-    score = np.clip(frame[head].to_numpy(), _LEAST, 1 - _LEAST)
-    centre, shift, slope = (
-        frame["correction"].list.get(first + place, null_on_oob=True).fill_null(none).to_numpy()
-        for place, none in enumerate((0.0, 0.0, 1.0))
-    )
-    return Impressions(
-        (np.log(score) - np.log1p(-score) - centre - shift) / slope + centre,
-        frame[label].to_numpy().astype(np.float64),
-        frame["user_id"].rank("dense").to_numpy().astype(np.int64),
-        frame["received_at"].to_numpy(),
-    )
+        due &= (pl.col("label") == 1) & pl.col("pcvr").is_not_null()
+    parts = []
+    for rows in (rows.filter(due) for rows in shown.iter_slices(BLOCK)):
+        score = np.clip(rows[head].to_numpy(), _LEAST, 1 - _LEAST)
+        centre, shift, slope = (
+            rows["correction"].list.get(first + place, null_on_oob=True).fill_null(none).to_numpy()
+            for place, none in enumerate((0.0, 0.0, 1.0))
+        )
+        logits = (np.log(score) - np.log1p(-score) - centre - shift) / slope + centre
+        labels = rows[label].cast(pl.Float64) if label in rows.columns else np.zeros(rows.height)
+        parts.append(rows.select("received_at", pl.col("user_id").hash(), logits=logits, labels=labels))
+    numbers = pl.concat(parts).sort("received_at", maintain_order=True)
+    logits, labels, at = (numbers[name].to_numpy() for name in ("logits", "labels", "received_at"))
+    return Impressions(logits, labels, numbers["user_id"].rank("dense").to_numpy().astype(np.int64), at)
 
 
 def _cells(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
@@ -163,8 +167,11 @@ def _cells(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
 
 def _late(shown: pl.DataFrame, windows: Windows) -> str:
     """Return the share of clicks that arrive after settling: the latest click rate is too low by this share."""
-    whole = shown.filter(pl.col("received_at") <= pl.col("received_at").max() - windows.click_s)
-    delays = whole["click_after_s"].drop_nulls()
+    delays = (
+        shown.select("received_at", "click_after_s")
+        .filter(pl.col("received_at") <= pl.col("received_at").max() - windows.click_s)["click_after_s"]
+        .drop_nulls()
+    )
     if delays.is_empty():
         return "How many clicks come later than --settle-hours is not known yet: no impression is past --window-hours."
     late = float((delays > windows.settle_s).mean())  # type: ignore[arg-type]
@@ -173,9 +180,12 @@ def _late(shown: pl.DataFrame, windows: Windows) -> str:
 
 def _by_segment(shown: pl.DataFrame) -> str:
     """Return served ÷ observed clicks by segment. One correction has to fit all segments."""
-    sums = shown.explode("segments").group_by("segments").agg(pl.len(), pl.col("pctr").sum(), pl.col("label").sum())
+    sums = pl.concat(
+        rows.select("segments", "pctr", "label").explode("segments").group_by("segments").agg(pl.len(), pl.all().sum())
+        for rows in shown.iter_slices(BLOCK)
+    )
     found = []
-    for name, count, expected, clicks in sums.sort("segments").iter_rows():
+    for name, count, expected, clicks in sums.group_by("segments").sum().sort("segments").iter_rows():
         ratio = f"{expected / clicks:.3f}" if clicks else "–"
         found.append(f"{name} {ratio} ({count} impressions, {clicks} clicks)")
     return f"Served ÷ clicks: {', '.join(found)}."

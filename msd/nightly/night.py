@@ -227,7 +227,7 @@ class Night:
             old,
             new,
             read_requests(logs, JUDGE_COLUMNS),
-            pl.read_parquet(self.folder / _HELD_OUT),
+            pl.scan_parquet(self.folder / _HELD_OUT),
             config.gate,
             since=self.record.cut,
         ).document()
