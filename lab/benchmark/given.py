@@ -1,4 +1,4 @@
-"""Inputs of a model other than a network, and what it returns."""
+"""Inputs and outputs of the benchmark's models that are not networks. Fits none."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""More is offered than the service can score: it scores as many in time, and refuses the rest."""
+"""Overload: the service must score as many requests in time as it can, and refuse the rest."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
 """The scoring service that tutorials build: FastAPI, pydantic objects, an MGET, tiled features, a default session.
 
-The yardstick of `msd bench`: as fast as that recipe is, with nothing slowed down. It is run by
+The yardstick of `msd lab bench`: as fast as that recipe is, with nothing slowed down. It is run by
 `uvicorn --factory lab.naive.app:app` with NAIVE_BUNDLE, NAIVE_GRAPH and, for rows from there, NAIVE_REDIS.
 """
 

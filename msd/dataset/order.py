@@ -1,4 +1,4 @@
-"""Order of events, also of more than memory holds: by time, user, item and label, whatever the order of the file."""
+"""Sorts events by time, user, item and label, also more than fit into memory. Does not know where they are from."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise

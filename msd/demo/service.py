@@ -1,4 +1,4 @@
-"""A service to ask: `msd serve` for the time of a block. Needs nothing beyond what the service needs."""
+"""Runs `msd serve` within a block. Imports no more than a service needs."""
 
 import json
 import os

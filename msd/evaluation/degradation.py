@@ -1,4 +1,4 @@
-"""What scores degrade to: features with missing inputs, and what the text of a cold ad is worth."""
+"""Test rows without some inputs, as degraded requests are scored, and the gain from a cold ad's text."""
 
 from collections.abc import Iterator
 from dataclasses import replace

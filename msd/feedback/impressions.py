@@ -1,5 +1,4 @@
-"""Shown impressions, joined with their request's scores and their clicks. Tables in, a table and counts out. Everything
-left out is counted.
+"""Joins impressions with their requests' scores and their clicks, and counts what is left out. Does not know files.
 
 Memory holds one part of the log: rows are distributed by event, by request and, for events that name no request, by
 user and item.

@@ -1,4 +1,4 @@
-"""What a step of a night takes of the machine: time, CPU and memory."""
+"""Time, CPU and peak memory of a step."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Logits of rows of features: what a service would assemble of them, altogether or without what training hides."""
+"""A trained ranker, and its logits of rows, assembled as a service would; training hides some of their inputs."""
 
 from dataclasses import dataclass, replace
 

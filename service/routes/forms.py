@@ -1,4 +1,4 @@
-"""Other forms of scoring requests than that of POST /v1/score, by their paths."""
+"""Translation of `/v1/openrtb` and `/v2` to scoring requests, by path. Scores nothing."""
 
 from urllib.parse import unquote
 
