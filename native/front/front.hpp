@@ -427,7 +427,7 @@ class Front : public Keeper, public Sockets {
               request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
     request.closes |= replies_.is_draining;
     Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
-    if (!head.json_length.empty()) sent.json_length = head.json_length;
+    if (head.json_length.data()) sent.json_length = head.json_length;
     auto job = std::make_unique<FrontJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
                                           request.began, std::move(wire));
     job->keeper = this;

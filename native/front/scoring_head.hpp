@@ -13,7 +13,7 @@ struct ScoringHead {
   bool is_aside = false;             // for the model that the playground compares with
   double seconds = 0.0;              // until its deadline; 0: as by default
   std::string_view key, request_id;  // empty if they are not given
-  std::string_view json_length;      // of a body that goes on in bytes; empty: it does not
+  std::string_view json_length;      // of a body that goes on in bytes; null: it does not
 
   // False if the app is to look at it: it is no scoring request, or something about it is wrong or unusual.
   bool read(const HttpHead& head, double most_s) {
@@ -33,13 +33,12 @@ struct ScoringHead {
       const std::string_view name = head.at(header.name), value = head.at(header.value);
       if (name == "content-type" && form != Form::kInfer) {
         is_json = is_same(trimmed(value.substr(0, value.find(';'))), "application/json");
-        if (!is_json) return false;
       } else if (name == "content-encoding") {
         if (!is_same(value, "identity")) return false;
       } else if (name == "x-deadline-ms") {
         if (seconds > 0.0 || !read_ms(value, most_s)) return false;
-      } else if (name == "inference-header-content-length") {
-        if (!json_length.empty() || value.empty()) return false;
+      } else if (name == "inference-header-content-length" && form == Form::kInfer) {
+        if (json_length.data()) return false;
         json_length = value;
       } else if (name == "x-request-id") {
         if (request_id.empty() && is_id(value)) request_id = value;

@@ -7,6 +7,7 @@ import math
 from functools import partial
 from typing import Any, NoReturn
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.exploration import exploration_of
@@ -116,6 +117,8 @@ class ScoreRoute:
 
     async def _refuse(self, scope: Scope, receive: Receive) -> NoReturn:
         """Raise why the engine does not score a request."""
+        if scope["raw_path"] != scope["path"].encode():  # the front reads it as it is written
+            raise HTTPException(404, "no such route: write the path without %")
         if scope["path"].startswith(OIP):
             check_encoding(scope, "the request uncompressed")
             if sum(name == _LENGTH for name, _ in scope["headers"]) > 1:

@@ -183,6 +183,8 @@ HEADERS = {
     "no content type": (b"", 415),
     "another content type": (b"Content-Type: text/plain\r\n", 415),
     "a content type with a charset": (b"Content-Type: Application/JSON; charset=utf-8\r\n", 200),
+    "the last content type counts": (b"Content-Type: text/plain\r\n" + JSON, 200),
+    "no length of tensors": (JSON + b"Inference-Header-Content-Length:\r\n", 200),
     "compressed": (JSON + b"Content-Encoding: gzip\r\n", 415),
     "a deadline": (JSON + b"X-Deadline-Ms: 60000\r\n", 200),
     "a deadline of zero": (JSON + b"X-Deadline-Ms: 0\r\n", 400),
@@ -224,6 +226,8 @@ OTHER_FORMS: dict[str, tuple[bytes, object, bytes, int]] = {
     "tensors with a deadline": (INFER, inference(parameters={"timeout": 10**6}), b"", 200),
     "tensors whose client grants no time": (INFER, inference(), b"X-Deadline-Ms: 0\r\n", 400),
     "a length that is too long": (INFER, inference(), b"Inference-Header-Content-Length: 99999\r\n", 400),
+    "an empty length": (INFER, inference(), b"Inference-Header-Content-Length:\r\n", 400),
+    "an escaped path": (b"/v2/models/msd/%69nfer", inference(), b"", 404),
     "an unknown output": (INFER, inference(outputs=[{"name": "x"}]), b"", 400),
     "an unknown input": (
         INFER,
