@@ -63,9 +63,8 @@ def core_rows(file: RowFile) -> Any:  # noqa: ANN401
         memory.checksums,
         memory.descriptor,
         memory.base,
-        tuple(tuple(place) for place in (header.slots, header.ids, header.row_starts, header.rows)),
+        tuple(tuple(place) for place in (header.starts, header.row_starts, header.rows)),
         (
-            header.homes,
             header.seed,
             header.width,
             header.count,

@@ -1,7 +1,7 @@
-"""Index from IDs to row places: open addressing over a seeded 64-bit hash, for all IDs of a request at once.
+"""Index from IDs to row places, for all IDs of a request at once.
 
-IDs are UTF-8 without NUL, padded with zeros to one width: the longest plus at least a byte. A slot holds half of the
-hash and the place; the caller must verify the ID itself.
+Rows lie in the order of a hash's remainder, and the index says where those of each remainder begin. IDs are UTF-8
+without NUL, padded with zeros to one width: the longest plus at least a byte. The caller must compare the IDs.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,23 +19,21 @@ Places = NDArray[np.int64]
 AreAt = Callable[[Places, Places], NDArray[np.bool_]]
 """Returns for requested IDs, by number [k], whether each is the one at a place [k]."""
 
-_LOAD = 0.55
+_PER_BUCKET = 2
 _CHUNK = 65_536
-WINDOW = 8
 WORD = 8
-_PLACE = np.uint64(0xFFFFFFFF)
+START = np.dtype("<u4")
 _HALF = np.uint64(32)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xC4CEB9FE1A85EC53)
 
 
 class BuiltIndex(NamedTuple):
-    """order [n]: the row of each place. slots: place + 1 in the lower half, hash in the upper; 0 is empty. seed: of the
-    hash. homes: how many slots an id's search can begin at; those beyond take the overflow of the last."""
+    """order [n]: the row of each place. starts [buckets + 1]: the first place of each bucket, and the end of the last.
+    seed: of the hash."""
 
     order: Places
-    slots: Words
-    homes: int
+    starts: NDArray[np.uint32]
     seed: int
 
 
@@ -84,47 +82,29 @@ def hash_all(ids: Sequence[str], width: int, seed: int) -> Words:
 
 def build_index(hashes: Words, seed: int) -> BuiltIndex:
     """Build the index of unique IDs, of fewer than 2³² rows, from their hashes of this seed [n]."""
-    rows = len(hashes)
-    homes = max(1, int(rows / _LOAD))
-    home = (hashes % np.uint64(homes)).astype(np.int64)
-    order = np.lexsort((hashes, home))
-    places = np.arange(rows)
-    # Linear probing, in the order of homes: each row takes its home, or the first slot after the row before it.
-    slot = np.maximum.accumulate(home[order] - places) + places
-    last = int(slot[-1]) if rows else 0
-    # Enough empty slots at the end that a window or a search never leaves them.
-    slots = np.zeros(max(homes, last + 1) + WINDOW, np.uint64)
-    slots[slot] = hashes[order] >> _HALF << _HALF | (places + 1).astype(np.uint64)
-    return BuiltIndex(order, slots, homes, seed)
+    # Odd, so that what follows the starts is aligned to eight bytes.
+    buckets = len(hashes) // _PER_BUCKET | 1
+    own = hashes % np.uint64(buckets)
+    starts = np.zeros(buckets + 1, START)
+    np.cumsum(np.bincount(own.view(np.int64), minlength=buckets), dtype=START, out=starts[1:])
+    return BuiltIndex(np.lexsort((hashes, own)), starts, seed)
 
 
 class IdIndex:
-    """Looks IDs up in the slots of `build_index`."""
+    """Looks IDs up in the starts of `build_index`."""
 
-    def __init__(self, slots: Section, homes: int, seed: int) -> None:
-        self._section = slots
-        words = slots.bytes.view("<u8")
-        # The slots from each one on, as one value, read at once.
-        self._windows = np.ndarray((len(words) - WINDOW + 1,), f"V{WINDOW * WORD}", words, strides=(WORD,))
-        self._homes, self._seed = np.uint64(homes), seed
+    def __init__(self, starts: Section, seed: int) -> None:
+        self._section, self._seed = starts, seed
+        self._starts = starts.bytes.view(START)
 
     def find(self, ids: Words, are_at: AreAt) -> Places:
-        """Return the place of each ID [n], −1 if absent; `are_at` verifies probable places."""
-        hashes = hash_ids(ids, self._seed)
-        at = (hashes % self._homes).view(np.int64)
-        places = np.full(len(at), -1, np.int64)
-        rows = np.arange(len(at))
-        while len(rows):
-            self._section.prove(WORD * at, WORD * (at + WINDOW))
-            window_NW = self._windows[at].view("<u8").reshape(len(at), WINDOW)
-            alike_NW = ((window_NW ^ hashes[rows, None]) <= _PLACE) & (window_NW != 0)
-            column, own = alike_NW.argmax(1), np.arange(len(at))
-            hit = alike_NW[own, column]
-            found = (window_NW[own, column] & _PLACE).astype(np.int64) - 1
-            right = hit.copy()
-            right[hit] = are_at(rows[hit], found[hit])
-            places[rows[right]] = found[right]
-            # A search continues behind an ID with a similar hash, and ends at the first empty slot.
-            on = ~right & (hit | (window_NW != 0).all(1))
-            rows, at = rows[on], (at + np.where(hit, column + 1, WINDOW))[on]
+        """Return the place of each ID [n], −1 if absent; `are_at` compares those of its bucket."""
+        buckets = (hash_ids(ids, self._seed) % np.uint64(len(self._starts) - 1)).view(np.int64)
+        self._section.prove(START.itemsize * buckets, START.itemsize * (buckets + 2))
+        first, end = self._starts[buckets].astype(np.int64), self._starts[buckets + 1].astype(np.int64)
+        rows = np.repeat(np.arange(len(ids)), end - first)
+        at = np.arange(len(rows)) + np.repeat(end - np.cumsum(end - first), end - first)
+        right = are_at(rows, at)
+        places = np.full(len(ids), -1, np.int64)
+        places[rows[right]] = at[right]
         return places

@@ -1,4 +1,4 @@
-"""The rows file of one side: an index of IDs, the IDs to verify it, and the rows, each read on first use.
+"""The rows file of one side: an index of IDs, and the rows, each behind its ID and read on first use.
 
 Knows where a row is, not its content. `row_header` defines the layout, `row_writer` writes it.
 """
@@ -49,14 +49,11 @@ class RowFile:
         self._header = header
         self.count = header.count
         self._width = header.width
-        self._index = IdIndex(file.section(header.slots), header.homes, header.seed)
-        self._ids, self._rows = file.section(header.ids), file.section(header.rows)
-        # As plain bytes, which are taken much faster than fields.
-        self._ids_N = self._ids.bytes.view(f"V{header.width}")
+        self._index, self._rows = IdIndex(file.section(header.starts), header.seed), file.section(header.rows)
+        self._size = header.width + codec.dtype.itemsize
         self._starts = _Starts(file.section(header.row_starts), header.rows.size) if header.row_starts.size else None
         if self._starts is None:
-            whole = header.rows.size == self.count * codec.dtype.itemsize
-            self._rows_N = self._rows.bytes.view(f"V{codec.dtype.itemsize}") if whole else self._ids_N
+            whole = header.rows.size == self.count * self._size
         else:
             whole = self._starts.end() == header.rows.size
         if not whole:
@@ -67,8 +64,10 @@ class RowFile:
         if self._starts is not None or not self.count:
             return self._codec.unpack(self.raw(ids))
         places = self._places(ids)
+        # As plain bytes, which are taken much faster than fields.
+        rows = self._rows.bytes.view(f"V{self._size}").take(places, mode="clip").view(np.uint8).reshape(len(ids), -1)
         # Packed rows with a valid checksum need no further validation.
-        records = self._rows_N.take(places, mode="clip").view(self._codec.dtype)
+        records = np.ascontiguousarray(rows[:, self._width :]).view(self._codec.dtype)[:, 0]
         found = places >= 0
         records[~found] = self._codec.missing
         return Rows(records, found, (), 0)
@@ -76,7 +75,7 @@ class RowFile:
     def raw(self, ids: Sequence[str]) -> list[bytes | None]:
         """Return the bytes of the rows of `ids`, in order, None for missing ones. Raises as `get` does."""
         places = self._places(ids)
-        rows = iter(self._cut(places[places >= 0]))
+        rows = iter(self._cut(places[places >= 0], self._width))
         return [next(rows) if place >= 0 else None for place in places.tolist()]
 
     def memory(self) -> RowMemory:
@@ -99,18 +98,19 @@ class RowFile:
         places = np.arange(start, max(start, min(stop, self.count)))
         if not len(places):
             return []
-        self._ids.prove(self._width * places, self._width * (places + 1))
-        ids = [one.tobytes().rstrip(b"\0").decode() for one in self._ids_N[places]]
-        return list(zip(ids, self._cut(places), strict=True))
+        rows = self._cut(places, 0)
+        return [(row[: self._width].rstrip(b"\0").decode(), row[self._width :]) for row in rows]
 
-    def _cut(self, places: NDArray[np.int64]) -> list[bytes]:
+    def _cut(self, places: NDArray[np.int64], skipped: int) -> list[bytes]:
+        """Return rows without their first bytes."""
         starts, stops = self._row_ends(places)
         self._rows.prove(starts, stops)
         rows = self._rows.bytes
-        return [rows[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        ends = zip((starts + skipped).tolist(), stops.tolist(), strict=True)
+        return [rows[start:stop].tobytes() for start, stop in ends]
 
     def _row_ends(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        size = self._codec.dtype.itemsize
+        size = self._size
         return (places * size, (places + 1) * size) if self._starts is None else self._starts.of(places)
 
     def _places(self, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -120,10 +120,10 @@ class RowFile:
         words = encode_ids(ids, self._width)
 
         def are_at(rows: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.bool_]:
-            self._ids.prove(self._width * at, self._width * (at + 1))
-            alike: NDArray[np.bool_] = (self._ids_N.take(at).view("<u8").reshape(words[rows].shape) == words[rows]).all(
-                1
-            )
+            starts, _ = self._row_ends(at)
+            self._rows.prove(starts, starts + self._width)
+            own = self._rows.bytes[starts[:, None] + np.arange(self._width)].view("<u8")
+            alike: NDArray[np.bool_] = (own == words[rows]).all(1)
             return alike
 
         places = self._index.find(words, are_at)

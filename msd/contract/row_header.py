@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from msd.contract.checked_file import BLOCK, OpenFile, SectionPlace
 from msd.contract.errors import BundleError
-from msd.contract.id_index import WINDOW, WORD
+from msd.contract.id_index import START, WORD
 
-_MAGIC = b"MSDROWS3"
+_MAGIC = b"MSDROWS4"
 _PREFIX = struct.Struct("<8sII")
 _ALIGNMENT = 64
 _MAX_HEADER = 65_536
@@ -29,25 +29,21 @@ class RowHeader(BaseModel):
     side: str
     count: Annotated[int, Field(ge=0, lt=2**32 - 1)]
     record_dtype: str
-    homes: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     width: Annotated[int, Field(ge=WORD, multiple_of=WORD)]
-    slots: SectionPlace
-    ids: SectionPlace
+    starts: SectionPlace
     row_starts: SectionPlace
     rows: SectionPlace
     checksums: SectionPlace
 
     @model_validator(mode="after")
     def _sections_follow_each_other(self) -> Self:
-        sections = (self.slots, self.ids, self.row_starts, self.rows, self.checksums)
+        sections = (self.starts, self.row_starts, self.rows, self.checksums)
         starts = list(accumulate((section.size for section in sections), initial=0))
         if [section.start for section in sections] != starts[:-1] or min(section.size for section in sections) < 0:
             raise ValueError("sections overlap")
-        if self.slots.size % WORD or self.slots.size // WORD < self.homes + WINDOW:
-            raise ValueError("the index has fewer slots than homes")
-        if self.ids.size != self.width * self.count:
-            raise ValueError("the ids do not fit the count")
+        if self.starts.size % START.itemsize or self.starts.size < 2 * START.itemsize:
+            raise ValueError("the index has no bucket")
         # Rows of one length need no starts.
         if self.row_starts.size not in (0, start_type(self.rows.size).itemsize * (self.count + 1)):
             raise ValueError("the rows do not fit the count")
@@ -58,7 +54,7 @@ class RowHeader(BaseModel):
     def pack(self) -> bytes:
         """Return everything before the sections."""
         header = self.model_dump_json().encode()
-        # Unaligned slots would be copied on each look-up.
+        # Unaligned starts would be copied on each look-up.
         header += b" " * (-(_PREFIX.size + len(header)) % _ALIGNMENT)
         return _PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header
 

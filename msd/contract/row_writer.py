@@ -38,18 +38,17 @@ def write_row_file(
     index = build_index(hashes, seed)
     _refuse_twins(path, ids, hashes[index.order], index.order)
     tails = [pack_history(history) for history in histories] if codec.side == "user" else []
-    sizes = codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
+    sizes = width + codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
     row_starts: NDArray[np.unsignedinteger] = np.zeros(0, np.uint8)
     if codec.side == "user":
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[index.order], dtype=np.int64)])
         row_starts = starts.astype(start_type(int(starts[-1])))
     sections: dict[str, tuple[int, Iterator[bytes | memoryview]]] = {
-        "slots": _array(index.slots.astype("<u8", copy=False)),
-        "ids": (width * len(ids), _ids(ids, width, index.order)),
+        "starts": _array(index.starts),
         "row_starts": _array(row_starts),
         "rows": (
-            int(row_starts[-1]) if len(row_starts) else len(ids) * codec.dtype.itemsize,
-            _rows(records, tails, index.order),
+            int(row_starts[-1]) if len(row_starts) else len(ids) * (width + codec.dtype.itemsize),
+            _rows(ids, width, records, tails, index.order),
         ),
     }
     places, start = {}, 0
@@ -58,7 +57,7 @@ def write_row_file(
         start += size
     places["checksums"] = SectionPlace(start, 4 * -(-start // BLOCK))
     about = {"bundle_id": bundle_id, "side": codec.side, "count": len(ids), "record_dtype": str(codec.dtype.descr)}
-    header = RowHeader.model_validate({**about, "homes": index.homes, "seed": seed, "width": width, **places})
+    header = RowHeader.model_validate({**about, "seed": seed, "width": width, **places})
     with atomic_file(path) as file:
         file.write(header.pack())
         _write_blocks(file, chain.from_iterable(parts for _, parts in sections.values()))
@@ -81,23 +80,19 @@ def _array(values: NDArray[np.unsignedinteger]) -> tuple[int, Iterator[bytes | m
     return values.nbytes, iter((values.view(np.uint8).data,))
 
 
-def _ids(ids: Sequence[str], width: int, order: NDArray[np.int64]) -> Iterator[bytes]:
-    for rows in _chunks(order):
-        yield encode_ids([ids[row] for row in rows.tolist()], width).tobytes()
-
-
-def _rows(records: Records | RecordsOf, tails: list[bytes], order: NDArray[np.int64]) -> Iterator[bytes]:
-    for rows in _chunks(order):
-        some = records(rows) if callable(records) else records[rows]
-        if tails:
-            yield b"".join(part.tobytes() + tails[row] for part, row in zip(some, rows.tolist(), strict=True))
-        else:
-            yield some.tobytes()
-
-
-def _chunks(order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _rows(
+    ids: Sequence[str], width: int, records: Records | RecordsOf, tails: list[bytes], order: NDArray[np.int64]
+) -> Iterator[bytes]:
+    """Yield rows, each behind its ID."""
     for start in range(0, len(order), _CHUNK):
-        yield order[start : start + _CHUNK]
+        rows = order[start : start + _CHUNK]
+        some = records(rows) if callable(records) else records[rows]
+        own = encode_ids([ids[row] for row in rows.tolist()], width).view(np.uint8)
+        whole = np.hstack([own, some.view(np.uint8).reshape(len(rows), -1)])
+        if tails:
+            yield b"".join(part.tobytes() + tails[row] for part, row in zip(whole, rows.tolist(), strict=True))
+        else:
+            yield whole.tobytes()
 
 
 def _write_blocks(file: BinaryIO, parts: Iterator[bytes | memoryview]) -> None:

@@ -74,25 +74,24 @@ Schema make_schema(const SideForm& user, const SideForm& item, size_t history_le
           {ufunc_of(ufuncs[0]), ufunc_of(ufuncs[1]), ufunc_of(ufuncs[2]), ufunc_of(ufuncs[3]), ufunc_of(ufuncs[4])}};
 }
 
-// RowFile(body, proved, checksums, descriptor, base, (slots, ids, starts, rows), (homes, seed, width, count,
-// start_bytes, record_size)); sections are (start, size)
+// RowFile(body, proved, checksums, descriptor, base, (starts, row_starts, rows), (seed, width, count, start_bytes,
+// record_size)); sections are (start, size)
 
 struct HeldRowFile {
   using Section = std::pair<size_t, size_t>;
 
   HeldRowFile(nb::handle body_, nb::handle proved_, nb::handle checksums_, int descriptor, size_t base,
-              const std::array<Section, 4>& sections, const std::array<size_t, 6>& numbers)
+              const std::array<Section, 3>& sections, const std::array<size_t, 5>& numbers)
       : body(body_, true),
         proved(proved_, true, blocks()),
         checksums(checksums_, false, 4 * blocks()),
-        parts{body.as<uint8_t>(), body.size(),        proved.as<uint8_t>(), checksums.as<const uint8_t>(),
-              descriptor,         base,               place(sections[0]),   place(sections[1]),
-              place(sections[2]), place(sections[3]), numbers[0],           numbers[1],
-              numbers[2],         numbers[3],         numbers[4],           numbers[5]},
+        parts{body.as<uint8_t>(), body.size(), proved.as<uint8_t>(), checksums.as<const uint8_t>(), descriptor, base,
+              place(sections[0]), place(sections[1]), place(sections[2]),
+              numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]},
         file(parts) {
-    const bool fits = parts.homes && parts.width && parts.ids.size >= parts.width * parts.count && parts.record_size &&
-                      (parts.starts.size ? parts.starts.size >= parts.start_bytes * (parts.count + 1)
-                                         : parts.rows.size >= parts.record_size * parts.count);
+    const bool fits = parts.starts.size >= 2 * kStart && parts.width && !(parts.width % kWord) && parts.record_size &&
+                      parts.count <= parts.rows.size / (parts.width + parts.record_size) &&
+                      (!parts.row_starts.size || parts.row_starts.size >= parts.start_bytes * (parts.count + 1));
     if (!fits) throw nb::value_error("the sections do not fit the count");
   }
 
@@ -475,8 +474,8 @@ void add_frames(nb::module_& module) {
   add_id_map(module);
   nb::class_<Schema>(module, "Schema").def(nb::new_(&make_schema));
   nb::class_<HeldRowFile>(module, "RowFile")
-      .def(nb::init<nb::handle, nb::handle, nb::handle, int, size_t, const std::array<HeldRowFile::Section, 4>&,
-                    const std::array<size_t, 6>&>());
+      .def(nb::init<nb::handle, nb::handle, nb::handle, int, size_t, const std::array<HeldRowFile::Section, 3>&,
+                    const std::array<size_t, 5>&>());
   nb::class_<HeldArena>(module, "Arena")
       .def(nb::init<const IdMap&, nb::handle, nb::handle, nb::handle, nb::handle, size_t>(), nb::keep_alive<1, 2>());
   nb::class_<ServedModel>(module, "ServedModel").def(nb::new_(&make_model));

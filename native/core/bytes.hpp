@@ -22,6 +22,15 @@ inline T load(const void* from) {
   return value;
 }
 
+// Up to eight bytes as a word, the rest zeros. Not by memcpy: a word that was written in parts cannot be read at once.
+inline uint64_t word_of(const char* at, size_t size) {
+  if (size >= 8) return load<uint64_t>(at);
+  if (size >= 4) return load<uint32_t>(at) | uint64_t{load<uint32_t>(at + size - 4)} << 8 * (size - 4);
+  uint64_t word = 0;
+  while (size--) word = word << 8 | static_cast<uint8_t>(at[size]);
+  return word;
+}
+
 inline void prefetch(const void* at) { __builtin_prefetch(at); }
 
 // Prefetch a row's cache lines.
@@ -39,9 +48,7 @@ inline uint64_t hash_of(std::string_view bytes) {
   uint64_t hash = seed ^ bytes.size();
   size_t start = 0;
   for (; start + 8 <= bytes.size(); start += 8) hash = mix(hash ^ load<uint64_t>(bytes.data() + start));
-  uint64_t word = 0;
-  if (start < bytes.size()) std::memcpy(&word, bytes.data() + start, bytes.size() - start);
-  return mix(mix(hash ^ word) ^ 0x9E3779B97F4A7C15ull);
+  return mix(mix(hash ^ word_of(bytes.data() + start, bytes.size() - start)) ^ 0x9E3779B97F4A7C15ull);
 }
 
 // A map of what a client names.

@@ -1,9 +1,10 @@
-// Rows of one side in a bundle's file, looked up without Python: the index, ids and rows that `msd.contract.row_file`
-// lays out, in memory that it owns. A block is read, and proved by its checksum, when it is first touched.
+// Rows of one side in a bundle's file, looked up without Python: the index and rows that `msd.contract.row_file` lays
+// out, in memory that it owns. A block is read, and proved by its checksum, when it is first touched.
 #pragma once
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
@@ -11,7 +12,7 @@
 
 namespace native {
 
-constexpr size_t kBlockBits = 12, kBlock = size_t{1} << kBlockBits, kWord = 8;
+constexpr size_t kBlockBits = 12, kBlock = size_t{1} << kBlockBits, kWord = 8, kStart = 4;
 
 // A row's bytes; empty if the file has none.
 struct RowBytes {
@@ -25,10 +26,13 @@ struct Damaged {};
 class RowFile {
  public:
   struct Probe {
-    uint64_t hash = 0, slot = 0;
-    int64_t place = -1;
+    uint64_t hash = 0;
+    uint32_t place = 0, end = 0;  // of the rows of its bucket
   };
-  using Scratch = std::vector<Probe>;
+  struct Scratch {
+    std::vector<uint64_t> words;  // of the ids, as the file has them
+    std::vector<Probe> probes;
+  };
 
   struct Place {
     size_t start, size;
@@ -41,46 +45,50 @@ class RowFile {
     const uint8_t* checksums;  // four bytes a block
     int descriptor;
     size_t base;
-    Place slots, ids, starts, rows;
-    uint64_t homes, seed;
+    Place starts, row_starts, rows;
+    uint64_t seed;
     size_t width, count, start_bytes, record_size;
   };
 
   explicit RowFile(const Parts& parts) : file_(parts) {}
 
-  // The rows of many ids. Each stage touches the memory of all ids, so that one miss of the caches hides the others.
+  // The rows of many ids. Each stage touches the memory of all ids, so that one miss of the caches hides the others; apart
+  // from the hashes, whose reads would wait for it.
   void find(const std::vector<std::string_view>& ids, Scratch& scratch, std::vector<RowBytes>& found) const {
     found.assign(ids.size(), RowBytes{});
     if (!file_.count) return;
-    scratch.assign(ids.size(), Probe{});
-    for (size_t k = 0; k < ids.size(); k++) {
-      scratch[k].hash = hash(ids[k]);
-      scratch[k].slot = scratch[k].hash % file_.homes;
-      prefetch(file_.body + file_.slots.start + kWord * scratch[k].slot);
+    auto& [words, probes] = scratch;
+    const size_t width = file_.width / kWord;
+    words.resize(width * ids.size());
+    probes.resize(ids.size());
+    for (size_t k = 0; k < ids.size(); k++) probes[k].hash = hash(ids[k], &words[width * k]);
+    for (Probe& probe : probes) {
+      probe.hash %= file_.starts.size / kStart - 1;
+      prefetch(file_.body + file_.starts.start + kStart * probe.hash);
     }
-    for (Probe& probe : scratch) {
-      probe.place = next(probe);
-      if (probe.place < 0) continue;
-      prefetch(file_.body + file_.ids.start + file_.width * probe.place);
-      if (!file_.starts.size)
-        prefetch(file_.body + file_.rows.start + file_.record_size * probe.place, file_.record_size);
+    for (Probe& probe : probes) {
+      const uint8_t* const bucket = proved(file_.starts.start + kStart * probe.hash, 2 * kStart);
+      probe.place = load<uint32_t>(bucket);
+      probe.end = std::min(load<uint32_t>(bucket + kStart), static_cast<uint32_t>(file_.count));
+      if (!file_.row_starts.size)
+        for (size_t place = probe.place; place < probe.end; place++)
+          prefetch(file_.body + file_.rows.start + least_size() * place);
     }
-    for (size_t k = 0; k < ids.size(); k++) {
-      Probe& probe = scratch[k];
-      while (probe.place >= 0 && !is_of(probe.place, ids[k])) {
-        probe.slot++;
-        probe.place = next(probe);
-      }
-      if (probe.place >= 0) found[k] = row(probe.place);
-    }
+    for (size_t k = 0; k < ids.size(); k++)
+      for (size_t place = probes[k].place; place < probes[k].end && !found[k].at; place++)
+        found[k] = row(place, &words[width * k]);
   }
 
  private:
-  uint64_t hash(std::string_view id) const {
+  // A row's without a history, with its id.
+  size_t least_size() const { return file_.width + file_.record_size; }
+
+  // Of an id, whose words it writes. A longer one is truncated: unlike others', its last byte is not zero.
+  uint64_t hash(std::string_view id, uint64_t* words) const {
     uint64_t hash = file_.seed;
     for (size_t start = 0; start < file_.width; start += kWord) {
-      uint64_t word = 0;
-      if (start < id.size()) std::memcpy(&word, id.data() + start, std::min(kWord, id.size() - start));
+      const uint64_t word = start < id.size() ? word_of(id.data() + start, id.size() - start) : 0;
+      words[start / kWord] = word;
       hash = (hash ^ word) * 0x9E3779B97F4A7C15ull;
       hash ^= hash >> 32;
     }
@@ -88,31 +96,19 @@ class RowFile {
     return hash ^ hash >> 32;
   }
 
-  // The place of the first slot from the probe's on that may be its id's, and moves the probe there; -1: there is none.
-  int64_t next(Probe& probe) const {
-    for (const uint64_t end = file_.slots.size / kWord; probe.slot < end; probe.slot++) {
-      const uint64_t held = load<uint64_t>(proved(file_.slots.start + kWord * probe.slot, kWord));
-      if (!held) return -1;
-      const uint64_t place = (held & 0xFFFFFFFF) - 1;
-      if (held >> 32 == probe.hash >> 32 && place < file_.count) return static_cast<int64_t>(place);
-    }
-    return -1;
-  }
-
-  bool is_of(int64_t place, std::string_view id) const {
-    if (id.size() >= file_.width) return false;
-    const uint8_t* own = proved(file_.ids.start + file_.width * place, file_.width);
-    return !std::memcmp(own, id.data(), id.size()) && !own[id.size()];
-  }
-
-  RowBytes row(int64_t place) const {
-    size_t start = file_.record_size * place, stop = start + file_.record_size;
-    if (file_.starts.size) {
-      const uint8_t* ends = proved(file_.starts.start + file_.start_bytes * place, 2 * file_.start_bytes);
+  // What stands at a place, if that is the id's.
+  RowBytes row(size_t place, const uint64_t* words) const {
+    size_t start = least_size() * place, stop = start + least_size();
+    if (file_.row_starts.size) {
+      const uint8_t* ends = proved(file_.row_starts.start + file_.start_bytes * place, 2 * file_.start_bytes);
       start = file_.start_bytes == 4 ? load<uint32_t>(ends) : load<uint64_t>(ends);
       stop = file_.start_bytes == 4 ? load<uint32_t>(ends + 4) : load<uint64_t>(ends + 8);
     }
-    if (start > stop || stop > file_.rows.size || stop - start < file_.record_size) throw Damaged{};
+    if (start > stop || stop > file_.rows.size || stop - start < least_size()) throw Damaged{};
+    const uint8_t* const own = proved(file_.rows.start + start, file_.width);
+    for (size_t at = 0; at < file_.width; at += kWord)
+      if (load<uint64_t>(own + at) != words[at / kWord]) return {};
+    start += file_.width;
     return {proved(file_.rows.start + start, stop - start), stop - start};
   }
 

@@ -82,7 +82,7 @@ struct KeptRows {
 };
 
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
-constexpr size_t kPrinted = 16;  // numbers of a vector
+constexpr size_t kPrinted = 4;  // numbers of a vector
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
 // How uncertain log-odds are, as `msd.contract.uncertainty` says: the precision of a new ad's, and the variance that

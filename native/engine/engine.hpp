@@ -8,6 +8,10 @@
 #include <string>
 #include <thread>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "job.hpp"
 
 namespace native {
@@ -29,6 +33,10 @@ class Engine {
         began_(threads),
         workers_(threads) {
     for (size_t k = 0; k < threads; k++) workers_[k] = {k, &tally};
+#if defined(__GLIBC__)
+    // Or the larger allocations of each request would merge all small ones that were freed.
+    mallopt(M_MXFAST, 0);
+#endif
   }
   Engine(const Engine&) = delete;
 

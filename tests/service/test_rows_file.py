@@ -30,7 +30,7 @@ def damage(path: Path, how: str) -> None:
             file.write(os.urandom(size))
     elif how == "replaced":
         path.rename(path.with_suffix(".old"))
-        path.write_bytes(b"MSDROWS3" + bytes(size))
+        path.write_bytes(b"MSDROWS4" + bytes(size))
     else:
         path.unlink()
 
