@@ -168,9 +168,12 @@ class ErrorReply(BaseModel):
 
 
 class ErrorResponse:
+    """`is_oip`: in the form of the Open Inference Protocol, which has one text, and status 400 for any invalid
+    request."""
+
     __slots__ = ("body", "code", "headers", "status")
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, is_oip: bool = False) -> None:
         self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
         field: str | None = None
         if isinstance(error, ServiceError):
@@ -192,11 +195,14 @@ class ErrorResponse:
             message = "internal error; the service's log has the reason under this reply's x-request-id"
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             message = without_places(message)
-        self.body = self._form(_printable(message), field and _printable(field))
+        message, field = _printable(message), field and _printable(field)
+        if is_oip:
+            self.status = 400 if self.status == HTTPStatus.UNPROCESSABLE_ENTITY else self.status
+            document: dict[str, object] = {"error": f"{field}: {message}" if field else message}
+        else:
+            document = {"error": {"code": self.code, "message": message, "field": field}}
+        self.body = orjson.dumps(document)
         self.headers.append((b"content-length", b"%d" % len(self.body)))
-
-    def _form(self, message: str, field: str | None) -> bytes:
-        return orjson.dumps({"error": {"code": self.code, "message": message, "field": field}})
 
 
 def without_places(text: str) -> str:

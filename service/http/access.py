@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import orjson
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +23,6 @@ required."""
 _ACCESS = "msd.access"
 OIP, PLAYGROUND = "/v2", "/playground/"
 _SCORING = ("/v1/score", "/v1/openrtb", f"{PLAYGROUND}score-without")
-_INVALID = 422
 _ID = b"x-request-id"
 _MAX_ID_BYTES = 128
 # Request IDs must be unique; they are not secret. A counter in a process costs less than random bytes.
@@ -49,12 +47,6 @@ class Access:
     status: int = 0
     error: str | None = None
 
-    def reply_begins(self, status: int) -> tuple[bytes, bytes]:
-        """Record that the reply is ready, and return the headers of every reply."""
-        self.ended = time.perf_counter()
-        self.status = status
-        return _ID, self.request_id.encode()
-
 
 def is_scoring(path: str) -> bool:
     return path in _SCORING or (path.startswith(f"{OIP}/") and path.endswith("/infer"))
@@ -76,21 +68,9 @@ def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
-class OipErrorResponse(ErrorResponse):
-    """Error of the Open Inference Protocol: one text, and status 400 for any invalid request."""
-
-    __slots__ = ()
-
-    def _form(self, message: str, field: str | None) -> bytes:
-        if self.status == _INVALID:
-            self.status = 400
-        return orjson.dumps({"error": f"{field}: {message}" if field else message})
-
-
 def error_response(error: Exception, path: str) -> ErrorResponse:
     """Return the error reply in the form of this path's API."""
-    is_ours = path == OIP or path.startswith(f"{OIP}/")
-    return OipErrorResponse(error) if is_ours else ErrorResponse(error)
+    return ErrorResponse(error, path == OIP or path.startswith(f"{OIP}/"))
 
 
 class AccessMiddleware:
@@ -108,7 +88,8 @@ class AccessMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), access.reply_begins(message["status"])]
+                access.ended, access.status = time.perf_counter(), message["status"]
+                message["headers"] = [*message.get("headers", ()), (_ID, access.request_id.encode())]
             await send(message)
 
         try:

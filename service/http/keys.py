@@ -5,7 +5,6 @@ Knows which paths need which scope. Does not know what the routes do.
 """
 
 import hashlib
-import hmac
 import math
 import secrets
 import time
@@ -34,7 +33,6 @@ _MARK = "msd_"
 _RANDOM_BYTES = 32
 _MAX_KEY_BYTES = 256
 _MAX_FILE_BYTES = 2**22
-_PREFIX_DIGITS = 16
 _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
@@ -80,19 +78,16 @@ class KeyFile(BaseModel):
 
 
 class KeyRing:
-    """Keys by the prefixes of their hashes."""
+    """Keys by their hashes."""
 
     def __init__(self, file: KeyFile) -> None:
         self.keys = file.keys
-        self._by_prefix = {key.sha256[:_PREFIX_DIGITS]: key for key in file.keys}
+        self._by_hash = {key.sha256: key for key in file.keys}
 
     def find(self, key: bytes) -> KeyEntry | None:
-        """Return the entry of a key. Keys are long and random, so a fast hash protects them as well as a slow one."""
-        if len(key) > _MAX_KEY_BYTES:
-            return None
-        digest = hashlib.sha256(key).hexdigest()
-        found = self._by_prefix.get(digest[:_PREFIX_DIGITS])
-        return found if found is not None and hmac.compare_digest(found.sha256, digest) else None
+        """Return the entry of a key. Keys are long and random, so a fast hash protects them as well as a slow one, and
+        the time of a look-up tells nothing of another key: its hash cannot be chosen."""
+        return self._by_hash.get(hashlib.sha256(key).hexdigest()) if len(key) <= _MAX_KEY_BYTES else None
 
 
 def read_keys(path: Path) -> KeyRing:

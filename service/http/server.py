@@ -12,8 +12,7 @@ import native
 from service import limits
 from service.http.bridge import Bridge, Scoring
 from service.http.entry import listen
-from service.http.tls import open_tls
-from service.http.tls_entry import TlsEntry
+from service.http.tls import TlsEntry, open_tls
 from service.machine import return_freed_memory
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
