@@ -7,9 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rich.console import Console
-from rich.text import Text
-
 from msd.commands import LAB, find, load
 from msd.contract.errors import MsdError
 from msd.process import keep_freed_memory
@@ -74,19 +71,23 @@ def _explain(error: Exception, arguments: Sequence[str]) -> NoReturn:
 
 
 class _Terminate:
-    """SIGTERM handler: ends a command as an interrupt does, so that it removes unfinished files and ends child
-    processes."""
+    """Handler of SIGINT, and of SIGTERM, which ends a command alike, so that it removes unfinished files and ends child
+    processes. Notes the signal, because an extension's import makes an ImportError of it."""
 
     def __init__(self) -> None:
         self.status: int | None = None
 
     def __call__(self, number: int, frame: object) -> NoReturn:
         self.status = 128 + number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         sys.exit(self.status)
 
 
 def _set_up_process(terminate: _Terminate, command: str = "") -> None:
     """Set the process's signal handling."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell ignores it
+        signal.signal(signal.SIGINT, terminate)
     # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
     # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
@@ -94,6 +95,9 @@ def _set_up_process(terminate: _Terminate, command: str = "") -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), reason))
     sys.exit(2)
 

@@ -3,11 +3,13 @@
 import difflib
 import importlib
 import os
-from typing import NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, NamedTuple
 
 from msd.contract.errors import MsdError
+
+if TYPE_CHECKING:
+    # Its import takes long enough for Ctrl-C to fall into it.
+    import typer
 
 
 class Command(NamedTuple):
@@ -117,7 +119,7 @@ def find(name: str, *arguments: str) -> Command:
     return commands[name]
 
 
-def load(name: str, *arguments: str) -> typer.Typer:
+def load(name: str, *arguments: str) -> "typer.Typer":
     """Import a command's package and return its app. Raises MsdError and what the import raises."""
     command = find(name, *arguments)
     app: typer.Typer = getattr(importlib.import_module(command.module), command.app)

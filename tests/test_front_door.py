@@ -1,6 +1,7 @@
 """`msd COMMAND`: every command answers, loads only its own packages, and reports a mistake in one message."""
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -183,17 +184,18 @@ def test_onnx_runtime_telemetry_is_disabled_before_import() -> None:
     assert ended.stderr.strip() == "1"
 
 
-def test_sigterm_within_an_import_is_no_error_of_the_import() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_within_an_import_is_no_error_of_the_import(number: int) -> None:
     """An extension's import that is interrupted raises an ImportError of its own."""
-    code = """
+    code = f"""
 import os, signal, sys
 import msd.__main__ as front_door
 from msd.contract.errors import MsdError
 
 def interrupted(**options):
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
-    except SystemExit:
+        os.kill(os.getpid(), {number})
+    except (SystemExit, KeyboardInterrupt):
         raise MsdError("no onnxruntime is installed") from None
 
 front_door.load = lambda *arguments: interrupted
@@ -201,4 +203,4 @@ sys.argv = ["msd", "catalogue"]
 front_door.main()
 """
     ended = run_python(code)
-    assert (ended.returncode, ended.stderr) == (143, "")
+    assert (ended.returncode, ended.stderr) == (128 + number, "")
