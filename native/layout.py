@@ -5,14 +5,17 @@ Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
+from msd.contract.consent import SIGNALS, consents
 from msd.contract.encode import encode_record
 from msd.contract.exploration import legendre, log_normal
+from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
 from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
@@ -50,6 +53,13 @@ def core_model(version: str, formula: Formula, explore_share: float, uncertainty
     quadrature = tuple(numbers.tobytes() for numbers in (*legendre(), log_normal()))
     terms = None if uncertainty is None else (uncertainty.precision, uncertainty.floor)
     return core.ServedModel(version, dict(formula), explore_share, quadrature, terms)
+
+
+def core_openrtb(mapping: OpenrtbMapping) -> Any:  # noqa: ANN401
+    """Return the core's form of a bundle's mapping of BidRequests."""
+    assert core is not None, "the core has a schema first"
+    features = [(name, path, is_personal(path)) for name, path in mapping.features.items()]
+    return core.Openrtb(mapping.user_id, features, SIGNALS, partial(consents, vendor_id=mapping.vendor_id))
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-import orjson
-
 import native
 from msd.contract.request import load_json
 from service import limits
@@ -45,12 +43,6 @@ class JsonParser:
     def load(self, body: bytes) -> object:
         """Return the document, as `load_json` does. Raises BodyTooLarge, MalformedRequest."""
         self.check(body)
-        assert native.core is not None, "a service has the native core"
-        if native.core.is_plain_json(body):
-            try:
-                return orjson.loads(body)
-            except orjson.JSONDecodeError:  # NaN and halves of surrogate pairs, among others
-                pass
         return load_json(body)
 
     def _parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:

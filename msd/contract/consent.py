@@ -4,6 +4,7 @@ An absent signal does not apply, an unreadable one means no. Decides for one pur
 know features, rows or HTTP.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -45,6 +46,8 @@ _US_PERMITS = {"n": ("00", "01"), "o": ("00", "10"), "c": ("00",), "s": ("00", "
 _WITHOUT_GPC = (25, 26, 27)
 
 Part = Mapping[str, Any]
+SIGNALS = ("regs", "user.consent", "user.ext.consent", "device.lmt", "device.dnt")
+"""Paths of all that `has_consent` reads."""
 
 
 class _Unreadable(Exception):
@@ -70,6 +73,13 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
         )
     except (_Unreadable, ValueError, LookupError):  # invalid characters, and truncated strings
         return False
+
+
+def consents(signals: bytes, vendor_id: int | None) -> bool:
+    """Return `has_consent` of a BidRequest whose `SIGNALS` are a list in JSON, where all parents are objects."""
+    regs, consent, consent_ext, lmt, dnt = json.loads(signals)
+    user = {"consent": consent, "ext": {"consent": consent_ext}}
+    return has_consent({"regs": regs, "user": user, "device": {"lmt": lmt, "dnt": dnt}}, vendor_id)
 
 
 def _part(parent: Part, name: str) -> Part:

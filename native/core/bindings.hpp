@@ -8,6 +8,7 @@
 #include <numpy/ufuncobject.h>
 
 #include <bit>
+#include <mutex>
 
 #include "openrtb.hpp"
 #include "reply.hpp"
@@ -418,16 +419,49 @@ size_t json_parts(const nb::bytes& body) {
   return parts_of(view_of(body));
 }
 
-// is_plain_json(body): whether every parser reads a JSON document alike
-bool is_plain_json(const nb::bytes& body) { return is_plain(view_of(body)); }
+// Openrtb(paths of the user's ID, [(feature, path, whether it is personal)], paths of signals, what says of these, as a list
+// in JSON, whether they permit)
+class HeldOpenrtb {
+ public:
+  HeldOpenrtb(const std::vector<std::string>& users, const std::vector<OpenrtbMapping::Feature>& features,
+              const std::vector<std::string>& signals, nb::object permits)
+      : mapping(users, features, signals), permits_(std::move(permits)) {}
 
-// split_openrtb(body): (request, [(imp.id, candidates)], more), as bytes, or None
-nb::object split_openrtb(const nb::bytes& body) {
-  OpenrtbBody parts;
-  if (!parts.read(view_of(body))) return nb::none();
-  nb::list candidates;
-  for (const auto& [imp, object] : parts.candidates) candidates.append(nb::make_tuple(imp, bytes_of(object)));
-  return nb::make_tuple(bytes_of(parts.request), candidates, bytes_of(parts.more));
+  const OpenrtbMapping mapping;
+
+  // `ask(work)` does work with Python's lock. The same bytes have the same answer.
+  template <class Ask>
+  bool has_consent(const std::string& signals, Ask ask) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (const auto found = known_.find(signals); found != known_.end()) return found->second;
+    }
+    const bool is_permitted = ask([&] { return nb::cast<bool>(permits_(bytes_of(signals))); });
+    const std::lock_guard lock(mutex_);
+    if (known_.size() >= kMostKnown) known_.clear();
+    if (signals.size() <= kMostBytes) known_.emplace(signals, is_permitted);
+    return is_permitted;
+  }
+
+ private:
+  static constexpr size_t kMostKnown = 4'096, kMostBytes = 2'048;
+
+  const nb::object permits_;
+  std::mutex mutex_;  // guards what follows
+  std::unordered_map<std::string, bool> known_;
+};
+
+// read(body, schema): (ID, whether the user may be known, [(imp.id, its place, body of its scoring request)], how many values
+// are unfit), or None if Python is to read it
+nb::object openrtb_read(HeldOpenrtb& held, const nb::bytes& body, const Schema& schema) {
+  OpenrtbRequest request;
+  if (!request.read(view_of(body), held.mapping)) return nb::none();
+  if (!request.identify(held.has_consent(request.signals(), [](auto work) { return work(); }))) return nb::none();
+  nb::list parts;
+  size_t unfit = 0;
+  for (size_t k = 0; k < request.candidates.size(); k++)
+    parts.append(nb::make_tuple(request.candidates[k].first, request.place_of(k), bytes_of(request.body_of(k, schema, unfit))));
+  return nb::make_tuple(request.id, request.has_consent, parts, unfit);
 }
 
 void add_id_map(nb::module_& module) {
@@ -469,10 +503,12 @@ void add_id_map(nb::module_& module) {
 
 void add_frames(nb::module_& module) {
   module.def("json_parts", &json_parts);
-  module.def("is_plain_json", &is_plain_json);
-  module.def("split_openrtb", &split_openrtb);
   add_id_map(module);
   nb::class_<Schema>(module, "Schema").def(nb::new_(&make_schema));
+  nb::class_<HeldOpenrtb>(module, "Openrtb")
+      .def(nb::init<const std::vector<std::string>&, const std::vector<OpenrtbMapping::Feature>&,
+                    const std::vector<std::string>&, nb::object>())
+      .def("read", &openrtb_read);
   nb::class_<HeldRowFile>(module, "RowFile")
       .def(nb::init<nb::handle, nb::handle, nb::handle, int, size_t, const std::array<HeldRowFile::Section, 3>&,
                     const std::array<size_t, 5>&>());

@@ -22,7 +22,7 @@ class InferRequest {
 
   // `rest`: bytes behind the JSON, if it says where that ends.
   bool read(std::string_view json, std::optional<std::string_view> rest, const Schema& schema) {
-    if (!is_utf8(json.data(), json.size()) || is_much(json)) return false;
+    if (!is_utf8(json.data(), json.size()) || has_many_parts(json)) return false;
     JsonReader reader(json, decoded_);
     if (!read_document(reader) || !reader.is_at_end() || !share(rest)) return false;
     if (tensors_.size() == 1 && tensors_[0].name == "request") return read_whole(tensors_[0]);
@@ -33,7 +33,7 @@ class InferRequest {
   }
 
  private:
-  static constexpr size_t kMostParts = 20'000, kMostTensors = 1'000, kMostIdChars = 128;
+  static constexpr size_t kMostTensors = 1'000, kMostIdChars = 128;
   static constexpr double kMostSize = 2'147'483'648.0;
 
   struct Tensor {
@@ -43,8 +43,6 @@ class InferRequest {
     std::string_view bytes;                // these
     size_t count = 0;
   };
-
-  static bool is_much(std::string_view json) { return json.size() > kMostParts && parts_of(json) > kMostParts; }
 
   // Members of one object of the scoring request.
   enum Object { kTop, kCandidates, kContext, kUser, kUserFeatures, kObjects };
@@ -153,7 +151,7 @@ class InferRequest {
   // A scoring request in one tensor.
   bool read_whole(const Tensor& one) {
     if (one.datatype != "BYTES" || one.count != 1) return false;
-    return each_text(one, [&](std::string_view text) { body = text; }) && !body.empty() && !is_much(body);
+    return each_text(one, [&](std::string_view text) { body = text; }) && !body.empty() && !has_many_parts(body);
   }
 
   // Put a tensor where its name says; descriptions of ads are for Python.

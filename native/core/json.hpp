@@ -73,6 +73,13 @@ inline size_t parts_of(std::string_view text) {
   return parts;
 }
 
+// More keys and values than a body that Python parses may have without a look at the service's limits.
+inline bool has_many_parts(std::string_view text) {
+  constexpr ptrdiff_t kMost = 20'000;
+  const auto is_mark = [](char one) { return (one == ':') | (one == ',') | (one == '[') | (one == '{'); };
+  return std::count_if(text.begin(), text.end(), is_mark) > kMost && parts_of(text) > kMost;
+}
+
 // Whether every parser reads a JSON document alike: no object has a key twice, as far as is seen without reading escapes,
 // no number is long, and nothing is nested deeply. Bytes that are not JSON may be plain.
 inline bool is_plain(std::string_view text) {
@@ -156,10 +163,11 @@ class JsonReader {
     return any_string(is_whole);
   }
 
-  bool is_at_string() {
+  bool is_at(char wanted) {
     skip_space();
-    return at_ != end_ && *at_ == '"';
+    return at_ != end_ && *at_ == wanted;
   }
+  bool is_at_string() { return is_at('"'); }
 
   // An object as it stands, read no further than to where it ends if it is JSON.
   std::string_view skip_object() {

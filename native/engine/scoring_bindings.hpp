@@ -25,13 +25,14 @@ std::optional<std::tuple<std::string, nb::bytes, std::vector<std::pair<std::stri
 
 void add_scoring(nb::module_& module) {
   module.def("infer_request", &infer_request);
-  // LoadedModel(schema, runner, heads, ort_model, users, items, new_desk, capacity): `ort_model` is None if the runtime
-  // is Python's, rows are None if they are not in memory; `new_desk()` returns a DeskForm.
+  // LoadedModel(schema, runner, heads, ort_model, users, items, new_desk, capacity, openrtb): `ort_model` is None if the
+  // runtime is Python's, rows are None if they are not in memory, `openrtb` if nothing is mapped; `new_desk()` returns a
+  // DeskForm.
   nb::class_<LoadedModel>(module, "LoadedModel")
       .def(nb::init<const Schema&, Runner&, std::vector<std::string>, std::optional<const HeldOrtModel*>,
-                    std::optional<RowsInMemory>, std::optional<RowsInMemory>, nb::object, size_t>(),
+                    std::optional<RowsInMemory>, std::optional<RowsInMemory>, nb::object, size_t, std::optional<HeldOpenrtb*>>(),
            nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 5>(), nb::keep_alive<1, 6>(),
-           nb::keep_alive<1, 7>());
+           nb::keep_alive<1, 7>(), nb::keep_alive<1, 10>());
   // Plan(what `of` is to be of its jobs, model, assignment or a callable, whether that needs the user, wants or None, look,
   // translate or None)
   nb::class_<HeldPlan>(module, "Plan")

@@ -43,7 +43,7 @@ using RowsInMemory = std::variant<const HeldRowFile*, const HeldArena*>;
 struct LoadedModel {
   LoadedModel(const Schema& schema, Runner& runner, std::vector<std::string> heads,
               std::optional<const HeldOrtModel*> of_ort, std::optional<RowsInMemory> users,
-              std::optional<RowsInMemory> items, nb::object new_desk, size_t capacity)
+              std::optional<RowsInMemory> items, nb::object new_desk, size_t capacity, std::optional<HeldOpenrtb*> openrtb)
       : schema(schema),
         runner(runner),
         heads(std::move(heads)),
@@ -51,7 +51,8 @@ struct LoadedModel {
         users(users),
         items(items),
         new_desk(std::move(new_desk)),
-        capacity(capacity) {
+        capacity(capacity),
+        openrtb(openrtb.value_or(nullptr)) {
     if (this->heads.empty()) throw nb::value_error("a model has one head at least");
     if (users.has_value() != items.has_value() || (users && users->index() != items->index()))
       throw nb::type_error("rows are in files, in arenas, or not in memory");
@@ -64,6 +65,7 @@ struct LoadedModel {
   const std::optional<RowsInMemory> users, items;
   const nb::object new_desk;
   const size_t capacity;
+  HeldOpenrtb* const openrtb;  // or none
   std::array<std::unique_ptr<Desk>, kMostThreads> desks;  // each is its thread's own
 
   bool has_files() const { return users && std::holds_alternative<const HeldRowFile*>(*users); }
@@ -331,7 +333,7 @@ class ScoringJob : public Job {
 
   void translate(Worker& worker) {
     const double before = clock_s();
-    is_translated_here_ = translate_tensors();
+    is_translated_here_ = form == Form::kOpenrtb ? translate_impressions(worker) : translate_tensors();
     if (!is_translated_here_) have_translated(worker);
     const double took = clock_s() - before;
     stages_.parse += took;
@@ -363,8 +365,41 @@ class ScoringJob : public Job {
     return true;
   }
 
+  // Make scoring requests of impressions. False if Python is to do that.
+  bool translate_impressions(Worker& worker) {
+    const LoadedModel* mapped = &plan_->first;  // by which the request is read: the user determines the arm
+    OpenrtbRequest request;
+    if (!mapped->openrtb || !request.read(sent.body, mapped->openrtb->mapping)) return false;
+    const auto as_python = [&](auto work) { return ask(worker, work); };
+    if (!request.identify(mapped->openrtb->has_consent(request.signals(), as_python))) return false;
+    JsonWriter head;
+    head.put("{");
+    head.key("id");
+    head.string(request.id);
+    head.key("consent");
+    head.word(request.has_consent);
+    head.key("imp");
+    head.put("{");
+    for (size_t k = 0; k < request.candidates.size(); k++) {
+      Part& part = parts_.emplace_back();
+      part.request_id = sent.request_id + "/" + std::to_string(request.place_of(k));
+      part.assignment = assigned(worker, request.user_id, part.request_id);
+      const LoadedModel* const own = part.assignment->model;
+      if (own != mapped && (!own->openrtb || !request.read(sent.body, own->openrtb->mapping))) return false;
+      mapped = own;
+      part.body = request.body_of(k, mapped->schema, unfit_);
+      head.key(request.candidates[k].first);
+      pieces_.emplace_back(head.bytes());
+      head.clear();
+      head.put(",");
+    }
+    pieces_.emplace_back("}}");
+    user_ = !request.has_consent ? Count::kOpenrtbNoConsent : request.user_id.empty() ? Count::kOpenrtbMissing : Count::kOpenrtbGiven;
+    return true;
+  }
+
   // By Python: (the reply's ID, [(ID, body)], seconds until the deadline or None, what makes (headers, body) of all replies,
-  // or a list of what stands around them in JSON, more that is its own, the outputs of tensors or None), and again more.
+  // or a list of what stands around them in JSON, the outputs of tensors or None), and more that is its own.
   nb::object translated() const {
     const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
     return (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
@@ -380,9 +415,14 @@ class ScoringJob : public Job {
         parts_[k].request_id = made[k].first;
         parts_[k].body = view_of(made[k].second);
       }
+      part_ = 0;
       timeout_s_ = nb::cast<std::optional<double>>(made_[2]);
+      user_.reset();
+      pieces_.clear();
+      if (nb::isinstance<nb::list>(made_[3]))
+        for (const nb::handle piece : made_[3]) pieces_.emplace_back(view_of(nb::cast<nb::bytes>(piece)));
       using OutputsForm = std::pair<std::vector<std::pair<std::string, bool>>, bool>;
-      if (const auto outputs = nb::cast<std::optional<OutputsForm>>(made_[5])) outputs_ = {outputs->first, outputs->second};
+      if (const auto outputs = nb::cast<std::optional<OutputsForm>>(made_[4])) outputs_ = {outputs->first, outputs->second};
     });
   }
 
@@ -399,14 +439,13 @@ class ScoringJob : public Job {
   void read(Worker& worker) {
     const double before = clock_s();
     size_t candidates = std::min(max_candidates_, plan_->first.capacity);  // of all parts
-    const Part* last = nullptr;
     for (Part& part : parts_) {
       if ((part.like = like_of(part, candidates))) {
         part.assignment = part.like->assignment;
       } else if (part.request.read(body_of(part), candidates) && !(is_translated_here_ && part.request.is_explained)) {
-        part.assignment = assigned(worker, part, last);
-        last = &part;
+        if (!part.assignment) part.assignment = assigned(worker, part.request.user_id, part.request_id);
       } else {
+        part.assignment = nullptr;
         part_ = static_cast<size_t>(&part - parts_.data());
         break;
       }
@@ -427,12 +466,11 @@ class ScoringJob : public Job {
     return nullptr;
   }
 
-  // Parts of one user have the same, as have all if it does not depend on the user.
-  const Assignment* assigned(Worker& worker, const Part& part, const Part* last) {
+  // All parts have one user, and the same assignment unless it depends on the user, who is anonymous.
+  const Assignment* assigned(Worker& worker, std::string_view user, const std::string& request_id) {
     if (plan_->fixed) return &*plan_->fixed;
-    const std::string_view user = part.request.user_id;
-    if (last && (!plan_->is_by_user || (!user.empty() && user == last->request.user_id))) return last->assignment;
-    return ask(worker, [&] { return &own_.emplace_back(plan_->assign(user, part.request_id)); });
+    if (!own_.empty() && !(plan_->is_by_user && user.empty())) return &own_.back();
+    return ask(worker, [&] { return &own_.emplace_back(plan_->assign(user, request_id)); });
   }
 
   // The parts that are scored with the current one.
@@ -567,15 +605,15 @@ class ScoringJob : public Job {
   // The reply of the request's own form; or what is wrong with the outputs that it asks for.
   void finish(Worker& worker, Desk& desk) {
     std::string whole;
-    ask(worker, [&] {
+    for (size_t k = 0; k < pieces_.size(); k++) whole.append(pieces_[k]).append(k < parts_.size() ? parts_[k].reply : "");
+    if (user_)
+      worker.tally->note([&](auto inc, auto) {
+        inc(*user_);
+        inc(Count::kOpenrtbUnfit, unfit_);
+      });
+    if (pieces_.empty()) ask(worker, [&] {
       // Let go of with Python's lock, so that the job needs it no more.
       const nb::object made = made_.is_valid() ? std::exchange(made_, {}) : translated();
-      if (nb::isinstance<nb::list>(made[3])) {
-        const auto pieces = nb::cast<std::vector<nb::bytes>>(made[3]);
-        for (size_t k = 0; k < parts_.size(); k++) whole.append(view_of(pieces.at(k))).append(parts_[k].reply);
-        whole.append(view_of(pieces.at(parts_.size())));
-        return;
-      }
       nb::list replies;
       for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       const auto [headers, body] =
@@ -666,6 +704,9 @@ class ScoringJob : public Job {
   std::optional<double> timeout_s_;   // until the deadline that the body sets
   std::optional<Outputs> outputs_;  // of a request in tensors
   bool is_translated_here_ = false;  // without Python
+  std::vector<std::string> pieces_;  // around the replies, of a form in JSON
+  std::optional<Count> user_;  // of impressions that are translated here
+  size_t unfit_ = 0;
   bool is_in_tensors_ = false;       // the reply that is written last
   std::string first_ = "content-type: application/json\r\n";  // of the reply's head
   bool is_read_ = false;       // whether the parts are

@@ -18,6 +18,7 @@ enum class Count : size_t {
   kCached, kEncoded, kCategoryPrior, kPrior,
   kExplored, kExploited, kUnavailable,
   kSlowHead, kUnreadBody, kSlowReader, kBadHttp, kOutOfRoom, kMadeRoom, kFull,  // closed connections
+  kOpenrtbGiven, kOpenrtbMissing, kOpenrtbNoConsent, kOpenrtbUnfit,
   kArm,  // of an experiment; by slot
 };
 constexpr size_t kMostArms = 8, kCounts = static_cast<size_t>(Count::kArm) + kMostArms;

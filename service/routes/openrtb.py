@@ -1,4 +1,7 @@
-"""POST /v1/openrtb: converts a BidRequest to one /v1/score request per impression, scored like any other."""
+"""POST /v1/openrtb: converts a BidRequest to one /v1/score request per impression, scored like any other.
+
+The core converts (`native/core/openrtb.hpp`); what it refuses is for here.
+"""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +10,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, Field
 
-import native
 from msd.contract.openrtb import (
-    MAX_IMPRESSIONS,
-    BidRequest,
     OpenrtbMapping,
     context_of,
     id_of,
@@ -18,8 +18,7 @@ from msd.contract.openrtb import (
     impressions_of,
     read_openrtb,
 )
-from msd.contract.request import InvalidRequest, RequestError
-from msd.contract.schema import MAX_ID_CHARS
+from msd.contract.request import InvalidRequest
 from service.errors import NoOpenrtbMapping
 from service.json_parser import JsonParser
 from service.scoring.answer import Translated
@@ -48,9 +47,9 @@ class OpenrtbForm:
         self._parser, self._metrics, self._max_candidates = parser, metrics, max_candidates
 
     def translate(self, deployment: Deployment, request_id: str, body: bytes) -> Translated:
-        """Return the scoring request of each named impression, with its candidates as they stand. Raises RequestError,
-        BodyTooLarge, NoOpenrtbMapping."""
-        bid_request, candidates, more = self._split(body)
+        """Return the scoring request of each named impression. Raises RequestError, BodyTooLarge, NoOpenrtbMapping."""
+        asked = read_openrtb(self._parser.load(body), self._max_candidates)
+        bid_request = asked.request
         try:
             own_id, imps = id_of(bid_request), impressions_of(bid_request)
             # By the first arm's mapping, because the user determines the arm.
@@ -59,24 +58,24 @@ class OpenrtbForm:
             error.field = f"request.{error.field}"
             raise
         places = {imp: place for place, imp in enumerate(imps)}
+        more = {name: value for name in ("at", "top_k") if (value := getattr(asked, name)) is not None}
         parts, unfit = [], 0
-        for imp, columns in candidates.items():
+        for imp, candidates in asked.candidates.items():
             if imp not in imps:
-                raise InvalidRequest(
-                    "is not the ID of an impression of the request", f"candidates.{imp[:MAX_ID_CHARS]}"
-                )
+                raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
             part_id = f"{request_id}/{places[imp]}"
             model = deployment.arm_of(identity.user_id or part_id).model
             fields = model.schema.settable["context"]
             context, odd = context_of(_mapping_of(model), fields, bid_request, imps[imp], identity)
             unfit += len(odd)
-            head = _dumped({"user_id": identity.user_id, "context": context}).removesuffix(b"}")
-            parts.append((part_id, b'%b,"candidates":%b%b}' % (head, columns, more)))
+            columns = {name: column for name, column in candidates if column is not None}
+            document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
+            parts.append((part_id, _dumped(document)))
         if unfit:
             self._metrics.openrtb_unfit.inc(unfit)
         user: OpenrtbUser = "missing" if identity.user_id is None else "given"
         self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
-        named = list(candidates)
+        named = list(asked.candidates)
         pieces = [b",%b:" % orjson.dumps(imp) for imp in named]
         head = orjson.dumps({"id": own_id, "consent": identity.has_consent}).removesuffix(b"}")
         pieces[0] = b'%b,"imp":{%b' % (head, pieces[0][1:])
@@ -85,31 +84,9 @@ class OpenrtbForm:
             parts,
             None,
             [*pieces, b"}}"],
-            self._read,
             None,
             lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
         )
-
-    def _split(self, body: bytes) -> tuple[BidRequest, dict[str, bytes], bytes]:
-        """Return the BidRequest, what is asked of each impression, and of all: not read yet. Raises RequestError,
-        BodyTooLarge."""
-        self._parser.check(body)
-        assert native.core is not None, "a service has the native core"
-        if (split := native.core.split_openrtb(body)) is not None:
-            request, named, more = split
-            candidates = dict(named)
-            try:
-                bid_request: Any = self._parser.load(request)
-                if 0 < len(candidates) == len(named) <= MAX_IMPRESSIONS:
-                    return bid_request, candidates, more
-            except RequestError:  # the whole body has the words for it
-                pass
-        self._read(body)
-        raise RuntimeError("the native core refuses a request that msd.contract accepts")
-
-    def _read(self, body: bytes) -> None:
-        """Raise the error of a request that has a mistake: RequestError."""
-        read_openrtb(self._parser.load(body), self._max_candidates)
 
 
 def _mapping_of(model: Model) -> OpenrtbMapping:

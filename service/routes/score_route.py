@@ -145,8 +145,6 @@ class ScoreRoute:
     async def _refused(self, job: Any, made: Translated | None, part: int) -> Exception:  # noqa: ANN401
         """Return the error of a request that the core refuses, by its place in the request's own form."""
         request_id, body = (job.request_id, job.body) if made is None else made.parts[part]
-        if made is not None:
-            await self._parser.parse(job.body, made.check)
         error = await self._parser.parse(body, partial(self._refusal, job.of, request_id))
         if made is not None and isinstance(error, RequestError):
             error.field = made.place_of(part, error.field or "")

@@ -92,8 +92,6 @@ class Translated(NamedTuple):
     finish: Callable[[list[bytes]], tuple[Headers, bytes]] | list[bytes]
     """Returns the first headers of the reply, and its body, from the replies to the parts; or is what stands before,
     between and after these in a reply in JSON."""
-    check: Callable[[bytes], object]
-    """Raises the error of a body with a mistake that is not its parts' own. Takes long."""
     outputs: tuple[Sequence[tuple[str, bool]], bool] | None
     """Of tensors, which the core writes: those asked for, each with whether in bytes; whether all are, if none is. Then
     `finish` raises the error of outputs that do not exist."""

@@ -15,7 +15,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
-from native.layout import core_model, core_schema, new_desk
+from native.layout import core_model, core_openrtb, core_schema, new_desk
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine, Runtime
@@ -94,7 +94,10 @@ def _loaded(
     run = runtime.run if runtime.native is None else None
     users, items = (None, None) if rows is None else (rows.users, rows.items)
     desk = partial(new_desk, bundle.schema, form, served, run, heads, capacity)
-    return native.core.LoadedModel(form, native.core.Runner(), heads, runtime.native, users, items, desk, capacity)
+    openrtb = bundle.manifest.openrtb and core_openrtb(bundle.manifest.openrtb)
+    return native.core.LoadedModel(
+        form, native.core.Runner(), heads, runtime.native, users, items, desk, capacity, openrtb
+    )
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

@@ -310,6 +310,8 @@ class Metrics:
             *(self._degraded[side, rung] for side in _SIDES for rung in RUNGS[side]),
             *self.explorations.values(),
             *(self.closed[reason] for reason in get_args(Close) if reason != "handshake"),
+            *self.openrtb.values(),
+            self.openrtb_unfit,
             *self.arms.values(),
         ]
 

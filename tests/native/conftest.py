@@ -2,4 +2,6 @@
 
 import native
 
-collect_ignore = [] if native.core else ["test_exploration.py", "test_id_map.py", "test_infer.py", "test_rows.py"]
+collect_ignore = (
+    [] if native.core else ["test_exploration.py", "test_id_map.py", "test_infer.py", "test_openrtb.py", "test_rows.py"]
+)

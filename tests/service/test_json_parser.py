@@ -1,20 +1,15 @@
 """A body that Python parses is bounded in keys and values, and a large one does not hold the event loop."""
 
 import asyncio
-import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from msd.contract.bundle import Bundle
-from msd.contract.request import MalformedRequest, load_json
 from service.errors import BodyTooLarge
 from service.json_parser import JsonParser
-from tests.contract.examples import any_json
 from tests.service.live import live_service
 
 pytestmark = pytest.mark.anyio
@@ -51,28 +46,6 @@ async def test_body_of_too_many_parts_is_not_parsed(part: bytes) -> None:
             with pytest.raises(BodyTooLarge, match="more than 20,000 keys and values"):
                 await parser.parse(body, parsed.append)
     assert len(parsed) == 1
-
-
-def loaded(load: Callable[[bytes], object], body: bytes) -> tuple[str, str | None]:
-    try:
-        return repr(load(body)), None
-    except MalformedRequest as error:
-        return error.message, error.field
-
-
-@given(
-    any_json(st.sampled_from(["a", "b", "\u00e9", '":', "\ud800"])).map(json.dumps),
-    st.sampled_from(["{", '{"a": 1, ', '{"\\u0061":[],', "{,"]),
-)
-@example('[{"b": {"a": 1}, "a": {"b": {"a": 1}}}, {"a": 1}]', "{")
-@example("[18446744073709551616, -9223372036854775809, -0, -0.0, 1e999]", "{")
-@example("[" * 1_010 + "]" * 1_010, "{")
-@example("[NaN]", "{")
-@example("", "{")
-def test_document_is_loaded_as_the_contract_loads_it(text: str, start: str) -> None:
-    """Objects may begin with another key, which may be there already."""
-    body = text.replace("{", start).encode()
-    assert loaded(JsonParser(10).load, body) == loaded(load_json, body)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,6 @@ class InferForm:
             [(own_id, self._scoring_body(deployment, parts, found[2]))],
             _timeout_s(request),
             partial(_refuse_outputs, request),
-            lambda _: None,
             outputs_of(request),
             lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
         )
