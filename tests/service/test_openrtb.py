@@ -213,7 +213,7 @@ def test_value_that_does_not_fit_counts_as_missing(client: httpx.Client, running
     ("changes", "status", "field", "words"),
     [
         ({"candidates": {"3": {"id": ["i1"]}}}, 422, "candidates.3", "is not the ID of an impression"),
-        ({"candidates": {"3" * 999: {"id": ["i1"]}}}, 422, f"candidates.{'3' * 256}", "is not the ID"),
+        ({"candidates": {"3" * 999: {"id": ["i1"]}}}, 422, f"candidates.{'3' * 60}…", "256 characters"),
         ({"candidates": {}}, 422, "candidates", "should have at least 1 item"),
         ({"candidates": {"1": {"id": []}}}, 422, "candidates.1.id", "at least 1"),
         ({"candidates": {"1": {"id": ["i1"], "bid": [1.0, 2.0]}}}, 422, "candidates.1.bid", "2 entries"),
