@@ -96,7 +96,7 @@ class InferRequest {
     unsigned seen = 0;
     const bool is_read = detail::read_object(json, [&](std::string_view key) {
       if (key == "name") {
-        output.first = json.string();
+        output.first = detail::read_id(json);
         return detail::once(json, seen, 0);
       }
       return key == "parameters" && detail::once(json, seen, 1) &&

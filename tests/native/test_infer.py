@@ -75,6 +75,7 @@ def draw_inference(random: Random, world: World) -> tuple[bytes, bytes | None]:
         document["parameters"] = random.choice([None, {}, {"binary_data_output": random.choice([True, False, None])}])
     if random.random() < 0.3:
         choices = [{"name": "pctr"}, {"name": "id", "parameters": {"binary_data": random.choice([True, False, None])}}]
+        choices += [{"name": random.choice(["pctr", "", "x" * 257])}]
         document["outputs"] = random.choices(choices, k=random.randrange(3))
     text = json.dumps(document, ensure_ascii=random.random() < 0.5).encode("utf-8", "replace")
     if random.random() < 0.2:
