@@ -49,6 +49,8 @@ def read_model(path: Path) -> ModelProto:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{path}: is not valid ONNX: {str(error).strip().splitlines()[0]}") from None
+    except RecursionError:
+        raise ExportError(f"{path}: its functions are nested too deeply to be inlined") from None
     _check_weights(path, model)
     return _in_opset(path, model)
 

@@ -108,6 +108,7 @@ def _functions(*calls: tuple[str, ...]) -> Damage:
 
 
 _DOUBLING = ("f0", "Identity"), *((f"f{k}", f"f{k - 1}", f"f{k - 1}") for k in range(1, 40))
+_NESTED = ("f0", "Identity"), *((f"f{k}", f"f{k - 1}") for k in range(1, 3_000))
 
 
 def _short(model: ModelProto) -> None:
@@ -131,6 +132,7 @@ def _nan_constant(model: ModelProto) -> None:
         (_outside("a" * 5_000), "where the weight 'user.weight' lies cannot be read: .*too long"),
         (_functions(("f", "f")), "is not valid ONNX: Cycle detected"),
         (_functions(*_DOUBLING), r"has 54975581\d+ nodes once its functions are inlined"),
+        (_functions(*_NESTED), "its functions are nested too deeply"),
         (_short, "is not valid ONNX: .*user.weight.* is too small"),
         (_opset(4), "uses opset 4; 9 to"),
         (_opset(9_999), "uses opset 9999; 9 to .* Export it again"),
