@@ -29,6 +29,7 @@ from service.scoring.frames import Frames, RowsOf
 from service.scoring.model import load_model
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
+from service.telemetry.logs import configure_logs
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
@@ -98,15 +99,16 @@ class EngineSoak:
 
     async def run(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        async with self._fronted.serve(), asyncio.TaskGroup() as group:
-            group.create_task(self._swap(until))
-            for _ in range(_CLIENTS):
-                group.create_task(self._ask(until))
-        self._engine.close()
-        # What abandoned requests waited for ends shortly after them.
-        async with asyncio.timeout(_END_S):
-            while not self._engine.is_idle:
-                await asyncio.sleep(0.001)
+        async with self._fronted.serve():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._swap(until))
+                for _ in range(_CLIENTS):
+                    group.create_task(self._ask(until))
+            self._engine.close()
+            # What abandoned requests waited for ends shortly after them. The front releases their loads.
+            async with asyncio.timeout(_END_S):
+                while not self._engine.is_idle:
+                    await asyncio.sleep(0.001)
 
     def _loaded(self) -> Deployment:
         """Return one arm or two."""
@@ -189,7 +191,9 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=10.0)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
-    with TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+    # As the service does. Without this, errors would be shown with all variables, among them tensors that threads write.
+    configure_logs("critical")
+    with TemporaryDirectory() as folder:
         soaks = {}
         for name in ("native runs", "runs in Python"):
             soak = EngineSoak(build_bundle(Path(folder) / name, Recipe(fails=True)), given.seed)
