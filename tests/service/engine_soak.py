@@ -191,7 +191,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=10.0)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
-    # As the service does. Without this, errors would be shown with all variables, among them tensors that threads write.
+    # As the service does. By default, errors would be shown with all variables, among them tensors that threads write.
     configure_logs("critical")
     with TemporaryDirectory() as folder:
         soaks = {}
