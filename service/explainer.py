@@ -1,7 +1,7 @@
 """Explains scores: the Shapley shares of groups of knowledge, and the effect of each item of the history.
 
-The request is scored repeatedly with parts missing, in one low-priority thread and within a budget. A part that is left
-out is treated as for an unknown user and item.
+The request is scored repeatedly with parts missing, one run at a time, at low priority and within a budget. A part that
+is left out is treated as for an unknown user and item.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from msd.contract.assemble import Tensors
 from msd.contract.request import InvalidRequest
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import ClientGone, DeadlineExceeded, ModelError, Overloaded
-from service.machine import give_way
 from service.scoring.answer import Explained
 from service.scoring.engine import ScoringEngine
 from service.scoring.model import Model
@@ -138,7 +137,7 @@ class Explainer:
     def __init__(self, engine: ScoringEngine, budget: ExplainBudget) -> None:
         self._engine = engine
         self._budget = budget
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
 
     async def explain(self, explained: Explained, deadline: float, is_gone: Callable[[], bool]) -> Explanation:
         """Explain scores by the deadline, of `time.perf_counter`. Raises Overloaded or InvalidRequest if there is no
@@ -206,7 +205,7 @@ class Explainer:
 def _timed(model: Model, tensors: Tensors) -> tuple[NDArray[np.float32], float]:
     """Return scores [N], and the seconds of their run."""
     started = time.perf_counter()
-    return model.runtime.run(tensors)[_HEAD], time.perf_counter() - started
+    return model.runtime.run_aside(tensors)[_HEAD], time.perf_counter() - started
 
 
 def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,7 +1,15 @@
 // ONNX Runtime's graphs for Python.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <exception>
 #include <mutex>
+#include <thread>
 
 #include "../core/python.hpp"
 #include "ort.hpp"
@@ -36,6 +44,26 @@ inline size_t size_of(const std::vector<int64_t>& shape, int type) {
   return size;
 }
 
+// Work in a thread of low priority, for which this one waits without Python's lock. That thread never takes the lock: while
+// it held it and had no core, all others would wait for it.
+template <class Work>
+void do_aside(Work work) {
+  std::exception_ptr error;
+  std::thread([&] {
+#if defined(__linux__)
+    constexpr int kNiceness = 10;
+    const auto here = static_cast<id_t>(syscall(SYS_gettid));
+    setpriority(PRIO_PROCESS, here, std::max(kNiceness, getpriority(PRIO_PROCESS, here)));
+#endif
+    try {
+      work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }).join();
+  if (error) std::rethrow_exception(error);
+}
+
 // Freeing a graph may take tens of milliseconds, for which no lock is held.
 struct HeldOrtModel {
   std::unique_ptr<OrtModel> model;
@@ -65,7 +93,7 @@ struct HeldOrtModel {
   // (bytes, type, shape)
   using Output = std::tuple<nb::bytearray, const char*, std::vector<int64_t>>;
 
-  std::vector<Output> run(const std::vector<std::string>& heads, const std::vector<Input>& inputs) const {
+  std::vector<Output> run(const std::vector<std::string>& heads, const std::vector<Input>& inputs, bool is_aside) const {
     std::vector<const char*> wanted, names;
     for (const std::string& head : heads) wanted.push_back(head.c_str());
     std::vector<Buffer> buffers;
@@ -79,7 +107,8 @@ struct HeldOrtModel {
     }
     {
       const nb::gil_scoped_release unlocked;
-      model->run(names, values, wanted, found);
+      const auto work = [&] { model->run(names, values, wanted, found); };
+      is_aside ? do_aside(work) : work();
     }
     std::vector<Output> outputs;
     for (size_t k = 0; k < found.size(); k++) {
@@ -102,6 +131,7 @@ inline nb::list forms_of(const std::vector<OrtForm>& forms) {
 inline void add_ort_model(nb::module_& module) {
   nb::class_<HeldOrtModel>(module, "OrtModel")
       .def(nb::init<const nb::bytes&, const nb::bytes&, int>())
+      // run(heads, inputs, whether at low priority)
       .def("run", &HeldOrtModel::run)
       .def_prop_ro("version", [](const HeldOrtModel& held) { return held.model->library().version; })
       .def_prop_ro("inputs", [](const HeldOrtModel& held) { return forms_of(held.model->inputs); })

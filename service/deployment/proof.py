@@ -27,8 +27,8 @@ class Pace:
     """Pace of background work: a rest after each step, so that requests catch up. For one thread.
 
     The thread keeps the serving threads' priority: with a lower one it would hold Python's lock while it waits for a
-    core. A rest is `rest` times as long as the step took by the clock, because a runtime may compute in its own
-    threads; half a second at most.
+    core. The model's runs, which need no lock, have a lower one. A rest is `rest` times as long as the step took by the
+    clock, because a runtime may compute in its own threads; half a second at most.
     """
 
     def __init__(self, rest: float = 0.0, sleep: Callable[[float], object] | None = None) -> None:
@@ -73,7 +73,7 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     goldens, asked = _goldens(model, pace)
 
     def run(tensors: Tensors) -> Scores:
-        scores = runtime.run(tensors)
+        scores = runtime.run_aside(tensors)
         pace.pause()
         return scores
 

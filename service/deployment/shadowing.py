@@ -1,7 +1,7 @@
 """Scores requests again with shadows on spare capacity, and measures the distance of the scores.
 
-It runs after the reply, one request at a time, at low priority, and only while none waits; skipped requests are
-counted. A failure here affects no request.
+It runs after the reply, one request at a time, the model at low priority, and only while none waits; skipped requests
+are counted. A failure here affects no request.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import structlog
 from numpy.typing import NDArray
 
 from msd.contract.request import parse_request
-from service.machine import give_way
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
@@ -35,7 +34,7 @@ class Shadowing:
         self._engine = engine
         self._metrics = metrics
         self._comparing: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._told = -1
         self._log = structlog.get_logger("msd.shadow")
 
@@ -87,7 +86,7 @@ class Shadowing:
     def _run(self, model: Model, body: bytes, given: Given) -> NDArray[np.float32]:
         """Called in the shadow's thread."""
         frame = self._frames.fill(model, body, given)
-        scores = model.runtime.run(frame.copied())[_HEAD]
+        scores = model.runtime.run_aside(frame.copied())[_HEAD]
         if not np.isfinite(scores).all():
             raise ValueError(f"the head {_HEAD} has scores that are not finite")
         return scores

@@ -42,8 +42,10 @@ class Session(Protocol):
     version: str
     """Of the runtime."""
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the named outputs."""
+    def run(
+        self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], is_aside: bool = False
+    ) -> list[NDArray[Any]]:
+        """Return the named outputs. `is_aside`: a CPU runs it at low priority."""
         ...
 
 
@@ -70,11 +72,18 @@ class OnnxRuntime:
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
-        return dict(zip(self._heads, self._session.run(self._heads, tensors), strict=True))
+        return self._run(tensors, False)
+
+    def run_aside(self, tensors: Tensors) -> Scores:
+        """The same at low priority."""
+        return self._run(tensors, True)
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Return only the largest: its memory is kept, and other shapes need no preparation."""
         return (max_candidates,)
+
+    def _run(self, tensors: Tensors, is_aside: bool) -> Scores:
+        return dict(zip(self._heads, self._session.run(self._heads, tensors, is_aside), strict=True))
 
 
 class CpuSession:
@@ -96,13 +105,15 @@ class CpuSession:
         self.outputs = [name for name, _, _ in self.native.outputs]
         self.version: str = self.native.version
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(
+        self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], is_aside: bool = False
+    ) -> list[NDArray[Any]]:
         """Return the named outputs. Raises RuntimeError."""
         arrays = [(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
         told = tuple((name, array, array.dtype.char, array.shape) for name, array in arrays)
         return [
             np.frombuffer(content, dtype).reshape(shape)
-            for content, dtype, shape in self.native.run(tuple(outputs), told)
+            for content, dtype, shape in self.native.run(tuple(outputs), told, is_aside)
         ]
 
 
@@ -144,7 +155,9 @@ class CudaSession:
         self.outputs = [output.name for output in session.get_outputs()]
         self.version: str = onnxruntime.__version__
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run(
+        self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], is_aside: bool = False
+    ) -> list[NDArray[Any]]:
         """Return the named outputs."""
         found: list[NDArray[Any]] = self._session.run(list(outputs), inputs)
         return found

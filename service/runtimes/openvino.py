@@ -1,6 +1,7 @@
 """OpenVINO as a `Runtime`: reads the bundle's ONNX file, and runs it in fp32 or bf16 on the CPU."""
 
 from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino, name_of, openvino_core
 from msd.contract.precision import Precision
+from service.machine import give_way
 from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 
 NAME = "openvino"
@@ -32,10 +34,15 @@ class OpenVinoRuntime:
         check_graph(bundle, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
         self.engine = _engine(path, compiled, precision)
         self.native = None
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=give_way)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
         return self._graph.run(tensors)
+
+    def run_aside(self, tensors: Tensors) -> Scores:
+        """The same at low priority."""
+        return self._aside.submit(self.run, tensors).result()
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Return every padded size."""

@@ -57,6 +57,10 @@ class Runtime(Protocol):
         """The schema's tensors → scores [N] by head, the first head first."""
         ...
 
+    def run_aside(self, tensors: Tensors) -> Scores:
+        """The same at low priority, for what requests should not wait for."""
+        ...
+
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Return the numbers of candidates to warm up, so that no request of up to `max_candidates` pays for it."""
         ...

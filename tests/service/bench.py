@@ -56,6 +56,9 @@ class CountingRuntime:
             raise RuntimeError("too many for this runtime")
         return dict.fromkeys(("pctr", "pcvr"), np.full(count, count / 100, np.float32))
 
+    def run_aside(self, tensors: Tensors) -> Scores:
+        return self.run(tensors)
+
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         return ()
 

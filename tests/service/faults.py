@@ -63,17 +63,17 @@ class ModelRuns:
 
     def obey(self) -> None:
         """Has this process, which is the service, heed the file in all its runs."""
-        run = OnnxRuntime.run
+        run = OnnxRuntime._run
 
-        def heeding(runtime: OnnxRuntime, tensors: Tensors) -> Scores:
+        def heeding(runtime: OnnxRuntime, tensors: Tensors, is_aside: bool) -> Scores:
             with self.path.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 seconds = float(file.read() or 0)
             time.sleep(seconds * max(map(len, tensors.values())))
-            return run(runtime, tensors)
+            return run(runtime, tensors, is_aside)
 
         run_in_python()
-        setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
+        setattr(OnnxRuntime, "_run", heeding)  # noqa: B010 - a method, for all that are made from now on
 
 
 class LoopWork:

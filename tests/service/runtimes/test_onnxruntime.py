@@ -1,6 +1,11 @@
 """The runtime: scores by head, what it says of itself, and graphs that do not fit the schema."""
 
+import contextlib
+import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +25,11 @@ from service.runtimes import choice
 from service.runtimes.choice import open_runtime
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
-from service.runtimes.runtime import RuntimeRefused
+from service.runtimes.runtime import Runtime, RuntimeRefused
 from service.settings import Settings, SettingsError
 from tests.bundles.factory import example_schema, golden_requests, has_bf16
 from tests.bundles.ranker_graph import Recipe, build_ranker
-from tests.service.live import live_service, run_msd
+from tests.service.live import live_service, run_msd, wait_until
 from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 
 
@@ -52,11 +57,43 @@ def test_c_interface_gives_the_bits_of_the_python_module(made_for: Make, asked: 
     assert runtime.engine.version == onnxruntime.__version__
 
 
-def test_run_that_fails_says_why_and_the_next_goes_on(made_for: Make, asked: Asked) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_run_aside_has_the_same_scores_and_a_low_priority(name: str, made_for: Make, asked: Asked) -> None:
+    bundle, (tensors, _) = made_for("fp32"), asked[0]
+    runtime: Runtime = OnnxRuntime(bundle, "cpu", 1) if name == "onnxruntime" else OpenVinoRuntime(bundle, "fp32", 1)
+    tasks, ends = Path("/proc/self/task"), threading.Event()
+
+    def niceness() -> set[int]:
+        found = set()
+        for task in tasks.iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                found.add(os.getpriority(os.PRIO_PROCESS, int(task.name)))
+        return found
+
+    def run() -> None:
+        while not ends.is_set():
+            np.testing.assert_array_equal(runtime.run_aside(tensors)["pctr"], runtime.run(tensors)["pctr"])
+
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run)
+        try:
+            wait_until(lambda: max(niceness()) >= max(10, ours) or running.done())
+        finally:
+            ends.set()
+        running.result()
+        assert thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == ours
+
+
+@pytest.mark.parametrize("how", [OnnxRuntime.run, OnnxRuntime.run_aside])
+def test_run_that_fails_says_why_and_the_next_goes_on(
+    how: Callable[[OnnxRuntime, Tensors], object], made_for: Make, asked: Asked
+) -> None:
     runtime, (tensors, _) = OnnxRuntime(made_for("fp32"), "cpu", threads=1), asked[0]
     name = next(iter(tensors))
     with pytest.raises(RuntimeError, match="Invalid dimensions|invalid dimensions"):
-        runtime.run({**tensors, name: tensors[name][:, :0]})
+        how(runtime, {**tensors, name: tensors[name][:, :0]})
     with pytest.raises(RuntimeError, match=name):
         runtime.run({other: tensor for other, tensor in tensors.items() if other != name})
     with pytest.raises(TypeError, match="no such element type"):
