@@ -14,7 +14,7 @@ from lab.bench.contestants import KINDS, Contestant, Contestants, Kind, Urls
 from lab.bench.figures import StoreRounds, arrival_figures, limits, store_figures
 from lab.bench.rounds import closed_rounds, goodput, p50_ms, poisson_run
 from lab.benchmark.machine import machine_now
-from lab.reference.bundles import Makings, made_bundles
+from lab.reference.bundles import Makings, made_bundles, own_bundles
 from loadtest.stages import spent
 from msd.report import Heard
 
@@ -28,7 +28,7 @@ class BenchPlan:
 
     A round is `seconds` of one service. Throughput has `rounds` of each service, in turns, with `clients` and the best
     number of `workers`. `loads` are shares of its own capacity; 70 % is held for `open_seconds`, and 200 % has
-    `deadline_ms`.
+    `deadline_ms`. `own`: the bundle and the folder of a ranker of MSD's own, in place of the reference model.
     """
 
     makings: Makings = field(default_factory=Makings)
@@ -41,6 +41,7 @@ class BenchPlan:
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     bodies: int = 1_000
     deadline_ms: int = 50
+    own: tuple[Path, Path] | None = None
 
     @property
     def short(self) -> float:
@@ -51,7 +52,9 @@ class BenchPlan:
 def bench_services(plan: BenchPlan, work: Path, progress: Heard) -> dict[str, Any]:
     """Return all figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError if a service fails."""
     start = time.perf_counter()
-    bundles = made_bundles(work / "bundles", plan.makings, progress)
+    bundles = (
+        own_bundles(*plan.own, work / "own") if plan.own else made_bundles(work / "bundles", plan.makings, progress)
+    )
     candidates = plan.makings.candidates
     with Contestants(bundles, work / "logs", plan.bodies) as contestants:
         progress("Choosing numbers of workers", 0, _STEPS)

@@ -12,7 +12,7 @@ import onnxruntime
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from lab.naive.rows import MemoryValues, NaiveRows, RedisValues, check_inputs, tiled_inputs
+from lab.naive.rows import MemoryValues, RedisValues, naive_rows
 from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 
@@ -53,10 +53,10 @@ def create_app(environ: Mapping[str, str]) -> FastAPI:
         raise MsdError(f"{error.args[0]}: not set") from None
     url = environ.get("NAIVE_REDIS")
     bundle = open_bundle(folder, rows=url is None)
-    rows = NaiveRows(bundle, MemoryValues(bundle) if url is None else RedisValues(bundle.bundle_id, url))
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     names = [tensor.name for tensor in session.get_inputs()]
-    check_inputs(names)
+    values = MemoryValues(bundle) if url is None else RedisValues(bundle.bundle_id, url)
+    rows = naive_rows(bundle, values, names)
     service = FastAPI(title="naive")
 
     @service.get("/health")
@@ -65,8 +65,8 @@ def create_app(environ: Mapping[str, str]) -> FastAPI:
 
     @service.post("/score")
     async def score(request: ScoreRequest) -> ScoreResponse:
-        found = await rows.find(request.user_id, [candidate.id for candidate in request.candidates])
-        (pctr,) = session.run(["pctr"], tiled_inputs(bundle.schema, found, names))
+        inputs = await rows.inputs(request.user_id, [candidate.id for candidate in request.candidates], names)
+        (pctr,) = session.run(["pctr"], inputs)
         return ScoreResponse(
             scores=[
                 Score(id=ad.id, pctr=value, ecpm=None if ad.bid is None else 1_000 * ad.bid * value)

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from lab.reference.graphs import plain_graph, tiled_graph
+from lab.reference.graphs import own_tiled_graph, plain_graph, tiled_graph
 from lab.reference.inputs import Sizes
 from lab.reference.market import Population, new_market
 from lab.reference.network import made
@@ -27,6 +27,7 @@ from msd.contract.precision import Precision
 from msd.contract.rows import ROW_FORMAT
 from msd.report import Heard
 from msd.step import fingerprint_of, is_done, mark_done
+from msd.training.folder import load_ranker
 
 _FORMAT = 5
 _HEADS = {"pctr": "pctr"}
@@ -97,6 +98,15 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
         export_bundle(source.recipe(), folder, None, makings.requests, told, precision, makings.candidates)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
+
+
+def own_bundles(bundle: Path, model: Path, work: Path) -> Bundles:
+    """Return a bundle of MSD's own ranker, in whatever precision it has, and the graph of the folder that `msd train`
+    has made, written into `work`. Raises MsdError."""
+    graph = work / "tiled.onnx"
+    work.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(graph, own_tiled_graph(load_ranker(model).model))
+    return Bundles(bundle, bundle, graph)
 
 
 def _told(progress: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:

@@ -7,6 +7,8 @@ from torch import Tensor
 from lab.reference.inputs import SIDES, Sizes, random_feeds, tiled
 from lab.reference.network import ReferenceModel
 from model_export.graph import to_onnx
+from model_export.ranker import ServingRanker, heads_of
+from msd.ranker.batch import TrainedRanker
 
 AXIS = "candidates"
 _EXAMPLE_CANDIDATES = 3
@@ -25,6 +27,14 @@ def tiled_graph(network: ReferenceModel, sizes: Sizes) -> onnx.ModelProto:
         return _graph(network, tuple(torch.from_numpy(rows[name]) for name in network.inputs), set(network.inputs))
     finally:
         network.tiled = False
+
+
+def own_tiled_graph(trained: TrainedRanker) -> bytes:
+    """Return the graph of MSD's own ranker with one row per candidate in every input."""
+    module = ServingRanker(trained.eval()).eval()
+    specs, heads = trained.schema.tensors, heads_of(trained)
+    rows = tuple(torch.zeros(_EXAMPLE_CANDIDATES, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs)
+    return to_onnx(module, rows, module.names, heads, {name: {0: AXIS} for name in (*module.names, *heads)})
 
 
 def examples(

@@ -11,7 +11,6 @@ import pytest
 
 from lab.bench.redis import redis_server
 from lab.naive.app import create_app
-from lab.naive.rows import check_inputs
 from lab.naive.service import in_objects, naive
 from lab.reference.bundles import Bundles
 from loadtest.processes import ProcessError, Service, ours, publish, running
@@ -72,9 +71,6 @@ def test_missing_and_unknown_parts_are_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(MsdError, match=message):
             create_app(environ)
-    check_inputs(["item_semantic"])
-    with pytest.raises(MsdError, match="has no input 'item_dense' to give"):
-        check_inputs(["item_dense", "item_semantic"])
     with (
         pytest.raises(ProcessError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
         running([ours("broken", tmp_path, 1, None)], tmp_path),
