@@ -1,6 +1,7 @@
 """A trained ranker, and its logits of rows, assembled as a service would; training hides some of their inputs."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from msd.ranker.arrays import chunks
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
+from msd.ranker.model import WITH_CONVERSIONS, Opinions, Ranker, RankerConfig
 from msd.ranker.networks import new_network
 from msd.ranker.taste import PARTS, Taste
 
@@ -54,41 +55,39 @@ class Corruption:
     new_item: float = 0.03
 
 
+class Hiding(NamedTuple):
+    """What draws the inputs to hide; without it, nothing is hidden."""
+
+    shares: Corruption
+    rng: np.random.Generator
+
+
 def batch_opinions(
-    model: TrainedRanker,
-    features: Features,
-    adapted: Adapted,
-    events: NDArray[np.int64],
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
-) -> list[Tensor]:
+    model: TrainedRanker, features: Features, adapted: Adapted, events: NDArray[np.int64], hiding: Hiding | None = None
+) -> Opinions:
     """Return `Ranker.opinions` of B events; only the network's logits have gradients."""
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors, kept = _without_histories(features, adapted, chosen, corruption, rng)
+    tensors, kept = _without_histories(features, adapted, chosen, hiding)
     if isinstance(model.ranker, Ranker):
         return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, kept))
-    return [model.ranker(tensors | history_tensors(features, adapted, chosen, kept[:, 0]))]
+    return Opinions(model.ranker(tensors | history_tensors(features, adapted, chosen, kept[:, 0])))
 
 
 def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
     """Return the schema's tensors [B, …] of B events."""
     chosen = torch.from_numpy(events)
-    tensors, _ = _without_histories(features, adapted, chosen, None, None)
+    tensors, _ = _without_histories(features, adapted, chosen, None)
     tensors |= history_tensors(features, adapted, chosen)
     return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
 
 
 def _without_histories(
-    features: Features,
-    adapted: Adapted,
-    chosen: Tensor,
-    corruption: Corruption | None,
-    rng: np.random.Generator | None,
+    features: Features, adapted: Adapted, chosen: Tensor, hiding: Hiding | None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the tensors of B events, without their histories, and which parts of the taste are kept [B, 2]: none of a
     hidden user, and the mood alone where the item is not as it was."""
-    user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
-    item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
+    user_rows, user_dense = _rows_and_dense(features.user, chosen, hiding)
+    item_rows, item_dense = _rows_and_dense(features.item, chosen, hiding)
     is_known, is_same = user_rows == features.user.rows[chosen], item_rows == features.item.rows[chosen]
     tensors = {
         "context_categorical": features.context_categorical[chosen],
@@ -98,13 +97,14 @@ def _without_histories(
         "item_categorical": features.item.categorical[item_rows],
         "item_dense": item_dense,
     }
-    if corruption is not None and rng is not None:
-        _make_new(features, tensors, torch.from_numpy(rng.random(len(chosen)) < corruption.new_item).to(chosen.device))
+    if hiding:
+        new = hiding.rng.random(len(chosen)) < hiding.shares.new_item
+        _make_new(features, tensors, torch.from_numpy(new).to(chosen.device))
     sides: tuple[tuple[RowSide, Tensor], ...] = (("user", user_rows), ("item", item_rows))
     for side, rows in sides:
         if side not in adapted:
             continue
-        kept = _kept(rows, corruption, rng)
+        kept = _kept(rows, hiding)
         if side == "item":
             is_same = is_same & kept
         else:
@@ -165,19 +165,14 @@ def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArr
 
 
 def batch_loss(
-    model: TrainedRanker,
-    features: Features,
-    adapted: Adapted,
-    events: NDArray[np.int64],
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
+    model: TrainedRanker, features: Features, adapted: Adapted, events: NDArray[np.int64], hiding: Hiding
 ) -> Tensor:
     """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
-    opinions = batch_opinions(model, features, adapted, events, corruption, rng)
-    loss = features.loss_of(opinions[0], events)
-    if not model.has_conversions:
+    opinions = batch_opinions(model, features, adapted, events, hiding)
+    loss = features.loss_of(opinions.network, events)
+    if opinions.conversion is None:
         return loss
-    return loss + features.loss_of(both(opinions[0], opinions[-1]), events, of="conversions")
+    return loss + features.loss_of(both(opinions.network, opinions.conversion), events, of="conversions")
 
 
 def both(logits: Tensor, others: Tensor) -> Tensor:
@@ -185,32 +180,26 @@ def both(logits: Tensor, others: Tensor) -> Tensor:
     return -torch.logsumexp(torch.stack([-logits, -others, -logits - others]), 0)
 
 
-def count_tensors(
-    features: Features,
-    events: NDArray[np.int64],
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
-) -> dict[str, Tensor]:
+def count_tensors(features: Features, events: NDArray[np.int64], hiding: Hiding | None = None) -> dict[str, Tensor]:
     """Return the count model's inputs for B events, by name, [B, …]."""
     chosen = torch.from_numpy(events).to(features.labels.device)
     return {
-        "user_dense": _rows_and_dense(features.user, chosen, corruption, rng)[1],
-        "item_dense": _rows_and_dense(features.item, chosen, corruption, rng)[1],
+        "user_dense": _rows_and_dense(features.user, chosen, hiding)[1],
+        "item_dense": _rows_and_dense(features.item, chosen, hiding)[1],
         "context_dense": features.context_dense[chosen],
     }
 
 
-def _rows_and_dense(
-    side: SideFeatures, chosen: Tensor, corruption: Corruption | None, rng: np.random.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _rows_and_dense(side: SideFeatures, chosen: Tensor, hiding: Hiding | None) -> tuple[Tensor, Tensor]:
     rows, dense = side.rows[chosen], side.dense[chosen]
-    if corruption is None or rng is None:
+    if not hiding:
         return rows, dense
+    shares, rng = hiding
     draw = torch.from_numpy(rng.random((2, len(chosen)))).to(chosen.device)
-    share = corruption.aged_user if side.entities.side == "user" else corruption.aged_item
+    share = shares.aged_user if side.entities.side == "user" else shares.aged_item
     replica = torch.from_numpy(rng.integers(len(side.aged_dense), size=len(chosen))).to(chosen.device)
     dense = torch.where((draw[0] < share).unsqueeze(-1), side.aged_dense[replica, chosen], dense)
-    unknown = draw[1] < corruption.unknown
+    unknown = draw[1] < shares.unknown
     rows = torch.where(unknown, side.entities.unknown, rows)
     return rows, torch.where(unknown.unsqueeze(-1), side.unknown_dense, dense)
 
@@ -226,8 +215,8 @@ def _make_new(features: Features, tensors: dict[str, Tensor], new: Tensor) -> No
             tensors["item_categorical"][new, schema.columns[field.name]] = 0
 
 
-def _kept(rows: Tensor, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:
+def _kept(rows: Tensor, hiding: Hiding | None) -> Tensor:
     """Return which of n rows' vectors are kept [n]."""
-    if corruption is None or rng is None:
+    if not hiding:
         return torch.ones_like(rows, dtype=torch.bool)
-    return torch.from_numpy(rng.random(len(rows)) >= corruption.without_vector).to(rows.device)
+    return torch.from_numpy(hiding.rng.random(len(rows)) >= hiding.shares.without_vector).to(rows.device)

@@ -8,7 +8,7 @@ schema's tensors, not their source.
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -156,6 +156,22 @@ class ContentModel(nn.Module):
         return logits_N1[:, 0], None if guess_N1 is None else guess_N1[:, 0]
 
 
+class Opinions(NamedTuple):
+    """Logits [N] of a click by each expert that a ranker has; with several, the age [N] of the user's counts as a share
+    of the maximum (both logarithmic); with conversions, the logits [N] of a click's conversion."""
+
+    network: Tensor
+    counts: Tensor | None = None
+    content: Tensor | None = None
+    age: Tensor | None = None
+    conversion: Tensor | None = None
+
+    @property
+    def experts(self) -> list[Tensor]:
+        """The logits of the experts, the network first."""
+        return [one for one in (self.network, self.counts, self.content) if one is not None]
+
+
 class Ranker(nn.Module):
     """The schema's tensors → [N] logits of a click, a blend of three experts: network, count model and content model.
 
@@ -209,17 +225,13 @@ class Ranker(nn.Module):
     def heads(self, tensors: Tensors) -> list[Tensor]:
         """Return logits [N] by head: of a click and, with conversions, of a click's conversion."""
         opinions = self.opinions(tensors, self.taste(tensors) if self.taste else None)
-        return [self.blended(opinions), *(opinions[-1:] if self.conversion else [])]
+        return [self.blended(opinions), *([] if opinions.conversion is None else [opinions.conversion])]
 
-    def opinions(self, tensors: Tensors, taste: Tensor | None) -> list[Tensor]:
-        """Return the logits [N] of each expert: network, count model and content model; with several, the age [N] of
-        the user's counts as a share of the maximum (both logarithmic); last, with conversions, the logits of a click's
-        conversion.
-
-        `taste`: the `PARTS` [N, 2] that `self.taste` returns of the tensors, None without one.
-        """
+    def opinions(self, tensors: Tensors, taste: Tensor | None) -> Opinions:
+        """Return what is blended. `taste`: the `PARTS` [N, 2] that `self.taste` returns of the tensors, None without
+        one."""
         sides = {side: self._side(tensors, side) for side in self.widths}
-        network, *conversion = self._network(list(sides.values()))
+        network, conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
         if taste is not None:
@@ -227,23 +239,23 @@ class Ranker(nn.Module):
         content, guess = self.content(tensors) if self.content else (None, None)
         if guess is not None:
             network = network + guess  # it learned beside the guess, too
-        experts = [network, *([self.counts(tensors)] if self.counts else [])]
-        experts += [content] if content is not None else []
-        if self.experts == 1:
-            return [network, *conversion]
-        age = torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest
-        return [*experts, age, *conversion]
+        counts, age = self.counts(tensors) if self.counts else None, None
+        if self.experts > 1:
+            age = (
+                torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest
+            )
+        return Opinions(network, counts, content, age, conversion)
 
-    def blended(self, opinions: list[Tensor]) -> Tensor:
-        """Return the logits [N] of a click from the result of `opinions`."""
-        if self.experts == 1:
-            return opinions[0]
-        age, (fresh, old) = opinions[self.experts].unsqueeze(-1), self.blend
-        weighted: Tensor = torch.stack(opinions[: self.experts], -1) * (fresh + age * (old - fresh))
+    def blended(self, opinions: Opinions) -> Tensor:
+        """Return the logits [N] of a click."""
+        if opinions.age is None:
+            return opinions.network
+        fresh, old = self.blend
+        weighted: Tensor = torch.stack(opinions.experts, -1) * (fresh + opinions.age.unsqueeze(-1) * (old - fresh))
         return weighted.sum(-1)
 
-    def _network(self, sides: list[Tensor]) -> list[Tensor]:
-        """Return the logits [N] of each head from the sides' inputs [1 or N, ·].
+    def _network(self, sides: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return logits [N] of a click and, with conversions, of its conversion, from the sides' inputs [1 or N, ·].
 
         The heads read the normalised inputs and the MLP. What reads those inputs is one linear layer, which takes in
         the normalisation's weights, so that a side of one row is multiplied once.
@@ -268,7 +280,7 @@ class Ranker(nn.Module):
             for layer in layers[1:]:
                 hidden = layer(hidden)
             logits = logits + hidden @ torch.cat([layer.weight[:, width:] for layer in heads]).transpose(0, 1)
-        return list(logits.unbind(-1))
+        return logits[:, 0], logits[:, 1] if self.conversion else None
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []

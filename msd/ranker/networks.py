@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, FeatureSchema, Side
 from msd.ranker.embedding import SideEmbedding, embeddings
-from msd.ranker.model import Ranker, RankerConfig, Tensors, mlp
+from msd.ranker.model import Opinions, Ranker, RankerConfig, Tensors, mlp
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -40,9 +40,9 @@ class Baseline(nn.Module, ABC):
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N], given the represented targets and history."""
 
-    def blended(self, opinions: list[Tensor]) -> Tensor:
-        """Return the logits [N] from a list of one; MSD's ranker has several."""
-        return opinions[0]
+    def blended(self, opinions: Opinions) -> Tensor:
+        """Return the only logits [N]; MSD's ranker has several."""
+        return opinions.network
 
 
 class LogisticRegression(Baseline):

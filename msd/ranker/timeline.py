@@ -9,7 +9,6 @@ earlier impression. Events can become known only some time later, as a service's
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -113,12 +112,9 @@ def walk_events(
     """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
     later ones once more than `delay_s` have passed."""
     events, rule = dataset.events, state_rule(schema)
-    shape, counted = (events.height,), parts <= Part.TRAIN
-    at = arrays.filled(shape, np.float64, lambda part: events["at"][part].to_numpy())
-    of_user, of_item = (
-        _Side(rule, arrays.filled(shape, np.int32, partial(_places, events, side)), side.unknown, counted, arrays)
-        for side in (users, items)
-    )
+    counted = parts <= Part.TRAIN
+    at = arrays.filled((events.height,), np.float64, lambda part: events["at"][part].to_numpy())
+    of_user, of_item = (_Side(rule, side, events[f"{side.side}_id"], at, counted, arrays) for side in (users, items))
     history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
     outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
     to_come = _folding(events, counted, of_user, of_item)
@@ -153,15 +149,11 @@ def walk_events(
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
         of_user.counts(
-            lambda part: Counts(*np.where(counted[part], of_user.now(at, part), of_user.last(part))), at, longest_s, rng
+            lambda part: Counts(*np.where(counted[part], of_user.now(part), of_user.last(part))), longest_s, rng
         ),
-        of_item.counts(lambda part: of_item.now(at, part), at, longest_s, rng),
+        of_item.counts(of_item.now, longest_s, rng),
         ends_at,
     )
-
-
-def _places(events: pl.DataFrame, side: Entities, part: slice) -> NDArray[np.int32]:
-    return side.places(events[f"{side.side}_id"][part])
 
 
 def _folding(events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side") -> Iterator[float]:
@@ -197,7 +189,8 @@ def _encode_histories(
 
 
 class _Side:
-    """States of users or of items. `live` [E, 3]: before each event, from all events.
+    """States of users or of items, those of each event in `entities` [E]. `live` [3, E]: counts at each event, of all
+    before it.
 
     `states` [S, 3] are those of counted events only, sorted by entity, then time; `keys` [S] hold both as complex
     numbers, as numpy sorts them. Each entity's begin with an empty one, at `starts` [n]; `before` [E]: the place of the
@@ -205,17 +198,22 @@ class _Side:
     """
 
     def __init__(
-        self, rule: StateRule, entities: NDArray[np.int32], size: int, counted: NDArray[np.bool_], arrays: Arrays
+        self,
+        rule: StateRule,
+        side: Entities,
+        ids: pl.Series,
+        times: NDArray[np.float64],
+        counted: NDArray[np.bool_],
+        arrays: Arrays,
     ) -> None:
-        self.rule = rule
-        self.entities = entities
-        self.arrays = arrays
+        self.rule, self.times, self.arrays, size = rule, times, arrays, side.unknown
+        self.entities = entities = arrays.filled(times.shape, np.int32, lambda part: side.places(ids[part]))
         self.final: dict[int, EntityState] = {}
         self._seen: dict[int, EntityState] = {}
         many = sum(np.bincount(entities[part][counted[part]], minlength=size) for part in chunks(len(entities)))
         self.starts = np.concatenate([[0], np.cumsum(many + 1)])[:-1]
         self._places = self.starts.tolist()
-        self.live, self.before = arrays.zeros((len(entities), 3)), arrays.zeros((len(entities),), np.int64)
+        self.live, self.before = arrays.zeros((3, len(entities))), arrays.zeros((len(entities),), np.int64)
         self.states = arrays.zeros((size + int(np.sum(many)), 3))
         self.keys = arrays.zeros((len(self.states),), np.complex128)
         self.keys[self.starts] = np.arange(size)
@@ -242,25 +240,20 @@ class _Side:
     def write(self, part: slice) -> None:
         """Write what was noted of a part of the events, and what was folded since."""
         if self._noted:
-            places, *columns = (np.array(column) for column in zip(*self._noted, strict=True))
-            self.before[part], self.live[part] = places, np.stack(columns, 1)
+            self.before[part], *columns = (np.array(column) for column in zip(*self._noted, strict=True))
+            self.live[:, part] = _advanced(self.rule, np.stack(columns, 1), self.times[part])
         if self._folded:
             places, entities, *columns = (np.array(column) for column in zip(*self._folded, strict=True))
             self.states[places], self.keys[places] = np.stack(columns, 1), entities + 1j * columns[2]
         self._noted, self._folded = [], []
 
-    def counts(
-        self, fresh: Callable[[slice], Counts], at: NDArray[np.float64], longest_s: float, rng: np.random.Generator
-    ) -> SideCounts:
+    def counts(self, fresh: Callable[[slice], Counts], longest_s: float, rng: np.random.Generator) -> SideCounts:
         """Return all counts of the side, `fresh` by parts of the rows; `longest_s`: how much earlier the aged ones may
         be."""
 
-        def live(part: slice) -> Counts:
-            return _advanced(self.rule, self.live[part], at[part])
-
         def aged_by_time(part: slice) -> Counts:
             """Counts as stale as an old export, which knows little of entities with bursts of events."""
-            then = at[part] - rng.uniform(0.0, longest_s, part.stop - part.start)
+            then = self.times[part] - rng.uniform(0.0, longest_s, part.stop - part.start)
             return self.at(self.entities[part], then)
 
         def aged_by_event(part: slice) -> Counts:
@@ -269,15 +262,15 @@ class _Side:
             return Counts(*self.states[starts + rng.integers(0, self.before[part] - starts + 1)].T)
 
         aged = [self._filled(draw) for draw in _AGED // 2 * (aged_by_time, aged_by_event)]
-        return SideCounts(self._filled(fresh), self._filled(live), aged, self.final)
+        return SideCounts(self._filled(fresh), Counts(*self.live), aged, self.final)
 
     def last(self, part: slice) -> Counts:
         """Return counts as of the last counted event."""
         return Counts(*self.states[self.before[part]].T)
 
-    def now(self, at: NDArray[np.float64], part: slice) -> Counts:
+    def now(self, part: slice) -> Counts:
         """Return the same counts, advanced to each event's time."""
-        return _advanced(self.rule, self.states[self.before[part]], at[part])
+        return _advanced(self.rule, self.states[self.before[part]], self.times[part])
 
     def at(self, entities: NDArray[np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""

@@ -85,6 +85,6 @@ def train_content(features: Features, config: RankerConfig, seed: int) -> tuple[
         model.ranker.head.weight.copy_(torch.from_numpy(weights)[None])
         model.ranker.head.bias.fill_(intercept)
     judge = Judge(features, live=False)
-    auc = judge.auc(model)
+    auc = judge.blend(model)
     judge.calibrate(model)
     return model.eval(), [EpochReport(1, 0.0, auc)]

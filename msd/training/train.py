@@ -4,7 +4,7 @@ stopping and calibration on valid rows.
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
 from msd.ranker.adaptor import Adapted
-from msd.ranker.arrays import CHUNK
-from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions, with_taste
+from msd.ranker.arrays import CHUNK, chunks
+from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
-from msd.ranker.model import WITH_CONVERSIONS, Ranker, RankerConfig
+from msd.ranker.model import Opinions, Ranker, RankerConfig
 from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train_content import train_content
 from msd.training.train_counts import train_counts
@@ -100,9 +100,9 @@ def train_ranker(
     to read. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
     clicks converted.
     """
-    judge = Judge(features, config.live)
-    judge.check(features.conversions is not None and model_config.network in WITH_CONVERSIONS)
-    model, features = _before_network(new_model(features, model_config, config.seed), features, config)
+    model = new_model(features, model_config, config.seed)
+    _check_valid(features, model.has_conversions)
+    features = _before_network(model, features, config)
     judge = Judge(features, config.live, config.corruption.unknown)
     average, best, adapted = copy.deepcopy(model), copy.deepcopy(model), model.adaptors.adapt(features)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
@@ -144,51 +144,47 @@ class Judge:
         self._views = (features.live(), features) if live else (features,)
         self._anonymous, self._share = features.anonymous(), anonymous
         self._features, self._events = features, features.of_part(Part.VALID)
-        self.labels, self._impressions = features.outcomes(self._events)
-
-    def auc(self, model: TrainedRanker) -> float:
-        """Return the model's AUC."""
-        return roc_auc(self.labels, predict_logits(model, self._views[0], self._events), self._impressions)
+        self._labels, self._impressions = features.outcomes(self._events)
 
     def blend(self, model: TrainedRanker) -> float:
-        """Fit the blend weights, and return the resulting AUC."""
+        """Fit the blend weights, if the model has several experts, and return the resulting AUC."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
-        if isinstance(model.ranker, Ranker) and (experts := model.ranker.experts) > 1:
-            found = np.concatenate([*opinions, predict_opinions(model, self._anonymous, self._events)], 1)
-            labels = np.tile(self.labels, len(opinions) + 1)
+        if isinstance(model.ranker, Ranker) and model.ranker.experts > 1:
+            found = _joined([*opinions, predict_opinions(model, self._anonymous, self._events)])
+            labels = np.tile(self._labels, len(opinions) + 1)
             weights = np.concatenate([*[self._impressions] * len(opinions), self._share * self._impressions])
-            blend = fit_blend(found[:experts], found[experts], labels, weights)
+            blend = fit_blend(np.stack(found.experts), np.asarray(found.age), labels, weights)
             model.ranker.blend.copy_(torch.from_numpy(blend))
-        return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
+        return roc_auc(self._labels, _blended(model, opinions[0]), self._impressions)
 
     def calibrate(self, model: TrainedRanker) -> None:
         """Fit the calibration of the blended logits, with one random view per row; and that of conversions."""
-        opinions = np.stack([predict_opinions(model, view, self._events) for view in self._views])
-        view = np.random.default_rng(0).integers(len(opinions), size=len(self.labels))
-        opinions = opinions[view, :, np.arange(len(view))].T
-        model.calibrator.set(choose_calibration(_blended(model, opinions), self.labels, self._impressions))
+        opinions = [predict_opinions(model, view, self._events) for view in self._views]
+        rows = np.arange(len(self._events))
+        drawn = np.random.default_rng(0).integers(len(opinions), size=len(rows)), rows
+        logits = np.stack([_blended(model, one) for one in opinions])[drawn]
+        model.calibrator.set(choose_calibration(logits, self._labels, self._impressions))
         if model.has_conversions:
-            clicked, converted = self._clicks()
-            model.conversion_calibrator.set(choose_calibration(opinions[-1, clicked], converted))
+            clicked = self._labels > 0
+            logits = np.stack([np.asarray(one.conversion) for one in opinions])[drawn][clicked]
+            converted = self._features.converted(self._events[clicked])
+            model.conversion_calibrator.set(choose_calibration(logits, converted))
 
-    def check(self, has_conversions: bool) -> None:
-        """Raise TrainError if the rows cannot choose an epoch, or the clicks calibrate a head for conversions."""
-        if len(np.unique(self.labels)) < 2:
-            raise TrainError(
-                f"all {len(self.labels)} valid rows have label {self.labels[0]:g}, so that no epoch can be chosen by "
-                "them; bring more events, or move the cuts in [split]"
-            )
-        clicked, converted = self._clicks() if has_conversions else (None, None)
-        if converted is not None and len(np.unique(converted)) < 2:
-            raise TrainError(
-                f"of {len(converted)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
-                "calibrated; bring more events, move the cuts in [split], or leave `conversion` out of [events]"
-            )
 
-    def _clicks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the positions of clicked rows, and whether they converted."""
-        clicked = np.flatnonzero(self.labels > 0)
-        return clicked, self._features.converted(self._events[clicked])
+def _check_valid(features: Features, has_conversions: bool) -> None:
+    """Raise TrainError if the valid rows cannot choose an epoch, or their clicks calibrate a head for conversions."""
+    valid = features.of_part(Part.VALID)
+    labels, _ = features.outcomes(valid)
+    if len(np.unique(labels)) < 2:
+        raise TrainError(
+            f"all {len(labels)} valid rows have label {labels[0]:g}, so that no epoch can be chosen by them; bring "
+            "more events, or move the cuts in [split]"
+        )
+    if has_conversions and len(np.unique(converted := features.converted(valid[labels > 0]))) < 2:
+        raise TrainError(
+            f"of {len(converted)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
+            "calibrated; bring more events, move the cuts in [split], or leave `conversion` out of [events]"
+        )
 
 
 def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRanker:
@@ -197,15 +193,14 @@ def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRan
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
-    model.to(features.labels.device)
-    return model
+    return model.to(features.labels.device)
 
 
-def _before_network(model: TrainedRanker, features: Features, config: TrainConfig) -> tuple[TrainedRanker, Features]:
-    """Return the model with what is fitted before the network, and the features with the taste of all events."""
+def _before_network(model: TrainedRanker, features: Features, config: TrainConfig) -> Features:
+    """Fit what the network is trained beside, and return the features with the taste of all events."""
     ranker, adapted = model.ranker, model.adaptors.adapt(features)
     if not isinstance(ranker, Ranker):
-        return model, features
+        return features
     if ranker.taste:
         train_taste(ranker.taste, features, adapted, config.seed)
         fitted = features.of_part(Part.WINDOW, Part.TRAIN, Part.VALID)
@@ -214,7 +209,7 @@ def _before_network(model: TrainedRanker, features: Features, config: TrainConfi
         train_counts(ranker.counts, features, config.corruption, config.seed)
     if ranker.content:
         train_content(ranker.content, features, adapted)
-    return model, features
+    return features
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
@@ -267,7 +262,7 @@ def _train_chunk(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        loss = batch_loss(model, features, adapted, events, config.corruption, rng)
+        loss = batch_loss(model, features, adapted, events, Hiding(config.corruption, rng))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
@@ -314,16 +309,18 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 
 
 @torch.no_grad()
-def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return `Ranker.opinions` of events [P, len(events)]."""
+def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> Opinions:
+    """Return `Ranker.opinions` of events, in double precision on the CPU."""
     model.eval()
     adapted = model.adaptors.adapt(features)
-    parts = [
-        torch.stack(batch_opinions(model, features, adapted, events[start : start + _PREDICT_ROWS]))
-        for start in range(0, len(events), _PREDICT_ROWS)
-    ]
-    opinions: NDArray[np.float64] = torch.cat(parts, 1).cpu().numpy().astype(np.float64)
-    return opinions
+    parts = chunks(len(events), _PREDICT_ROWS)
+    return _joined([batch_opinions(model, features, adapted, events[part]) for part in parts])
+
+
+def _joined(parts: Sequence[Opinions]) -> Opinions:
+    """Return the opinions of all parts' rows, in double precision on the CPU."""
+    known = ([one for one in column if one is not None] for column in zip(*parts, strict=True))
+    return Opinions._make(torch.cat(column).cpu().double() if column else None for column in known)
 
 
 def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -331,14 +328,15 @@ def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.
     return _blended(model, predict_opinions(model, features, events))
 
 
-def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.float64]:
-    logits: NDArray[np.float64] = model.ranker.blended(list(torch.from_numpy(opinions))).numpy()
+def _blended(model: TrainedRanker, opinions: Opinions) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = model.ranker.blended(opinions).numpy()
     return logits
 
 
 def predict_conversions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return calibrated probabilities [len(events)] that a click converts. The model must have that head."""
-    return sigmoid(model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1]))
+    logits = np.asarray(predict_opinions(model, features, events).conversion)
+    return sigmoid(model.conversion_calibrator.curve()(logits))
 
 
 def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ import torch
 
 from msd.dataset.split import Part
 from msd.ranker.arrays import CHUNK
-from msd.ranker.batch import Corruption, count_tensors
+from msd.ranker.batch import Corruption, Hiding, count_tensors
 from msd.ranker.features import Features
 from msd.ranker.model import CountModel
 
@@ -28,7 +28,7 @@ def train_counts(model: CountModel, features: Features, corruption: Corruption, 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_EPOCHS * steps + 1)
     for _ in range(_EPOCHS):
         for chosen in np.array_split(rng.permutation(events), steps):
-            seen = count_tensors(features, chosen), count_tensors(features, chosen, corruption, rng)
+            seen = count_tensors(features, chosen), count_tensors(features, chosen, Hiding(corruption, rng))
             logits = torch.stack([model(tensors) for tensors in seen])
             optimiser.zero_grad()
             torch.autograd.backward(features.loss_of(logits, chosen))

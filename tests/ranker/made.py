@@ -15,7 +15,7 @@ from msd.contract.schema import FeatureSchema
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
-from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
+from msd.ranker.batch import Hiding, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.student.encoder import encode_texts, save_student
@@ -123,12 +123,11 @@ def batch_logits(
     model: TrainedRanker,
     features: Features,
     events: np.ndarray[Any, np.dtype[np.int64]],
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
+    hiding: Hiding | None = None,
 ) -> torch.Tensor:
     """Uncalibrated logits [B] of B events, blended."""
     adapted = model.adaptors.adapt(features)
-    return model.ranker.blended(batch_opinions(model, features, adapted, events, corruption, rng))
+    return model.ranker.blended(batch_opinions(model, features, adapted, events, hiding))
 
 
 def quiet(epoch: int, step: int, loss: float) -> None:

@@ -15,9 +15,9 @@ from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
 from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, history_tensors
+from msd.ranker.batch import Corruption, Hiding, TrainedRanker, history_tensors
 from msd.ranker.features import Features, build_features
-from msd.ranker.model import Ranker
+from msd.ranker.model import Opinions, Ranker
 from msd.training.train import predict_logits
 from tests.ranker.made import World, batch_logits
 
@@ -122,7 +122,7 @@ def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tenso
     assert isinstance(world.model.ranker, Ranker)
     opinions = world.model.ranker.opinions
 
-    def note(tensors: dict[str, torch.Tensor], taste: torch.Tensor) -> list[torch.Tensor]:
+    def note(tensors: dict[str, torch.Tensor], taste: torch.Tensor) -> Opinions:
         noted.update(tensors, taste=taste)
         return opinions(tensors, taste)
 
@@ -131,7 +131,7 @@ def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tenso
 
 
 def _ask(world: World, corruption: Corruption) -> None:
-    batch_logits(world.model, world.features, np.arange(200), corruption, np.random.default_rng(0))
+    batch_logits(world.model, world.features, np.arange(200), Hiding(corruption, np.random.default_rng(0)))
 
 
 def test_new_item_has_features_and_vector_without_id_and_counts(world: World, seen: dict[str, torch.Tensor]) -> None:

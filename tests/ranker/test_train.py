@@ -16,8 +16,18 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, batch_opinions, count_tensors, event_tensors, taste_of, with_taste
+from msd.ranker.batch import (
+    Corruption,
+    Hiding,
+    TrainedRanker,
+    batch_opinions,
+    count_tensors,
+    event_tensors,
+    taste_of,
+    with_taste,
+)
 from msd.ranker.calibrate import fit_blend, fit_platt
+from msd.ranker.features import Features
 from msd.ranker.model import Ranker
 from msd.training.train import (
     Judge,
@@ -190,15 +200,14 @@ def _ranker(world: World) -> Ranker:
 
 def test_scores_blend_by_the_age_of_counts(world: World) -> None:
     test = world.features.of_part(Part.TEST)
-    *experts, age = predict_opinions(world.model, world.features, test)
+    opinions = predict_opinions(world.model, world.features, test)
+    experts, age = np.stack(opinions.experts), np.asarray(opinions.age)
     fresh, old = _ranker(world).blend.double().numpy()
     weights = fresh[:, None] + age * (old - fresh)[:, None]
-    np.testing.assert_allclose(
-        predict_logits(world.model, world.features, test), (weights * np.stack(experts)).sum(0), atol=1e-5
-    )
+    np.testing.assert_allclose(predict_logits(world.model, world.features, test), (weights * experts).sum(0), atol=1e-5)
     assert 0 <= age.min() <= age.max() <= 1 + 1e-6
     assert age.max() > 0.1
-    assert not predict_opinions(world.model, world.features.live(), test)[-1].any()
+    assert not np.any(np.asarray(predict_opinions(world.model, world.features.live(), test).age))
 
 
 def test_count_model_sees_only_counts(world: World) -> None:
@@ -214,11 +223,11 @@ def test_count_model_sees_only_counts(world: World) -> None:
         history=torch.full_like(features.history, -1),
         history_outcomes=torch.zeros_like(features.history_outcomes),
     )
-    network, counts, content, _ = predict_opinions(world.model, features, test)
-    other, same, without, _ = predict_opinions(world.model, stranger, test)
-    assert np.array_equal(counts, same)
-    assert not np.allclose(network, other, atol=1e-2)
-    assert not np.allclose(content, without, atol=1e-2)
+    known, unknown = (np.stack(predict_opinions(world.model, seen, test).experts) for seen in (features, stranger))
+    network, counts, content = np.abs(known - unknown).max(1)
+    assert counts == 0
+    assert network > 1e-2
+    assert content > 1e-2
 
 
 def test_content_model_ranks_items_without_id_counts_or_history(world: World) -> None:
@@ -231,8 +240,10 @@ def test_content_model_ranks_items_without_id_counts_or_history(world: World) ->
     )
     nothing.item.dense[:, features.schema.numeric_width("item") : -1] = 0.0
     nothing.item.categorical[:, features.schema.columns["item_id"]] = 0
-    content, same = (predict_opinions(world.model, view, rows)[2] for view in (features, nothing))
-    assert np.array_equal(content, same)
+    content, same = (predict_opinions(world.model, view, rows).content for view in (features, nothing))
+    assert content is not None
+    assert same is not None
+    assert torch.equal(content, same)
     assert roc_auc_score(features.labels.numpy()[rows], content) > 0.55
 
 
@@ -296,13 +307,15 @@ def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) 
     """Whatever the network does: however long it is trained, the count model is the same."""
     # The valid rows alone are too few to tell 0.55 from chance.
     rows = world.features.of_part(Part.TRAIN, Part.VALID)
-    counts = [predict_opinions(model, world.features.live(), rows)[1] for model in (short[0], world.model)]
-    assert np.array_equal(*counts)
+    counts = [
+        np.asarray(predict_opinions(model, world.features.live(), rows).counts) for model in (short[0], world.model)
+    ]
+    assert np.array_equal(counts[0], counts[1])
     assert roc_auc_score(world.features.labels.numpy()[rows], counts[0]) > 0.55
     adapted = world.model.adaptors.adapt(world.features)
     opinions = batch_opinions(world.model, world.features, adapted, world.features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
-    assert [logits.requires_grad for logits in opinions] == [True, False, False, False]
+    assert [logits.requires_grad for logits in opinions.experts] == [True, False, False]
 
 
 def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: Trained) -> None:
@@ -325,9 +338,12 @@ def test_known_taste_equals_that_of_each_batch(world: World) -> None:
     adapted = world.model.adaptors.adapt(world.features)
     assert ranker.taste is not None
     known = with_taste(ranker.taste, world.features, adapted, rows)
-    for hidden in (None, Corruption(unknown=0.3, without_vector=0.0)):
+    shares = Corruption(unknown=0.3, without_vector=0.0)
+    for hides in (False, True):
         fresh, cached = (
-            batch_opinions(world.model, features, adapted, rows, hidden, np.random.default_rng(0))[0].detach()
+            batch_opinions(
+                world.model, features, adapted, rows, Hiding(shares, np.random.default_rng(0)) if hides else None
+            ).network.detach()
             for features in (world.features, known)
         )
         np.testing.assert_allclose(cached, fresh, atol=1e-5)
@@ -383,13 +399,15 @@ def test_blend_of_unknown_users_does_not_follow_users_seen_lately(world: World) 
 
 
 def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) -> None:
-    labels = world.features.labels.numpy()[world.features.of_part(Part.VALID)]
-    assert np.array_equal(Judge(world.features, live=True).labels, labels)
-    live, frozen = (Judge(world.features, live=one).auc(world.model) for one in (True, False))
-    assert live == pytest.approx(Judge(world.features.live(), live=False).auc(world.model))
+    labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
+
+    def auc(trained: TrainedRanker, features: Features) -> float:
+        return float(roc_auc_score(labels, predict_logits(trained, features, valid)))
+
+    live, frozen = auc(world.model, world.features.live()), auc(world.model, world.features)
     assert live != frozen
     assert max(point.valid_auc for point in world.curve) == pytest.approx(live)
     model, curve = train_quickly(world.features, tmp_path, replace(SHORT, live=False))
-    assert curve[0].valid_auc == pytest.approx(Judge(world.features, live=False).auc(model))
-    assert curve[0].valid_auc != Judge(world.features, live=True).auc(model)
+    assert curve[0].valid_auc == pytest.approx(auc(model, world.features))
+    assert curve[0].valid_auc != pytest.approx(auc(model, world.features.live()))
     assert TrainConfig().live
