@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -20,6 +21,13 @@ inline T load(const void* from) {
   T value;
   std::memcpy(&value, from, sizeof value);
   return value;
+}
+
+// Reads a whole number; false if a text is none, or more.
+template <class T>
+inline bool read_whole(std::string_view text, T& number, int base = 10) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, base);
+  return error == std::errc() && end == text.data() + text.size();
 }
 
 // Up to eight bytes as a word, the rest zeros. Not by memcpy: a word that was written in parts cannot be read at once.

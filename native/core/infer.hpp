@@ -48,41 +48,26 @@ class InferRequest {
   enum Object { kTop, kCandidates, kContext, kUser, kUserFeatures, kObjects };
 
   bool read_document(JsonReader& json) {
-    unsigned seen = 0;
-    const bool is_read = detail::read_object(json, [&](std::string_view key) {
-      if (key == "inputs")
-        return detail::once(json, seen, 0) &&
-               detail::read_list(json, kMostTensors, tensors_, [&] { return read_input(json); });
-      if (key == "outputs")
-        return detail::once(json, seen, 1) &&
-               (json.take_null() || detail::read_list(json, kMostTensors, wanted_, [&] { return read_output(json); }));
-      if (key == "id") {
-        if (!json.take_null()) id = json.string();
-        return detail::once(json, seen, 2) && id.size() <= kMostIdChars &&
-               std::all_of(id.begin(), id.end(), [](char one) { return one >= ' ' && one <= '~'; });
-      }
-      return key == "parameters" && detail::once(json, seen, 3) &&
-             read_parameter(json, "binary_data_output", [&] { outputs.in_bytes = read_flag(json).value_or(false); });
-    });
+    const bool is_read = detail::read_members(
+        json, 1,
+        "inputs", [&] { return detail::read_list(json, kMostTensors, tensors_, read_input); },
+        "outputs", [&] { return json.take_null() || detail::read_list(json, kMostTensors, wanted_, read_output); },
+        "id", [&] {
+          if (!json.take_null()) id = json.string();
+          return id.size() <= kMostIdChars &&
+                 std::all_of(id.begin(), id.end(), [](char one) { return one >= ' ' && one <= '~'; });
+        },
+        "parameters", [&] {
+          return read_parameter(json, "binary_data_output", [&] { outputs.in_bytes = detail::read_flag(json); });
+        });
     for (const auto& [name, in_bytes] : wanted_) outputs.named.emplace_back(name, in_bytes.value_or(outputs.in_bytes));
-    return is_read && (seen & 1);
+    return is_read;
   }
 
   // An object with one known member at most, or null.
   template <class Read>
   static bool read_parameter(JsonReader& json, std::string_view name, Read read) {
-    unsigned seen = 0;
-    return json.take_null() || detail::read_object(json, [&](std::string_view key) {
-             if (key != name || !detail::once(json, seen, 0)) return false;
-             if (!json.take_null()) read();
-             return json.is_ok();
-           });
-  }
-
-  static std::optional<bool> read_flag(JsonReader& json) {
-    if (json.take_word("true")) return true;
-    if (!json.take_word("false")) json.refuse();
-    return false;
+    return json.take_null() || detail::read_members(json, 0, name, [&] { if (!json.take_null()) read(); });
   }
 
   static size_t read_size(JsonReader& json) {
@@ -93,46 +78,31 @@ class InferRequest {
 
   static std::pair<std::string_view, std::optional<bool>> read_output(JsonReader& json) {
     std::pair<std::string_view, std::optional<bool>> output;
-    unsigned seen = 0;
-    const bool is_read = detail::read_object(json, [&](std::string_view key) {
-      if (key == "name") {
-        output.first = detail::read_id(json);
-        return detail::once(json, seen, 0);
-      }
-      return key == "parameters" && detail::once(json, seen, 1) &&
-             read_parameter(json, "binary_data", [&] { output.second = read_flag(json); });
-    });
-    if (!is_read || !(seen & 1)) json.refuse();
+    const bool is_read = detail::read_members(
+        json, 1,
+        "name", [&] { output.first = detail::read_id(json); },
+        "parameters", [&] {
+          return read_parameter(json, "binary_data", [&] { output.second = detail::read_flag(json); });
+        });
+    if (!is_read) json.refuse();
     return output;
   }
 
   // With one axis.
   static Tensor read_input(JsonReader& json) {
     Tensor one;
-    unsigned seen = 0;
-    const bool is_read = detail::read_object(json, [&](std::string_view key) {
-      if (key == "name") {
-        one.name = json.string();
-        return detail::once(json, seen, 0);
-      }
-      if (key == "datatype") {
-        one.datatype = json.string();
-        return detail::once(json, seen, 1);
-      }
-      if (key == "shape") {
-        json.need('[');
-        one.count = read_size(json);
-        json.need(']');
-        return detail::once(json, seen, 2);
-      }
-      if (key == "data") {
-        if (!json.take_null()) one.data = json.unread_list();
-        return detail::once(json, seen, 3);
-      }
-      return key == "parameters" && detail::once(json, seen, 4) &&
-             read_parameter(json, "binary_data_size", [&] { one.size = read_size(json); });
-    });
-    if (!is_read || (seen & 7) != 7 || one.data.has_value() == one.size.has_value()) json.refuse();
+    const bool is_read = detail::read_members(
+        json, 3,
+        "name", [&] { one.name = json.string(); },
+        "datatype", [&] { one.datatype = json.string(); },
+        "shape", [&] {
+          json.need('[');
+          one.count = read_size(json);
+          json.need(']');
+        },
+        "data", [&] { if (!json.take_null()) one.data = json.unread_list(); },
+        "parameters", [&] { return read_parameter(json, "binary_data_size", [&] { one.size = read_size(json); }); });
+    if (!is_read || one.data.has_value() == one.size.has_value()) json.refuse();
     return one;
   }
 
@@ -234,10 +204,7 @@ class InferRequest {
 
   template <class T>
   static bool put_number(JsonWriter& to, T value) {
-    if constexpr (std::is_integral_v<T>)
-      to.put(std::to_string(value) + ",");
-    else
-      to.number(static_cast<double>(value));
+    to.value(std::conditional_t<std::is_integral_v<T>, T, double>{value});
     return std::isfinite(value);
   }
 
@@ -255,8 +222,7 @@ class InferRequest {
   void join() {
     const auto put_in = [&](Object outer, std::string_view name, Object inner) {
       if (objects_[inner].bytes().empty()) return;
-      objects_[outer].key(name);
-      objects_[outer].put("{");
+      objects_[outer].open(name, '{');
       objects_[outer].put(objects_[inner].bytes());
       objects_[outer].end('}');
     };

@@ -19,12 +19,11 @@ class InferReply {
     out_.clear();
     behind_.clear();
     out_.put("{");
-    put_member("model_name", "msd");
-    put_member("model_version", frame.model().version);
-    put_member("id", named.request_id);
+    out_.member("model_name", "msd");
+    out_.member("model_version", frame.model().version);
+    out_.member("id", named.request_id);
     put_parameters(reply, frame, named.arm);
-    out_.key("outputs");
-    out_.put("[");
+    out_.open("outputs", '[');
     for (auto one = wanted.begin(); one != wanted.end(); one++) {
       const std::string_view name = one->first;
       const bool is_again = std::any_of(wanted.begin(), one, [&](const auto& earlier) { return earlier.first == name; });
@@ -53,14 +52,13 @@ class InferReply {
 
   void put_parameters(const Reply& reply, const Frame& frame, std::string_view arm) {
     if (arm.empty() && !reply.is_degraded(frame)) return;
-    out_.key("parameters");
-    out_.put("{");
-    if (!arm.empty()) put_member("arm", arm);
-    if (frame.user_rung != UserRung::kOwn) put_member("degraded_user", name_of(frame.user_rung));
+    out_.open("parameters", '{');
+    if (!arm.empty()) out_.member("arm", arm);
+    if (frame.user_rung != UserRung::kOwn) out_.member("degraded_user", name_of(frame.user_rung));
     if (!reply.degraded.empty()) put_json("degraded_candidates", [&](JsonWriter& to) { reply.put_rungs(to); });
     if (!frame.unknown.empty())
       put_json("degraded_values", [&](JsonWriter& to) { Reply::put_unknown(to, frame.unknown); });
-    if (frame.unknown_history) put_json("degraded_history", [&](JsonWriter& to) { to.count(frame.unknown_history); });
+    if (frame.unknown_history) put_json("degraded_history", [&](JsonWriter& to) { to.value(frame.unknown_history); });
     out_.end('}');
   }
 
@@ -76,34 +74,24 @@ class InferReply {
   bool put_tensor(std::string_view name, std::string_view datatype, const std::vector<size_t>& order,
                   const std::vector<T>& values, bool in_bytes) {
     out_.put("{");
-    put_member("name", name);
-    put_member("datatype", datatype);
-    out_.key("shape");
-    out_.put("[");
-    out_.count(order.size());
+    out_.member("name", name);
+    out_.member("datatype", datatype);
+    out_.open("shape", '[');
+    out_.value(order.size());
     out_.end(']');
     if (in_bytes) {
       const size_t before = behind_.size();
       for (const size_t place : order) append(values[place]);
-      out_.key("parameters");
-      out_.put("{");
-      out_.key("binary_data_size");
-      out_.count(behind_.size() - before);
+      out_.open("parameters", '{');
+      out_.member("binary_data_size", behind_.size() - before);
       out_.end('}');
     } else {
-      out_.key("data");
-      out_.put("[");
-      for (const size_t place : order) put_value(values[place]);
+      out_.open("data", '[');
+      for (const size_t place : order) out_.value(values[place]);
       out_.end(']');
     }
     out_.end('}');
     return true;
-  }
-
-  void put_value(std::string_view text) { out_.string(text); }
-  template <class T>
-  void put_value(T number) {
-    out_.number(number);
   }
 
   void append(std::string_view text) {
@@ -115,17 +103,12 @@ class InferReply {
     behind_.append(reinterpret_cast<const char*>(&number), sizeof number);
   }
 
-  void put_member(std::string_view name, std::string_view value) {
-    out_.key(name);
-    out_.string(value);
-  }
-
   // JSON in a text.
   template <class Put>
   void put_json(std::string_view name, Put put) {
     inner_.clear();
     put(inner_);
-    put_member(name, inner_.bytes().substr(0, inner_.bytes().size() - 1));
+    out_.member(name, inner_.bytes().substr(0, inner_.bytes().size() - 1));
   }
 
   JsonWriter out_, inner_;

@@ -89,13 +89,32 @@ class JsonWriter {
     size_ += end + 1 - start;
   }
 
-  void count(size_t number) {
-    char* const start = room(kMostNumberChars);
-    size_ += std::to_chars(start, start + kMostNumberChars, number).ptr - start;
-    put(",");
+  template <class Value>
+  void value(const Value& one) {
+    if constexpr (std::is_same_v<Value, bool>) {
+      put(one ? "true," : "false,");
+    } else if constexpr (std::is_integral_v<Value>) {
+      char* const start = room(kMostNumberChars);
+      size_ += std::to_chars(start, start + kMostNumberChars, one).ptr - start;
+      put(",");
+    } else if constexpr (std::is_floating_point_v<Value>) {
+      number(one);
+    } else {
+      string(one);
+    }
   }
 
-  void word(bool is_true) { put(is_true ? "true," : "false,"); }
+  template <class Value>
+  void member(std::string_view name, const Value& one) {
+    key(name);
+    value(one);
+  }
+
+  // An object or a list, which is a member.
+  void open(std::string_view name, char bracket) {
+    key(name);
+    put({&bracket, 1});
+  }
 
   void end(char bracket) {
     if (size_ && out_[size_ - 1] == ',') size_--;

@@ -75,8 +75,7 @@ inline bool append_history(std::string_view packed, std::vector<std::string_view
 }
 
 // Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
-// all events until then. `scratch` holds the decay factors of counts: `decay` of msd.contract.state, to which
-// tests/native/test_equal.py compares them.
+// all events until then. `scratch` holds the decay factors of counts: `decay` of msd.contract.state.
 inline void lay_over(const Live& live, const std::string_view* states, double half_life_s, double at, double horizon,
                      const Ufunc& exp2, std::vector<Counts>& counts, std::vector<double>& scratch) {
   const size_t size = counts.size();

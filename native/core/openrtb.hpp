@@ -59,24 +59,23 @@ class OpenrtbRequest {
     if (!is_utf8(body.data(), body.size()) || has_many_parts(body)) return false;
     JsonReader json(body, decoded_);
     std::string_view request;
-    unsigned seen = 0;
-    const bool is_read = detail::read_object(json, [&](std::string_view key) {
-      if (key == "request") {
-        request = json.skip_object();
-        return detail::once(json, seen, 0);
-      }
-      if (key == "candidates")
-        return detail::once(json, seen, 1) && detail::read_object(json, [&](std::string_view imp) {
-          // Often the same ads as before.
-          const bool is_same = !candidates.empty() && json.take_word(candidates.back().second);
-          candidates.emplace_back(imp, is_same ? candidates.back().second : json.skip_object());
-          return json.is_ok() && candidates.size() <= kMostImpressions;
-        });
-      if ((key != "at" && key != "top_k") || !detail::once(json, seen, key == "at" ? 2 : 3)) return false;
-      if (!json.take_null()) more_.append(",\"").append(key).append("\":").append(json.number().text);
-      return json.is_ok();
-    });
-    return is_read && json.is_at_end() && (seen & 3) == 3 && !candidates.empty() && is_plain(request) && read_request(request);
+    const auto keep = [&](const char* name) {
+      if (!json.take_null()) more_.append(",\"").append(name).append("\":").append(json.number().text);
+    };
+    const bool is_read = detail::read_members(
+        json, 2,
+        "request", [&] { request = json.skip_object(); },
+        "candidates", [&] {
+          return detail::read_object(json, [&](std::string_view imp) {
+            // Often the same ads as before.
+            const bool is_same = !candidates.empty() && json.take_word(candidates.back().second);
+            candidates.emplace_back(imp, is_same ? candidates.back().second : json.skip_object());
+            return json.is_ok() && candidates.size() <= kMostImpressions;
+          });
+        },
+        "at", [&] { keep("at"); },
+        "top_k", [&] { keep("top_k"); });
+    return is_read && json.is_at_end() && !candidates.empty() && is_plain(request) && read_request(request);
   }
 
   // The values that consent depends on, as they stand, in a list.
@@ -109,8 +108,7 @@ class OpenrtbRequest {
     body.put("{");
     body.key("user_id");
     user_id.empty() ? body.put("null,") : body.string(user_id);
-    body.key("context");
-    body.put("{");
+    body.open("context", '{');
     const Values& of_imp = imps_[place_of(k)];
     for (const auto& [name, place, is_personal] : mapping_->features) {
       const std::string_view own = of_imp[place], value = own.empty() ? values_[place] : own;

@@ -64,10 +64,10 @@ class Reply {
   void write(const Frame& frame, const Named& named) {
     out_.clear();
     out_.put("{");
-    put_member("request_id", named.request_id);
+    out_.member("request_id", named.request_id);
     after_id_ = out_.bytes().size();
-    put_member("model_version", frame.model().version);
-    if (!named.arm.empty()) put_member("arm", named.arm);
+    out_.member("model_version", frame.model().version);
+    if (!named.arm.empty()) out_.member("arm", named.arm);
     put_candidates(frame.request().ids);
     if (is_degraded(frame)) put_degraded(frame);
     if (choice) put_choice(frame.request().ids);
@@ -79,8 +79,7 @@ class Reply {
   std::string again(std::string_view request_id) {
     JsonWriter first;
     first.put("{");
-    first.key("request_id");
-    first.string(request_id);
+    first.member("request_id", request_id);
     return std::string(first.bytes()).append(bytes().substr(after_id_));
   }
   // The candidates in the reply, by their places in the request.
@@ -95,18 +94,12 @@ class Reply {
   // What is degraded of candidates, and categories that the model has never seen, as JSON.
   void put_rungs(JsonWriter& to) const {
     to.put("{");
-    for (const Degraded& one : degraded) {
-      to.key(one.id);
-      to.string(name_of(one.rung));
-    }
+    for (const Degraded& one : degraded) to.member(one.id, name_of(one.rung));
     to.end('}');
   }
   static void put_unknown(JsonWriter& to, const std::vector<std::string>& places) {
     to.put("{");
-    for (const std::string& place : places) {
-      to.key(place);
-      to.string("unknown");
-    }
+    for (const std::string& place : places) to.member(place, "unknown");
     to.end('}');
   }
 
@@ -182,27 +175,19 @@ class Reply {
   }
 
   void put_choice(const std::vector<std::string_view>& ids) {
-    out_.key("explore");
-    out_.put("{");
-    put_member("policy", choice->policy);
-    out_.key("share");
-    out_.number(choice->share);
-    put_member("seed", choice->seed);
-    out_.key("explored");
-    out_.word(choice->explored);
-    put_member("first", ids[choice->first]);
-    out_.key("propensity");
-    out_.number(choice->propensity);
+    out_.open("explore", '{');
+    out_.member("policy", choice->policy);
+    out_.member("share", choice->share);
+    out_.member("seed", choice->seed);
+    out_.member("explored", choice->explored);
+    out_.member("first", ids[choice->first]);
+    out_.member("propensity", choice->propensity);
     out_.end('}');
   }
 
   void put_candidates(const std::vector<std::string_view>& ids) {
-    out_.key("candidates");
-    out_.put("{");
-    out_.key("id");
-    out_.put("[");
-    for (const size_t place : order_) out_.string(ids[place]);
-    out_.end(']');
+    out_.open("candidates", '{');
+    put_column("id", ids);
     for (const Column& column : columns) put_column(column.name, column.values);
     put_column("ecpm", ecpm_);
     out_.end('}');
@@ -210,16 +195,14 @@ class Reply {
 
   template <class Values>
   void put_column(std::string_view name, const Values& values) {
-    out_.key(name);
-    out_.put("[");
-    for (const size_t place : order_) out_.number(values[place]);
+    out_.open(name, '[');
+    for (const size_t place : order_) out_.value(values[place]);
     out_.end(']');
   }
 
   void put_degraded(const Frame& frame) {
-    out_.key("degraded");
-    out_.put("{");
-    if (frame.user_rung != UserRung::kOwn) put_member("user", name_of(frame.user_rung));
+    out_.open("degraded", '{');
+    if (frame.user_rung != UserRung::kOwn) out_.member("user", name_of(frame.user_rung));
     if (!degraded.empty()) {
       out_.key("candidates");
       put_rungs(out_);
@@ -228,16 +211,8 @@ class Reply {
       out_.key("values");
       put_unknown(out_, frame.unknown);
     }
-    if (frame.unknown_history) {
-      out_.key("history");
-      out_.count(frame.unknown_history);
-    }
+    if (frame.unknown_history) out_.member("history", frame.unknown_history);
     out_.end('}');
-  }
-
-  void put_member(std::string_view name, std::string_view value) {
-    out_.key(name);
-    out_.string(value);
   }
 
   JsonWriter out_;

@@ -70,13 +70,13 @@ class Request {
 
  private:
   bool is_plain() const { return items.empty() && !has_history && !is_explained; }
-  bool read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates);
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
   bool read_history(JsonReader& json);
   bool read_items(JsonReader& json);
   bool read_item(JsonReader& json, Described& item);
   bool read_explore(JsonReader& json);
+  bool read_top_k(JsonReader& json);
   bool match_items();
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 
@@ -85,13 +85,6 @@ class Request {
 };
 
 namespace detail {
-
-// Mark a key as seen; refuse a repeated one.
-inline bool once(JsonReader& json, unsigned& seen, unsigned key) {
-  if (seen & 1u << key) json.refuse();
-  seen |= 1u << key;
-  return json.is_ok();
-}
 
 inline bool is_id(std::string_view id) {
   return !id.empty() && is_within(id, kMaxIdChars) && id.find('\0') == std::string_view::npos;
@@ -118,6 +111,12 @@ Enum read_name(JsonReader& json, const std::array<std::string_view, count>& name
   return static_cast<Enum>(found - names.begin());
 }
 
+inline bool read_flag(JsonReader& json) {
+  const bool is_true = json.take_word("true");
+  if (!is_true && !json.take_word("false")) json.refuse();
+  return is_true;
+}
+
 // Reads a list of one entry at least; `read` reads one.
 template <class T, class Read>
 bool read_list(JsonReader& json, size_t most, std::vector<T>& list, Read read) {
@@ -126,7 +125,7 @@ bool read_list(JsonReader& json, size_t most, std::vector<T>& list, Read read) {
   if (!json.is_ok()) return false;
   do {
     if (list.size() == most) return false;
-    list.push_back(read());
+    list.push_back(read(json));
   } while (json.is_ok() && json.take(','));
   json.need(']');
   return json.is_ok();
@@ -147,23 +146,36 @@ bool read_object(JsonReader& json, Member on_member) {
   return json.is_ok();
 }
 
+template <class Read, class... Members>
+bool read_member(JsonReader& json, std::string_view key, unsigned& seen, unsigned own, std::string_view name,
+                 const Read& read, const Members&... others) {
+  if (key == name) {
+    if (seen & own) return false;
+    seen |= own;
+    if constexpr (std::is_void_v<decltype(read())>) return read(), json.is_ok();
+    else return read() && json.is_ok();
+  }
+  if constexpr (sizeof...(others) > 0) return read_member(json, key, seen, own << 1, others...);
+  return false;
+}
+
+// Reads an object of known members, none of them twice: of each its name, and what reads its value and may say whether
+// that is as it should be. The first `needed` have to be there.
+template <class... Members>
+bool read_members(JsonReader& json, size_t needed, const Members&... members) {
+  unsigned seen = 0;
+  const unsigned all = (1u << needed) - 1;
+  return read_object(json, [&](std::string_view key) { return read_member(json, key, seen, 1, members...); }) &&
+         (seen & all) == all;
+}
+
 // An entry of the history that tells whether the item was clicked.
 inline bool read_shown(JsonReader& json, std::string_view& item, Impression& impression) {
-  unsigned seen = 0;
-  const bool is_read = read_object(json, [&](std::string_view key) {
-    if (key == "item_id") {
-      item = read_id(json);
-      return once(json, seen, 0);
-    }
-    if (key == "clicked") {
-      impression.clicked = json.take_word("true") ? 1.0 : 0.0;
-      return once(json, seen, 1) && (impression.clicked > 0 || json.take_word("false"));
-    }
-    if (key != "at" || !once(json, seen, 2)) return false;
-    if (!json.take_null()) impression.at = read_number(json, kMaxAt);
-    return json.is_ok();
-  });
-  return is_read && (seen & 3) == 3;
+  return read_members(
+      json, 2,
+      "item_id", [&] { item = read_id(json); },
+      "clicked", [&] { impression.clicked = read_flag(json) ? 1.0 : 0.0; },
+      "at", [&] { if (!json.take_null()) impression.at = read_number(json, kMaxAt); });
 }
 
 // A value of a feature, unread but for its form: a string, a number or null.
@@ -199,39 +211,29 @@ inline std::string_view skip_features(JsonReader& json) {
 }  // namespace detail
 
 inline bool Request::read_candidates(JsonReader& json, size_t max_candidates) {
-  unsigned seen = 0;
-  const bool is_read = detail::read_object(json, [&](std::string_view key) {
-    if (key == "id")
-      return detail::once(json, seen, 0) &&
-             detail::read_list(json, max_candidates, ids, [&] { return detail::read_id(json); });
-    if (key == "bid") {
-      if (!detail::once(json, seen, 1) || json.take_null()) return json.is_ok();
-      has_bids = true;
-      return detail::read_list(json, max_candidates, bids,
-                               [&] { return json.take_null() ? kNone : json.number().value; });
-    }
-    if (key != "pricing" || !detail::once(json, seen, 2)) return false;
-    return json.take_null() || detail::read_list(json, max_candidates, pricing,
-                                                 [&] { return detail::read_name<Pricing>(json, kPricings); });
-  });
+  const auto read_bid = [](JsonReader& json) { return json.take_null() ? kNone : json.number().value; };
+  const auto read_pricing = [](JsonReader& json) { return detail::read_name<Pricing>(json, kPricings); };
+  const bool is_read = detail::read_members(
+      json, 1,
+      "id", [&] { return detail::read_list(json, max_candidates, ids, detail::read_id); },
+      "bid", [&] {
+        has_bids = !json.take_null();
+        return !has_bids || detail::read_list(json, max_candidates, bids, read_bid);
+      },
+      "pricing", [&] { return json.take_null() || detail::read_list(json, max_candidates, pricing, read_pricing); });
   const auto is_bid = [](double bid) { return std::isnan(bid) || (bid >= 0 && bid <= kMaxBid); };
-  return is_read && (seen & 1) && (!has_bids || bids.size() == ids.size()) &&
-         std::all_of(bids.begin(), bids.end(), is_bid) &&
+  return is_read && (!has_bids || bids.size() == ids.size()) && std::all_of(bids.begin(), bids.end(), is_bid) &&
          (pricing.empty() || pricing.size() == ids.size());
 }
 
 inline bool Request::read_user(JsonReader& json) {
-  unsigned seen = 0;
-  return detail::read_object(json, [&](std::string_view key) {
-    if (key == "features") {
-      user_features = detail::skip_features(json);
-      return detail::once(json, seen, 0);
-    }
-    if (key != "history" || !detail::once(json, seen, 1)) return false;
-    if (json.take_null()) return true;
-    has_history = true;
-    return read_history(json);
-  });
+  return detail::read_members(
+      json, 0,
+      "features", [&] { user_features = detail::skip_features(json); },
+      "history", [&] {
+        has_history = !json.take_null();
+        return !has_history || read_history(json);
+      });
 }
 
 inline bool Request::read_history(JsonReader& json) {
@@ -284,16 +286,13 @@ inline bool Request::read_items(JsonReader& json) {
 }
 
 inline bool Request::read_item(JsonReader& json, Described& item) {
-  unsigned seen = 0;
-  return detail::read_object(json, [&](std::string_view key) {
-    if (key == "features") {
-      item.features = detail::skip_features(json);
-      return detail::once(json, seen, 0);
-    }
-    if (key != "text" || !detail::once(json, seen, 1)) return false;
-    if (!json.take_null()) item.text = json.string();
-    return is_within(item.text, kMaxTextChars);
-  });
+  return detail::read_members(
+      json, 0,
+      "features", [&] { item.features = detail::skip_features(json); },
+      "text", [&] {
+        if (!json.take_null()) item.text = json.string();
+        return is_within(item.text, kMaxTextChars);
+      });
 }
 
 // Only candidates may be described.
@@ -310,61 +309,46 @@ inline bool Request::match_items() {
 }
 
 inline bool Request::read_explore(JsonReader& json) {
-  unsigned seen = 0;
   explore.emplace();
-  const bool is_read = detail::read_object(json, [&](std::string_view key) {
-    if (key == "policy") {
-      explore->policy = detail::read_name<Policy>(json, kPolicies);
-      return detail::once(json, seen, 0);
-    }
-    if (key == "share") {
-      if (!json.take_null()) explore->share = json.number().value;
-      return detail::once(json, seen, 1) && !(explore->share < 0 || explore->share > 1);
-    }
-    if (key != "seed" || !detail::once(json, seen, 2)) return false;
-    if (json.take_null()) return true;
-    const JsonReader::Number seed = json.number();
-    if (!seed.is_integer || !(seed.value >= 0 && seed.value <= kMaxSeed)) return false;
-    explore->seed = static_cast<uint64_t>(seed.value);
-    return json.is_ok();
-  });
-  return is_read && (seen & 1);
+  return detail::read_members(
+      json, 1,
+      "policy", [&] { explore->policy = detail::read_name<Policy>(json, kPolicies); },
+      "share", [&] {
+        if (!json.take_null()) explore->share = json.number().value;
+        return !(explore->share < 0 || explore->share > 1);
+      },
+      "seed", [&] {
+        if (json.take_null()) return true;
+        const JsonReader::Number seed = json.number();
+        if (!seed.is_integer || !(seed.value >= 0 && seed.value <= kMaxSeed)) return false;
+        explore->seed = static_cast<uint64_t>(seed.value);
+        return true;
+      });
 }
 
-inline bool Request::read_member(JsonReader& json, std::string_view key, unsigned& seen, size_t max_candidates) {
-  constexpr std::array<std::string_view, 9> kMembers{"user_id", "candidates", "at",      "context", "user",
-                                                     "items",   "top_k",      "explain", "explore"};
-  const auto member = std::find(kMembers.begin(), kMembers.end(), key);
-  if (member == kMembers.end() || !detail::once(json, seen, static_cast<unsigned>(member - kMembers.begin())))
-    return false;
-  if (key == "candidates") return read_candidates(json, max_candidates);
-  if (key == "context") context = detail::skip_features(json);
-  else if (json.take_null()) return true;
-  else if (key == "user_id") user_id = detail::read_id(json);
-  else if (key == "at") at = detail::read_number(json, kMaxAt);
-  else if (key == "user") return read_user(json);
-  else if (key == "items") return read_items(json);
-  else if (key == "explore") return read_explore(json);
-  else if (key == "explain") {
-    is_explained = json.take_word("true");
-    return is_explained || json.take_word("false");
-  } else {
-    const JsonReader::Number number = json.number();
-    if (!number.is_integer || number.value < 1) return false;
-    top_k = static_cast<size_t>(std::min(number.value, kMaxTopK));
-  }
-  return json.is_ok();
+inline bool Request::read_top_k(JsonReader& json) {
+  const JsonReader::Number number = json.number();
+  if (!number.is_integer || number.value < 1) return false;
+  top_k = static_cast<size_t>(std::min(number.value, kMaxTopK));
+  return true;
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {
   *this = Request();
   if (!is_utf8(body.data(), body.size())) return false;
   JsonReader json(body, decoded_);
-  unsigned seen = 0;
-  const bool is_read =
-      detail::read_object(json, [&](std::string_view key) { return read_member(json, key, seen, max_candidates); });
-  return is_read && json.is_at_end() && (seen & 3) == 3 && match_items() &&
-         !(is_explained && ids.size() > kMaxExplained);
+  const bool is_read = detail::read_members(
+      json, 2,
+      "user_id", [&] { if (!json.take_null()) user_id = detail::read_id(json); },
+      "candidates", [&] { return read_candidates(json, max_candidates); },
+      "at", [&] { if (!json.take_null()) at = detail::read_number(json, kMaxAt); },
+      "context", [&] { context = detail::skip_features(json); },
+      "user", [&] { return json.take_null() || read_user(json); },
+      "items", [&] { return json.take_null() || read_items(json); },
+      "top_k", [&] { return json.take_null() || read_top_k(json); },
+      "explain", [&] { is_explained = !json.take_null() && detail::read_flag(json); },
+      "explore", [&] { return json.take_null() || read_explore(json); });
+  return is_read && json.is_at_end() && match_items() && !(is_explained && ids.size() > kMaxExplained);
 }
 
 }  // namespace native

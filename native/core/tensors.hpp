@@ -270,7 +270,7 @@ class Frame {
     count_in(side, of_items_);
     put(side, records_[0], at_row(tensors_.item_categorical, side.layout.categoricals, count),
         at_row(tensors_.item_semantic, side.layout.dim, count));
-    dense(side, of_items_, at_, at_row(tensors_.item_dense, side.dense_width(), count));
+    dense(side, of_items_, at_row(tensors_.item_dense, side.dense_width(), count));
   }
 
  private:
@@ -400,17 +400,17 @@ class Frame {
     records_.assign(1, user_.data());
     count_in(schema_.user, of_user_);
     put_candidates();
-    if (live && live->has_stream) lay(at_);
+    if (live && live->has_stream) lay();
     if (keeps_rows) keep();
-    dense(schema_.item, of_items_, at_, tensors_.item_dense);
+    dense(schema_.item, of_items_, tensors_.item_dense);
     for (size_t row = 0; row < described_.size(); row++)
       if (described_[row] >= 0)
         features_.put_numeric(item_features_[described_[row]],
                               at_row(tensors_.item_dense, schema_.item.dense_width(), row));
     records_.assign(1, user_.data());
-    dense(schema_.user, of_user_, at_, tensors_.user_dense);
+    dense(schema_.user, of_user_, tensors_.user_dense);
     features_.put_numeric(user_features_, tensors_.user_dense);
-    put_history(candidates_.size(), at_);
+    put_history();
     note();
   }
 
@@ -430,9 +430,9 @@ class Frame {
   }
 
   // The last L of the history's items that have a row, then zeros.
-  void put_history(size_t from, double at) {
+  void put_history() {
     const Side& side = schema_.item;
-    const size_t length = schema_.history_length;
+    const size_t length = schema_.history_length, from = candidates_.size();
     size_t known = 0, count = 0;
     for (size_t k = from; k < rows_.size(); k++) known += rows_[k].is_found;
     unknown_history = request_->has_history ? rows_.size() - from - known : 0;
@@ -449,7 +449,7 @@ class Frame {
           at_row(tensors_.history_semantic, side.layout.dim, count));
       const Impression& seen = impressions_[k - from];
       tensors_.history_mask[count] = seen.clicked > 0 ? 1.0f : 0.0f;
-      put_outcome(seen, at, tensors_.history_outcomes + kOutcomeFeatures * count++);
+      put_outcome(seen, tensors_.history_outcomes + kOutcomeFeatures * count++);
       records_.push_back(rows_[k].at);
       shown_ids_.push_back(wanted_[k]);
     }
@@ -463,12 +463,12 @@ class Frame {
   }
 
   // As `encode_impressions`.
-  static void put_outcome(const Impression& seen, double at, float* to) {
+  void put_outcome(const Impression& seen, float* to) const {
     const double impressions = std::max(std::max(seen.shown, seen.clicked), kRarest);
     const double counted = std::min(impressions, kMostShown);
     to[0] = static_cast<float>(counted);
     to[1] = static_cast<float>(seen.clicked * (counted / impressions));
-    to[2] = static_cast<float>(std::min(std::max(at - seen.at, 0.0) / kSecondsPerDay, kLongestAgeDays));
+    to[2] = static_cast<float>(std::min(std::max(at_ - seen.at, 0.0) / kSecondsPerDay, kLongestAgeDays));
     to[3] = 0.0f;
   }
 
@@ -540,35 +540,33 @@ class Frame {
   }
 
   // Live states over the counts. Rows of one export are complete as far as the latest of them says.
-  void lay(double at) {
+  void lay() {
     double horizon = std::max(0.0, of_user_[0].as_of);
     for (const Counts& one : of_items_) horizon = std::max(horizon, one.as_of);
     const Ufunc& exp2 = schema_.ufuncs.exp2;
-    lay_over(*live, live->items.data(), live->item_half_life_s, at, horizon, exp2, of_items_, odds_);
+    lay_over(*live, live->items.data(), live->item_half_life_s, at_, horizon, exp2, of_items_, odds_);
     if (request_->user_id.empty()) return;
-    lay_over(*live, &live->user, live->user_half_life_s, at, horizon, exp2, of_user_, odds_);
-    found.live_age_s = std::max(0.0, at - of_user_[0].as_of);
+    lay_over(*live, &live->user, live->user_half_life_s, at_, horizon, exp2, of_user_, odds_);
+    found.live_age_s = std::max(0.0, at_ - of_user_[0].as_of);
   }
 
-  // Of the records [n, dense_width]: numbers, counts seen at `at` (`encode_state`), presence of a vector.
-  void dense(const Side& side, const std::vector<Counts>& counts, double at, float* to) {
-    const std::vector<const uint8_t*>& records = records_;
+  // Of the records [n, dense_width]: numbers, counts as seen now (`encode_state`), presence of a vector.
+  void dense(const Side& side, const std::vector<Counts>& counts, float* to) {
     const RecordLayout& layout = side.layout;
-    const size_t count = records.size(), width = side.dense_width();
+    const size_t count = records_.size(), width = side.dense_width();
     if (!width) return;
     for (size_t k = 0; k < count; k++) {
-      std::memcpy(to + width * k, records[k] + layout.numeric, 4 * layout.numerics);
-      if (layout.dim) to[width * (k + 1) - 1] = records[k][layout.flags] & kHasSemantic ? 1.0f : 0.0f;
+      std::memcpy(to + width * k, records_[k] + layout.numeric, 4 * layout.numerics);
+      if (layout.dim) to[width * (k + 1) - 1] = records_[k][layout.flags] & kHasSemantic ? 1.0f : 0.0f;
     }
     if (!side.state.is_on) return;
     odds_.resize(count);
     shown_.resize(count);
     age_.resize(count);
     for (size_t k = 0; k < count; k++) {
-      const double age = at - counts[k].as_of;
       odds_[k] = odds_of(side.state, counts[k]);
       shown_[k] = counts[k].impressions;
-      age_[k] = std::min(std::max(age, 0.0), side.state.age_cap_s) / kSecondsPerDay;
+      age_[k] = std::min(std::max(at_ - counts[k].as_of, 0.0), side.state.age_cap_s) / kSecondsPerDay;
     }
     schema_.ufuncs.log(odds_.data(), count);
     schema_.ufuncs.log1p(shown_.data(), count);

@@ -94,14 +94,14 @@ class Admission {
   }
 
   // Learn that a body of `size` bytes had `rows` candidates.
-  void read(size_t size, size_t rows, Form form = Form::kScore) {
+  void read(size_t size, size_t rows, Form form) {
     const double found = static_cast<double>(size) / static_cast<double>(rows);
     double& known = bytes_per_row_[static_cast<size_t>(form)];
     known += (found - known) * (known > 0 ? kLearns : 1.0);
   }
 
   // The expected number of candidates in a body of `size` bytes.
-  size_t rows_in(size_t size, Form form = Form::kScore) const {
+  size_t rows_in(size_t size, Form form) const {
     const double known = bytes_per_row_[static_cast<size_t>(form)];
     if (form != Form::kScore && !(known > 0)) return 1;
     const double rows = std::nearbyint(static_cast<double>(size) / (known > 0 ? known : kBytesPerRow));

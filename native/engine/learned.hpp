@@ -16,6 +16,11 @@ inline double clock_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Unix time
+inline double unix_s() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 // Recent durations, by the bit length of the number of candidates. A new one is weighted by a fixed share, and capped at
 // a multiple of the known one, or at `least_s` if that is more: the machine may have stalled. For any thread.
 class Learned {

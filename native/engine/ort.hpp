@@ -79,6 +79,19 @@ class OrtLibrary {
   void* const* table_ = nullptr;
 };
 
+template <size_t place>
+struct OrtFree {
+  const OrtLibrary* library = nullptr;
+
+  template <class Held>
+  void operator()(Held* held) const {
+    library->free<place>(held);
+  }
+};
+// Freed by the function at a place of the table.
+template <class Held, size_t place>
+using OrtHeld = std::unique_ptr<Held, OrtFree<place>>;
+
 // A tensor's element type, by the runtime's number, and its shape; −1: an axis of any length.
 struct OrtForm {
   std::string name;
@@ -109,7 +122,7 @@ class OrtValues {
   OrtForm form(size_t place) const {
     OrtShape* shape = nullptr;
     library_.call<65>(static_cast<const OrtValue*>(values_[place]), &shape);
-    const std::unique_ptr<OrtShape, Free> held(shape, Free{&library_});
+    const OrtHeld<OrtShape, 99> held(shape, {&library_});
     return form_of(library_, shape);
   }
   void* memory(size_t place) const {
@@ -129,10 +142,6 @@ class OrtValues {
   }
 
  private:
-  struct Free {
-    const OrtLibrary* library;
-    void operator()(OrtShape* shape) const { library->free<99>(shape); }
-  };
   const OrtLibrary& library_;
   std::vector<OrtValue*> values_;
 };
@@ -143,33 +152,23 @@ class OrtModel {
   // Throws std::runtime_error.
   OrtModel(std::shared_ptr<const OrtLibrary> library, const std::string& path, int threads) : library_(std::move(library)) {
     OrtOptions* options = nullptr;
+    OrtSession* session = nullptr;
     library_->call<10>(&options);
-    try {
-      library_->call<24>(options, threads);
-      library_->call<25>(options, 1);
-      library_->call<13>(options, 0);  // one node after the other
-      library_->call<22>(options, kOrtErrorsAlone);
-      library_->call<7>(static_cast<const OrtEnv*>(library_->env), path.c_str(), static_cast<const OrtOptions*>(options), &session_);
-    } catch (...) {
-      library_->free<100>(options);
-      throw;
-    }
-    library_->free<100>(options);
-    try {
-      inputs = forms<30, 33, 36>();
-      outputs = forms<31, 34, 37>();
-    } catch (...) {
-      library_->free<95>(session_);
-      throw;
-    }
+    const OrtHeld<OrtOptions, 100> held(options, {library_.get()});
+    library_->call<24>(options, threads);
+    library_->call<25>(options, 1);
+    library_->call<13>(options, 0);  // one node after the other
+    library_->call<22>(options, kOrtErrorsAlone);
+    library_->call<7>(static_cast<const OrtEnv*>(library_->env), path.c_str(), static_cast<const OrtOptions*>(options), &session);
+    session_ = {session, {library_.get()}};
+    inputs = forms<30, 33, 36>();
+    outputs = forms<31, 34, 37>();
   }
-  OrtModel(const OrtModel&) = delete;
-  ~OrtModel() { library_->free<95>(session_); }
 
   const OrtLibrary& library() const { return *library_; }
 
   void run(const std::vector<const char*>& names, OrtValues& values, const std::vector<const char*>& wanted, OrtValues& found) const {
-    library_->call<9>(session_, static_cast<const OrtRunOptions*>(nullptr), names.data(), static_cast<const OrtValue* const*>(values.data()),
+    library_->call<9>(session_.get(), static_cast<const OrtRunOptions*>(nullptr), names.data(), static_cast<const OrtValue* const*>(values.data()),
                       values.size(), wanted.data(), wanted.size(), found.data());
   }
 
@@ -178,7 +177,7 @@ class OrtModel {
  private:
   template <size_t count_place, size_t type_place, size_t name_place>
   std::vector<OrtForm> forms() const {
-    const auto* const session = static_cast<const OrtSession*>(session_);
+    const OrtSession* const session = session_.get();
     size_t count = 0;
     library_->call<count_place>(session, &count);
     std::vector<OrtForm> found;
@@ -187,7 +186,7 @@ class OrtModel {
       const OrtShape* shape = nullptr;  // the info's own
       char* name = nullptr;
       library_->call<type_place>(session, k, &info);
-      const std::unique_ptr<OrtTypeInfo, Free> held(info, Free{library_.get()});
+      const OrtHeld<OrtTypeInfo, 98> held(info, {library_.get()});
       library_->call<55>(static_cast<const OrtTypeInfo*>(info), &shape);
       found.push_back(shape ? OrtValues::form_of(*library_, shape) : OrtForm{});
       library_->call<name_place>(session, k, library_->allocator, &name);
@@ -196,13 +195,9 @@ class OrtModel {
     }
     return found;
   }
-  struct Free {
-    const OrtLibrary* library;
-    void operator()(OrtTypeInfo* info) const { library->free<98>(info); }
-  };
 
   const std::shared_ptr<const OrtLibrary> library_;
-  OrtSession* session_ = nullptr;
+  OrtHeld<OrtSession, 95> session_;
 };
 
 // A tensor of one thread, with room for as many candidates as a request may have.

@@ -127,15 +127,6 @@ inline void engine_release(HeldEngine& held, size_t rows, double seconds, const 
   held.engine->admit([&](Admission& admission, auto) { admission.leave({rows, seconds, key}, bucket); });
 }
 
-// A body of a size had so many candidates.
-inline void engine_read(HeldEngine& held, size_t size, size_t rows, size_t form) {
-  if (rows) held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows, static_cast<Form>(form)); });
-}
-
-inline size_t engine_rows_in(HeldEngine& held, size_t size, size_t form) {
-  return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size, static_cast<Form>(form)); });
-}
-
 // (rows, seconds) that were admitted
 inline auto engine_admitted(const HeldEngine& held) {
   return held.engine->admit(
@@ -162,8 +153,6 @@ inline void add_queue(nb::module_& module) {
       .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
       .def("enter", &engine_enter)
       .def("release", &engine_release)
-      .def("read", &engine_read)
-      .def("rows_in", &engine_rows_in)
       .def_prop_ro("admitted", &engine_admitted);
 }
 

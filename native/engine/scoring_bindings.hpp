@@ -1,7 +1,7 @@
 // What scoring jobs are made with, for Python.
 #pragma once
 
-#include "scoring_job.hpp"
+#include "plan.hpp"
 
 namespace {
 

@@ -3,144 +3,17 @@
 // arm of a user, live states, what followers learn, other forms of requests, and by a runtime that is Python's.
 #pragma once
 
-#include <array>
+#include <sys/socket.h>
+
+#include <cerrno>
 #include <cmath>
 #include <list>
-#include <optional>
 
-#include "../core/bindings.hpp"
-#include "../core/infer_reply.hpp"
-#include "ort_bindings.hpp"
-#include "queue_bindings.hpp"
+#include "plan.hpp"
 
 namespace {
 
-constexpr size_t kMostThreads = 512;
-
-// One thread's buffers for requests of one model.
-struct Desk {
-  nb::object frame, tensors;
-  std::optional<nb::object> run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
-  HeldFrame* held = nullptr;      // in `frame`
-  std::vector<Buffer> buffers;
-  std::vector<std::vector<float>> scores;  // by head, and their uncertainty
-  std::vector<float*> into;                // by head
-  Run heads{{}, 0};
-  std::unique_ptr<BoundOrtModel> model;
-  InferReply infer;
-  std::string whole;  // a reply with its head
-};
-
-// (name, array, whether it is of floats, whether it is per candidate, shape of a row) of a tensor
-using TensorForm = std::tuple<std::string, nb::object, bool, bool, std::vector<int64_t>>;
-// What `new_desk()` returns: (frame, tensors, the form of each, run(count) or None)
-using DeskForm = std::tuple<nb::object, nb::object, std::vector<TensorForm>, std::optional<nb::object>>;
-
-// Of one side
-using RowsInMemory = std::variant<const HeldRowFile*, const HeldArena*>;
-
-// A model as scoring threads run it. Without an OrtModel its runtime is Python's.
-struct LoadedModel {
-  LoadedModel(const Schema& schema, Runner& runner, std::vector<std::string> heads,
-              std::optional<const HeldOrtModel*> of_ort, std::optional<RowsInMemory> users,
-              std::optional<RowsInMemory> items, nb::object new_desk, size_t capacity, std::optional<HeldOpenrtb*> openrtb)
-      : schema(schema),
-        runner(runner),
-        heads(std::move(heads)),
-        ort(of_ort ? (*of_ort)->model.get() : nullptr),
-        users(users),
-        items(items),
-        new_desk(std::move(new_desk)),
-        capacity(capacity),
-        openrtb(openrtb.value_or(nullptr)) {
-    if (this->heads.empty()) throw nb::value_error("a model has one head at least");
-    if (users.has_value() != items.has_value() || (users && users->index() != items->index()))
-      throw nb::type_error("rows are in files, in arenas, or not in memory");
-  }
-
-  const Schema& schema;
-  Runner& runner;
-  const std::vector<std::string> heads;
-  const OrtModel* const ort;
-  const std::optional<RowsInMemory> users, items;
-  const nb::object new_desk;
-  const size_t capacity;
-  HeldOpenrtb* const openrtb;  // or none
-  std::array<std::unique_ptr<Desk>, kMostThreads> desks;  // each is its thread's own
-
-  bool has_files() const { return users && std::holds_alternative<const HeldRowFile*>(*users); }
-
-  // With Python's lock.
-  std::unique_ptr<Desk> make_desk() const {
-    auto desk = std::make_unique<Desk>();
-    std::vector<TensorForm> tensors;
-    std::tie(desk->frame, desk->tensors, tensors, desk->run) = nb::cast<DeskForm>(new_desk());
-    desk->held = nb::cast<HeldFrame*>(desk->frame);
-    std::vector<Memory> memory;
-    for (const auto& [name, array, is_float, is_per_candidate, row] : tensors) {
-      const Buffer& buffer = desk->buffers.emplace_back(array, true);
-      memory.push_back({name, buffer.as<void>(), buffer.size(), is_float, is_per_candidate, row});
-    }
-    for (const std::string& head : heads) {
-      desk->into.push_back(desk->scores.emplace_back(capacity).data());
-      desk->heads.heads.push_back({head, desk->into.back()});
-    }
-    desk->scores.emplace_back(capacity);
-    if (ort) desk->model = std::make_unique<BoundOrtModel>(*ort, std::move(memory), heads);
-    return desk;
-  }
-};
-
-// With what to score a request: (model, arm's name or None, its slot or 0, epochs or None, live or None, reads_texts,
-// corrections), and what is Python's own. `live` is asked for live states, as `Frame.take` does.
-struct Assignment {
-  nb::object given;
-  LoadedModel* model;
-  std::string arm;
-  size_t slot;
-  std::vector<int64_t> epochs;
-  std::optional<nb::object> live;
-  bool reads_texts;
-  std::vector<Correction> corrections;
-
-  explicit Assignment(const nb::object& told)
-      : given(told),
-        model(nb::cast<LoadedModel*>(given[0])),
-        arm(nb::cast<std::optional<std::string>>(given[1]).value_or("")),
-        slot(std::min(nb::cast<size_t>(given[2]), kMostArms)),
-        epochs(nb::cast<std::optional<std::vector<int64_t>>>(given[3]).value_or(std::vector<int64_t>())),
-        live(nb::cast<std::optional<nb::object>>(given[4])),
-        reads_texts(nb::cast<bool>(given[5])),
-        corrections(corrections_of(nb::cast<CorrectionForm>(given[6]))) {}
-};
-
-// With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
-struct Plan {
-  const nb::object of;  // Python's name for it
-  const nb::object of_first;
-  LoadedModel& first;  // reads requests
-  // Returns an assignment, called with a user's ID, empty if it is anonymous, and a request's; or is one, which is fixed.
-  const nb::object assign;
-  std::optional<Assignment> fixed;
-  const bool is_by_user;                  // whether that needs the user's ID
-  const std::optional<nb::object> wants;  // says, by a request's ID, whether it is followed
-  const nb::object look;                  // called with what is to be known of a scored request
-  // Makes scoring requests of other forms: see `ScoringJob::translate`. Without it these go to the app.
-  const std::optional<nb::object> translate;
-
-  Plan(nb::object of, const nb::object& model, const nb::object& assignment, bool is_by_user,
-       std::optional<nb::object> wants, nb::object look, std::optional<nb::object> translate)
-      : of(std::move(of)),
-        of_first(model),
-        first(nb::cast<LoadedModel&>(model)),
-        assign(assignment),
-        is_by_user(is_by_user),
-        wants(std::move(wants)),
-        look(std::move(look)),
-        translate(std::move(translate)) {
-    if (nb::isinstance<nb::tuple>(assignment)) fixed.emplace(assignment);
-  }
-};
+struct Connection;  // of the front
 
 // How a request fares that a thread has read.
 enum class Fate {
@@ -173,6 +46,12 @@ struct Sent {
   std::string request_id, body;
 };
 
+// Where a reply goes: the first bytes of its head, and the last.
+struct Wire {
+  int descriptor;  // −1 if bytes written to it are not the next that the client reads
+  std::string head, tail;
+};
+
 // A scoring request: the job's own, or one that another form makes.
 struct Part {
   std::string request_id, body;  // the job's own, if this is empty
@@ -188,13 +67,17 @@ struct Part {
 // of it.
 class ScoringJob : public Job {
  public:
-  ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, size_t rows, double deadline, double began)
-      : Job(plan->first.runner, rows, deadline),
+  ScoringJob(std::shared_ptr<const Plan> plan, Sent given, size_t max_candidates, Load admitted, int64_t bucket, double deadline,
+             double began, Wire wire)
+      : Job(plan->first.runner, admitted.rows, deadline),
         sent(std::move(given)),
+        load(std::move(admitted)),
+        bucket(bucket),
         began(began),
         shown_id(sent.request_id),
         plan_(std::move(plan)),
-        max_candidates_(max_candidates) {
+        max_candidates_(max_candidates),
+        wire_(std::move(wire)) {
     form = sent.form;
     if (form == Form::kScore) parts_.emplace_back().request_id = sent.request_id;
     is_heavy = form != Form::kScore && sent.body.size() > kHeavyBytes;
@@ -281,13 +164,42 @@ class ScoringJob : public Job {
   nb::object asked() const { return asked_of(parts_[part_].request, lacked_); }
   const Plan& plan() const { return *plan_; }
 
+  // Write to the connection no more: it is about to end, and its descriptor will be another's.
+  void hang_up() {
+    const std::lock_guard lock(mutex_);
+    wire_.descriptor = -1;
+  }
+
+  // How it has fared, if it has ended of itself.
+  bool has(Fate fate) const { return ending == Ending::kDone && fate_ == fate; }
+  // Whether its end can wait until the front's thread wakes for something else.
+  bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
+  // Whether it is to be freed with Python's lock.
+  bool holds_python() const {
+    return !own_.empty() || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
+  }
+  size_t candidates() const { return candidates_; }
+  double seconds() const { return ready_at_ - began; }
+  // With what it is scored, and what it lacks.
+  const Assignment& assignment() const { return *assignment_; }
+  bool is_given() const { return is_given_; }
+
   const Sent sent;
+  const Load load;
+  const int64_t bucket;
   const double began;
   std::string shown_id;  // the reply's; set before its run
+  Connection* connection = nullptr;  // until its request is answered
+  bool is_released = false;          // its load is
+  bool is_away = false;              // Python fetches what it lacks
+  std::atomic<bool> is_awaited{false};  // the connection has more to do
+  std::atomic<bool> has_answered{false};  // all of the reply is written
+  std::string left;      // of the reply: what is not written
+  bool is_sent = false;  // the job has answered by itself
 
- protected:
-  // The reply is ready.
-  virtual void send(Desk&, std::string_view reply) = 0;
+ private:
+  // Translating larger bodies takes long.
+  static constexpr size_t kHeavyBytes = 16'384;
 
   bool end(Ending how) {
     ending = how;
@@ -308,29 +220,6 @@ class ScoringJob : public Job {
     }
   }
 
-  // Of a job that has ended. What Python holds is let go of with its lock.
-  const std::shared_ptr<const Plan> plan_;
-  const Assignment* assignment_ = nullptr;  // of the current parts
-  std::list<Assignment> own_;               // which Python is asked for
-  std::unique_ptr<HeldGiven> given_;
-  bool is_given_ = false;  // for the current parts
-  std::unique_ptr<HeldLive> live_;
-  nb::object of_given_, error_, made_;
-  std::vector<nb::object> looked_;
-  std::string why_;
-  Fate fate_ = Fate::kNotFinite;
-  size_t candidates_ = 0;
-  Stages stages_, all_stages_;  // of the current parts; of all that are scored
-  double ready_at_ = 0.0;
-  UserRung user_rung_ = UserRung::kOwn;
-  std::string reply_;        // kept for Python, which explains it
-  std::vector<Part> parts_;  // one at least, once it is translated
-  size_t part_ = 0;          // the first that is not scored, or the one that is refused
-
- private:
-  // Translating larger bodies takes long.
-  static constexpr size_t kHeavyBytes = 16'384;
-
   void translate(Worker& worker) {
     const double before = clock_s();
     is_translated_here_ = form == Form::kOpenrtb ? translate_impressions(worker) : translate_tensors();
@@ -348,10 +237,7 @@ class ScoringJob : public Job {
     if (sent.json_length) {
       constexpr size_t kMostLengthDigits = 9;
       size_t length = 0;
-      const char* const last = sent.json_length->data() + sent.json_length->size();
-      const auto [end, error] = std::from_chars(sent.json_length->data(), last, length);
-      if (error != std::errc() || end != last || sent.json_length->size() > kMostLengthDigits || length > json.size())
-        return false;
+      if (sent.json_length->size() > kMostLengthDigits || !read_whole(*sent.json_length, length) || length > json.size()) return false;
       rest = json.substr(length);
       json = json.substr(0, length);
     }
@@ -374,12 +260,9 @@ class ScoringJob : public Job {
     if (!request.identify(mapped->openrtb->has_consent(request.signals(), as_python))) return false;
     JsonWriter head;
     head.put("{");
-    head.key("id");
-    head.string(request.id);
-    head.key("consent");
-    head.word(request.has_consent);
-    head.key("imp");
-    head.put("{");
+    head.member("id", request.id);
+    head.member("consent", request.has_consent);
+    head.open("imp", '{');
     for (size_t k = 0; k < request.candidates.size(); k++) {
       Part& part = parts_.emplace_back();
       part.request_id = sent.request_id + "/" + std::to_string(request.place_of(k));
@@ -594,6 +477,24 @@ class ScoringJob : public Job {
     part.is_scored = true;
   }
 
+  // Write as much of the reply as the connection takes now; one that is to be explained is for Python.
+  void send(Desk& desk, std::string_view reply) {
+    if (parts_[0].request.is_explained) {
+      reply_ = reply;
+      return;
+    }
+    if (!claim()) return;
+    std::string& whole = desk.whole;
+    whole.assign(wire_.head).append(head(reply.size())).append("x-request-id: ").append(shown_id).append("\r\n");
+    whole.append(wire_.tail).append(reply);
+    const std::lock_guard lock(mutex_);
+    const ssize_t written = wire_.descriptor < 0 ? 0 : ::send(wire_.descriptor, whole.data(), whole.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    // After another error the client has left, and the front will notice.
+    if (written >= 0 || errno == EAGAIN || errno == EWOULDBLOCK) left = whole.substr(static_cast<size_t>(std::max<ssize_t>(written, 0)));
+    is_sent = true;
+    has_answered = left.empty();
+  }
+
   void send_tensors(Desk& desk) {
     const InferReply& infer = desk.infer;
     if (infer.has_bytes())
@@ -642,7 +543,7 @@ class ScoringJob : public Job {
 
   // A run.
   void count(Tally& tally, const Stages& stages, const Frame& frame) const {
-    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const double now = unix_s();
     const Found& found = frame.found;
     tally.note([&](auto inc, auto observe) {
       observe(Measure::kParse, stages.parse);
@@ -693,11 +594,30 @@ class ScoringJob : public Job {
       if (!live_) return Outcome::kLacking;
       frame.live = &live_->live;
     }
-    const double now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    const double now = unix_s();
     if (model.has_files())
       return frame.fill(std::get<0>(*model.users)->file, std::get<0>(*model.items)->file, now);
     return frame.fill(std::get<1>(*model.users)->arena, std::get<1>(*model.items)->arena, assignment_->epochs, now);
   }
+
+  // Of a job that has ended. What Python holds is let go of with its lock.
+  const std::shared_ptr<const Plan> plan_;
+  const Assignment* assignment_ = nullptr;  // of the current parts
+  std::list<Assignment> own_;               // which Python is asked for
+  std::unique_ptr<HeldGiven> given_;
+  bool is_given_ = false;  // for the current parts
+  std::unique_ptr<HeldLive> live_;
+  nb::object of_given_, error_, made_;
+  std::vector<nb::object> looked_;
+  std::string why_;
+  Fate fate_ = Fate::kNotFinite;
+  size_t candidates_ = 0;
+  Stages stages_, all_stages_;  // of the current parts; of all that are scored
+  double ready_at_ = 0.0;
+  UserRung user_rung_ = UserRung::kOwn;
+  std::string reply_;        // kept for Python, which explains it
+  std::vector<Part> parts_;  // one at least, once it is translated
+  size_t part_ = 0;          // the first that is not scored, or the one that is refused
 
   const size_t max_candidates_;
   std::vector<std::string_view> lacked_;  // candidates of the current parts, if rows are
@@ -713,6 +633,8 @@ class ScoringJob : public Job {
   bool keeps_rows_ = false;    // of parts that are followed
   bool is_partial_ = false;    // only the first candidates are scored
   double given_at_ = 0.0;
+  std::mutex mutex_;  // guards the descriptor
+  Wire wire_;
 };
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace {
 
 using namespace native;
 
-class FrontJob;
+class ScoringJob;
 
 enum class HttpState {
   kWaiting,  // behind others, or for a client that does not read
@@ -36,7 +36,7 @@ struct HttpRequest {
   size_t head_bytes = 0, body_bytes = 0;
   size_t held = 0;           // bytes in flight
   double until = 0.0;        // while it is coming, or passing
-  FrontJob* job = nullptr;
+  ScoringJob* job = nullptr;
 
   void add(std::string_view bytes) {
     if (pieces.empty() || pieces.back().size() + bytes.size() > kPiece) pieces.emplace_back();

@@ -5,7 +5,7 @@
 #include <random>
 #include <variant>
 
-#include "front_job.hpp"
+#include "../engine/scoring_job.hpp"
 #include "replies.hpp"
 #include "scoring_head.hpp"
 #include "sockets.hpp"
@@ -19,7 +19,7 @@ struct HandedRequest {
   bool is_secure, is_whole, is_late;
   double began;
   sockaddr_storage client;
-  std::unique_ptr<FrontJob> job;  // which has its body, and has found that it is for Python; or none
+  std::unique_ptr<ScoringJob> job;  // which has its body, and has found that it is for Python; or none
 };
 struct HandedBody {
   uint64_t number;
@@ -37,13 +37,13 @@ struct NotAccepted {
   int reason;
 };
 struct Lacking {  // Python fetches what it lacks, and hands it back to the front
-  FrontJob* job;
+  ScoringJob* job;
 };
 struct KnownKey {
   std::string name;
   double until;
 };
-using Told = std::variant<HandedRequest, HandedBody, Key, Left, NotAccepted, Lacking, std::unique_ptr<FrontJob>>;
+using Told = std::variant<HandedRequest, HandedBody, Key, Left, NotAccepted, Lacking, std::unique_ptr<ScoringJob>>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -55,13 +55,13 @@ class Front : public Keeper, public Sockets {
   }
   // With Python's lock, after `stop`. The engine has none of its jobs.
   ~Front() override {
-    for (FrontJob* const job : ended_) delete job;
+    for (ScoringJob* const job : ended_) delete job;
     for (const Told& told : told_)
       if (const auto* const lacking = std::get_if<Lacking>(&told)) delete lacking->job;
   }
 
   void take_back(Job& job) override {
-    auto& own = static_cast<FrontJob&>(job);
+    auto& own = static_cast<ScoringJob&>(job);
     bool is_quiet;
     {
       // Once this is unlocked, it may be freed.
@@ -179,17 +179,17 @@ class Front : public Keeper, public Sockets {
   // In the front's thread
 
   void look() override {
-    std::vector<FrontJob*> ended;
+    std::vector<ScoringJob*> ended;
     {
       const std::lock_guard lock(ended_mutex_);
       ended.swap(ended_);
     }
-    for (FrontJob* const job : ended) take_ended(job);
+    for (ScoringJob* const job : ended) take_ended(job);
   }
 
   void tick() override {
     if (jobs_)
-      for (Job* const job : engine_.claim_late(*this)) late(static_cast<FrontJob&>(*job), kTooLate);
+      for (Job* const job : engine_.claim_late(*this)) late(static_cast<ScoringJob&>(*job), kTooLate);
     for_each([this](Connection& one) {
       bound_times(one);
       if (one.descriptor < 0 || one.requests.empty()) return;
@@ -428,7 +428,7 @@ class Front : public Keeper, public Sockets {
     request.closes |= replies_.is_draining;
     Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
     if (head.json_length.data()) sent.json_length = head.json_length;
-    auto job = std::make_unique<FrontJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
+    auto job = std::make_unique<ScoringJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
                                           request.began, std::move(wire));
     job->keeper = this;
     job->connection = &one;
@@ -439,7 +439,7 @@ class Front : public Keeper, public Sockets {
     return false;
   }
 
-  void put(FrontJob& job) {
+  void put(ScoringJob& job) {
     jobs_++;
     if (engine_.put(job)) return;
     // It was closed.
@@ -478,7 +478,7 @@ class Front : public Keeper, public Sockets {
   static constexpr const char* kNoTime = "deadline exceeded: too little time left for one model run";
 
   // Answer a claimed job that cannot be scored in time.
-  void late(FrontJob& job, const char* why) {
+  void late(ScoringJob& job, const char* why) {
     tally_.inc(Count::kShedLate);
     release(job);
     Connection* const one = std::exchange(job.connection, nullptr);
@@ -491,25 +491,25 @@ class Front : public Keeper, public Sockets {
     go_ahead(*one);
   }
 
-  void release(FrontJob& job) {
+  void release(ScoringJob& job) {
     if (std::exchange(job.is_released, true)) return;
-    const size_t rows = job.is_scored() ? job.candidates() : 0;
+    const size_t rows = job.has(Fate::kScored) ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
       if (rows) admission.read(job.sent.body.size(), rows, job.sent.form);
       admission.leave(job.load, job.bucket);
     });
   }
 
-  void take_ended(FrontJob* job) {
+  void take_ended(ScoringJob* job) {
     if (job->is_away) return take_given(*job);
     jobs_--;
     const bool is_answered = !job->is_sent && !job->claim();
-    if (job->connection && job->is_lacking() && !is_answered) {
+    if (job->connection && job->has(Fate::kLacking) && !is_answered) {
       job->reopen();
       job->is_away = true;
       return tell_python(Lacking{job});
     }
-    if (job->connection && job->is_timed() && !is_answered) {
+    if (job->connection && job->has(Fate::kTimed) && !is_answered) {
       job->take_on_deadline();
       job->reopen();
       return put(*job);
@@ -533,32 +533,32 @@ class Front : public Keeper, public Sockets {
         late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
       } else {
         // An explanation, or what is wrong with the request, is for Python.
-        return hand(*one, std::unique_ptr<FrontJob>(job));
+        return hand(*one, std::unique_ptr<ScoringJob>(job));
       }
     }
     free(job);
   }
 
   // A job for which Python has fetched what it lacked, if it could.
-  void take_given(FrontJob& job) {
+  void take_given(ScoringJob& job) {
     job.is_away = false;
     if (job.is_given() && !job.is_claimed()) return put(job);
     Connection* const one = std::exchange(job.connection, nullptr);
     if (one) {
       one->requests.front()->job = nullptr;
       release(job);
-      return hand(*one, std::unique_ptr<FrontJob>(&job));
+      return hand(*one, std::unique_ptr<ScoringJob>(&job));
     }
     free(&job);
   }
 
-  void free(FrontJob* job) {
-    std::unique_ptr<FrontJob> owned(job);
+  void free(ScoringJob* job) {
+    std::unique_ptr<ScoringJob> owned(job);
     if (job->holds_python()) tell_python(std::move(owned));
   }
 
   // Hand the first request to Python, with its job, or as much of its body as has come, which may be too late.
-  void hand(Connection& one, std::unique_ptr<FrontJob> job = {}, bool is_late = false) {
+  void hand(Connection& one, std::unique_ptr<ScoringJob> job = {}, bool is_late = false) {
     HttpRequest& request = *one.requests.front();
     request.state = HttpState::kHanded;
     sockaddr_storage client{};
@@ -666,7 +666,7 @@ class Front : public Keeper, public Sockets {
 
   void give_up(HttpRequest& request) {
     if (request.state == HttpState::kComing) tally_.inc(Count::kGone);
-    FrontJob* const job = std::exchange(request.job, nullptr);
+    ScoringJob* const job = std::exchange(request.job, nullptr);
     if (!job) return;
     job->connection = nullptr;
     job->hang_up();
@@ -689,7 +689,7 @@ class Front : public Keeper, public Sockets {
   std::unordered_map<uint64_t, Connection*> asking_;  // by the number of its handed request
 
   std::mutex ended_mutex_;  // guards jobs that have ended
-  std::vector<FrontJob*> ended_;
+  std::vector<ScoringJob*> ended_;
 
   std::mutex plans_mutex_;  // guards what Python has said last
   std::shared_ptr<const Plan> plan_, aside_;

@@ -34,9 +34,9 @@ struct HeldFront {
 
 struct AwayJob {
   std::shared_ptr<Front> front;
-  FrontJob* job;
+  ScoringJob* job;
 
-  AwayJob(std::shared_ptr<Front> front, FrontJob* job) : front(std::move(front)), job(job) {}
+  AwayJob(std::shared_ptr<Front> front, ScoringJob* job) : front(std::move(front)), job(job) {}
   ~AwayJob() {
     if (job) front->take_back(*job);
   }
@@ -84,11 +84,11 @@ struct Telling {
   nb::tuple operator()(Left& one) const { return nb::make_tuple("left", one.number); }
   nb::tuple operator()(NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
   nb::tuple operator()(Lacking& lacking) const {
-    const FrontJob& job = *lacking.job;
+    const ScoringJob& job = *lacking.job;
     return nb::make_tuple("lacking", std::make_unique<AwayJob>(front, lacking.job), job.assignment().given,
                           job.asked(), job.deadline);
   }
-  nb::tuple operator()(std::unique_ptr<FrontJob>& job) const {
+  nb::tuple operator()(std::unique_ptr<ScoringJob>& job) const {
     return nb::make_tuple("scored", job->is_sent ? job->followed() : nb::list());
   }
 };
@@ -106,16 +106,16 @@ nb::list front_take_told(HeldFront& held) {
 }
 
 void add_front(nb::module_& module) {
-  nb::class_<FrontJob>(module, "FrontJob")
-      .def_prop_ro("of", [](const FrontJob& job) { return job.plan().of; })
-      .def_prop_ro("body", [](const FrontJob& job) { return bytes_of(job.sent.body); })
-      .def_prop_ro("request_id", [](const FrontJob& job) { return job.sent.request_id; })
-      .def_prop_ro("shown_id", [](const FrontJob& job) { return job.shown_id; })
-      .def_prop_ro("key", [](const FrontJob& job) { return job.load.key; })
-      .def_prop_ro("deadline", [](const FrontJob& job) { return job.deadline; })
-      .def("outcome", &FrontJob::outcome)
+  nb::class_<ScoringJob>(module, "ScoringJob")
+      .def_prop_ro("of", [](const ScoringJob& job) { return job.plan().of; })
+      .def_prop_ro("body", [](const ScoringJob& job) { return bytes_of(job.sent.body); })
+      .def_prop_ro("request_id", [](const ScoringJob& job) { return job.sent.request_id; })
+      .def_prop_ro("shown_id", [](const ScoringJob& job) { return job.shown_id; })
+      .def_prop_ro("key", [](const ScoringJob& job) { return job.load.key; })
+      .def_prop_ro("deadline", [](const ScoringJob& job) { return job.deadline; })
+      .def("outcome", &ScoringJob::outcome)
       // head(size of the reply, seconds that its explanation took)
-      .def("head", [](FrontJob& job, size_t size, double explain_s) { return bytes_of(job.head(size, explain_s)); });
+      .def("head", [](ScoringJob& job, size_t size, double explain_s) { return bytes_of(job.head(size, explain_s)); });
   nb::class_<AwayJob>(module, "AwayJob").def("go_on", &AwayJob::go_on);
   nb::class_<HeldFront>(module, "Front")
       .def(nb::init<const HeldEngine&, const Sizes&, const Times&, bool>(), nb::keep_alive<1, 2>())

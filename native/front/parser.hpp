@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "../core/bytes.hpp"
+
 namespace native {
 
 // What is wrong with a connection's bytes; nothing after it is read.
@@ -228,11 +230,7 @@ class Parser {
     if (name == "host") {
       hosts_++;
     } else if (name == "content-length") {
-      if (has_length_ || value.empty() || value.size() > 15) return fail();
-      for (const char digit : value) {
-        if (digit < '0' || digit > '9') return fail();
-        head.length = 10 * head.length + static_cast<uint64_t>(digit - '0');
-      }
+      if (has_length_ || value.size() > 15 || !read_whole(value, head.length)) return fail();
       has_length_ = true;
     } else if (name == "transfer-encoding") {
       if (head.is_chunked) return fail();
@@ -337,20 +335,12 @@ class Parser {
 
   Event begin_chunk(std::string_view line) {
     const size_t digits = std::min(line.find(';'), line.size());
-    if (!are_extensions(line.substr(digits))) return fail();
-    left_ = 0;
-    for (const char digit : line.substr(0, digits)) {
-      const char* const found = std::find(kHex, kHex + 16, digit >= 'A' && digit <= 'F' ? static_cast<char>(digit + 32) : digit);
-      if (found == kHex + 16) return fail();
-      left_ = 16 * left_ + static_cast<uint64_t>(found - kHex);
-    }
+    if (!read_whole(line.substr(0, digits), left_, 16) || !are_extensions(line.substr(digits))) return fail();
     if (++chunks_ > max_chunks_)
       return fail(400, "bad_http", "the body has more than " + std::to_string(max_chunks_) + " chunks; send larger ones");
     part_ = left_ ? Part::kChunk : Part::kTrailer;
     return Event::kNone;
   }
-
-  static constexpr char kHex[] = "0123456789abcdef";
 
   const size_t max_head_, max_chunks_;
   Part part_ = Part::kFirst;

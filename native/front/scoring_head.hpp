@@ -1,8 +1,6 @@
 // What the head of a request says to the engine, if it is for the engine.
 #pragma once
 
-#include <charconv>
-
 #include "parser.hpp"
 
 namespace native {
@@ -54,9 +52,9 @@ struct ScoringHead {
  private:
   bool read_ms(std::string_view value, double most_s) {
     unsigned ms = 0;
-    const auto [end, error] = std::from_chars(value.data(), value.data() + std::min<size_t>(value.size(), 9), ms);
+    if (value.size() > 9 || !read_whole(value, ms)) return false;
     seconds = ms / 1000.0;
-    return error == std::errc() && end == value.data() + value.size() && ms && seconds <= most_s;
+    return ms && seconds <= most_s;
   }
 
   static bool is_id(std::string_view value) {

@@ -14,6 +14,7 @@ import pytest
 import native
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import Bundle
+from msd.contract.request import MAX_CANDIDATES
 from service import limits
 from service.errors import Overloaded
 from service.runtimes.runtime import Engine, Scores
@@ -94,13 +95,18 @@ class Bench:
     """An engine, and what it has learned of one model."""
 
     def __init__(
-        self, max_rows: int = 1_000, deadline_s: float = 60.0, threads: int = 1, patience_s: float = 60.0
+        self,
+        max_rows: int = 1_000,
+        deadline_s: float = 60.0,
+        threads: int = 1,
+        patience_s: float = 60.0,
+        max_candidates: int = MAX_CANDIDATES,
     ) -> None:
         assert native.core is not None
         self.metrics = Metrics()
         self.runtime = CountingRuntime()
         self.runner = native.core.Runner()
-        self.engine = ScoringEngine(self.metrics, max_rows, threads, patience_s=patience_s)
+        self.engine = ScoringEngine(self.metrics, max_rows, threads, max_candidates, patience_s)
         self.deadline_s = deadline_s
 
     def admit(self, rows: int) -> Admitted:
@@ -126,9 +132,11 @@ class Bench:
             patch.setattr("service.scoring.model.open_runtime", lambda *_: runtime or self.runtime)
             return load_model(self._bundle, self._settings, self.metrics)
 
-    async def ask(self, count: int, deadline_s: float = 60.0) -> Answer:
+    async def ask(self, count: int, deadline_s: float = 60.0, size: int = 0) -> Answer:
+        """`size`: of the body, at least."""
         body = {"user_id": "u1", "candidates": {"id": [f"i{n}" for n in range(count)]}}
-        return await self.fronted.ask(json.dumps(body).encode(), b"X-Deadline-Ms: %d\r\n" % (1000 * deadline_s))
+        head = b"X-Deadline-Ms: %d\r\n" % (1000 * deadline_s)
+        return await self.fronted.ask(json.dumps(body).encode().ljust(size), head)
 
     def asks(self, count: int, deadline_s: float = 60.0) -> "asyncio.Task[Answer]":
         return asyncio.ensure_future(self.ask(count, deadline_s))

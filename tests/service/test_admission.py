@@ -19,20 +19,29 @@ from tests.service.fronted import deployed
 from tests.service.redis_rows import until
 
 
-def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
+def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be(bundle: Bundle) -> None:
     """Where nobody waits none is refused for its size alone, whatever it may hold."""
-    admission = ScoringEngine(Metrics(), max_rows=100, max_candidates=100)
+    bench, is_open = Bench(max_rows=100, max_candidates=100), threading.Event()
+    bench.runtime.may_go_on = is_open.is_set
 
-    def rows_in(size: int) -> int:
-        found: int = admission.native.rows_in(size, 0)
-        return found
+    async def expected(size: int) -> int:
+        is_open.clear()
+        bench.runtime.runs.clear()
+        asked = asyncio.ensure_future(bench.ask(10, size=size))
+        await bench.begins()
+        rows: int = bench.engine.native.admitted[0]
+        is_open.set()
+        assert (await asked).status == 200
+        await until(lambda: bench.engine.is_idle)
+        return rows
 
-    assert 50 <= rows_in(1_000) <= 100
-    assert rows_in(2**20) == 100
-    admission.native.read(1_000, 10, 0)
-    assert rows_in(1_000) == 10
-    assert rows_in(1) == 1
-    enter(admission, Load(rows_in(2**20), 0.0), time.perf_counter() + 60)
+    async def ask() -> list[int]:
+        async with bench.served(bundle):
+            return [await expected(size) for size in (1_000, 1_000, 2**20, 0)]
+
+    unknown, *known = asyncio.run(ask())
+    assert 50 <= unknown <= 100
+    assert known == [10, 100, 1]
 
 
 def test_admission_is_bounded_in_rows() -> None:
