@@ -40,6 +40,6 @@ def _contents(adaptors: Adaptors, features: Features, side: RowSide, states: lis
     present = np.zeros(len(states), bool)
     if features.schema.semantic(side):
         present = one.present[:-1].numpy()
-        semantic = adaptors.eval().adapt(features)[side][:-1].numpy()
+        semantic = adaptors.eval().adapt(features).adapted[side][:-1].numpy()
     counts = np.array([(state.impressions, state.clicks, state.as_of) for state in states], np.float64).reshape(-1, 3)
     return RowContents(one.entities.categorical[:-1], one.entities.numeric[:-1], semantic, present, *counts.T)

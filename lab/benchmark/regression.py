@@ -58,9 +58,9 @@ def _taste(given: Given, schema: FeatureSchema) -> Floats:
     features = given.features
     adaptors = Adaptors(schema, features.item.vectors.shape[1])
     adaptors.start_at(features)
-    adapted, taste = adaptors.adapt(features), Taste(schema)
-    train_taste(taste, features, adapted, given.seed)
-    parts = with_taste(taste, features, adapted, np.arange(len(features.labels))).taste
+    features, taste = adaptors.adapt(features), Taste(schema)
+    train_taste(taste, features, given.seed)
+    parts = with_taste(taste, features, np.arange(len(features.labels))).taste
     assert parts is not None
     return parts.numpy().astype(np.float64)
 

@@ -101,8 +101,8 @@ def _score_seed(
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
     labels, impressions = features.outcomes(test)
     if isinstance(trained.ranker, Ranker) and trained.ranker.taste:
-        adapted = trained.adaptors.adapt(features)
-        features = with_taste(trained.ranker.taste, features, adapted, np.concatenate([valid, test]))
+        features = trained.adaptors.adapt(features)
+        features = with_taste(trained.ranker.taste, features, np.concatenate([valid, test]))
     whole = predict(trained, features, test)
     rungs = {
         name: measure_pooled(labels, predict(trained, less, test), impressions) for name, less in degraded(features)

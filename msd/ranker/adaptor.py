@@ -3,19 +3,16 @@
 Know vectors of texts, not their items or users.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from msd.contract.rows import ROW_SIDES, RowSide
+from msd.contract.rows import ROW_SIDES
 from msd.contract.schema import FeatureSchema
 from msd.ranker.features import Features
 from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS
-
-Adapted = Mapping[RowSide, Tensor]
-"""Vectors [n + 1, D] of all users or items in the schema's dimension, by side."""
 
 
 class Adaptor(nn.Module):
@@ -70,7 +67,8 @@ class Adaptors(nn.ModuleDict):
                 adaptor.start_at(held.vectors[held.present].cpu())
 
     @torch.no_grad()
-    def adapt(self, features: Features) -> Adapted:
-        """Return the vector [n + 1, D] of every entity by side; zeros where there is none."""
+    def adapt(self, features: Features) -> Features:
+        """Return the features with their adapted vectors; zeros where there is none."""
         sides = zip(ROW_SIDES, (features.user, features.item), strict=True)
-        return {side: self[side](held.vectors) * held.present.unsqueeze(-1) for side, held in sides if side in self}
+        adapted = {side: self[side](held.vectors) * held.present.unsqueeze(-1) for side, held in sides if side in self}
+        return replace(features, adapted=adapted)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, STATE_FEATURES, FeatureSchema
-from msd.ranker.adaptor import Adapted, Adaptors
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.arrays import chunks
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
@@ -63,27 +63,25 @@ class Hiding(NamedTuple):
 
 
 def batch_opinions(
-    model: TrainedRanker, features: Features, adapted: Adapted, events: NDArray[np.int64], hiding: Hiding | None = None
+    model: TrainedRanker, features: Features, events: NDArray[np.int64], hiding: Hiding | None = None
 ) -> Opinions:
     """Return `Ranker.opinions` of B events; only the network's logits have gradients."""
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors, kept = _without_histories(features, adapted, chosen, hiding)
+    tensors, kept = _without_histories(features, chosen, hiding)
     if isinstance(model.ranker, Ranker):
-        return model.ranker.opinions(tensors, _taste(model.ranker, features, adapted, chosen, kept))
-    return Opinions(model.ranker(tensors | history_tensors(features, adapted, chosen, kept[:, 0])))
+        return model.ranker.opinions(tensors, _taste(model.ranker, features, chosen, kept))
+    return Opinions(model.ranker(tensors | history_tensors(features, chosen, kept[:, 0])))
 
 
-def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
+def event_tensors(features: Features, events: NDArray[np.int64]) -> dict[str, Tensor]:
     """Return the schema's tensors [B, …] of B events."""
     chosen = torch.from_numpy(events)
-    tensors, _ = _without_histories(features, adapted, chosen, None)
-    tensors |= history_tensors(features, adapted, chosen)
+    tensors, _ = _without_histories(features, chosen, None)
+    tensors |= history_tensors(features, chosen)
     return {spec.name: tensors[spec.name] for spec in features.schema.tensors}
 
 
-def _without_histories(
-    features: Features, adapted: Adapted, chosen: Tensor, hiding: Hiding | None
-) -> tuple[dict[str, Tensor], Tensor]:
+def _without_histories(features: Features, chosen: Tensor, hiding: Hiding | None) -> tuple[dict[str, Tensor], Tensor]:
     """Return the tensors of B events, without their histories, and which parts of the taste are kept [B, 2]: none of a
     hidden user, and the mood alone where the item is not as it was."""
     user_rows, user_dense = _rows_and_dense(features.user, chosen, hiding)
@@ -102,38 +100,36 @@ def _without_histories(
         _make_new(features, tensors, torch.from_numpy(new).to(chosen.device))
     sides: tuple[tuple[RowSide, Tensor], ...] = (("user", user_rows), ("item", item_rows))
     for side, rows in sides:
-        if side not in adapted:
+        if side not in features.adapted:
             continue
         kept = _kept(rows, hiding)
         if side == "item":
             is_same = is_same & kept
         else:
             kept = kept & features.knows_user[chosen]
-        tensors[f"{side}_semantic"] = adapted[side][rows] * kept.unsqueeze(-1)
+        tensors[f"{side}_semantic"] = features.adapted[side][rows] * kept.unsqueeze(-1)
         # The last dense column says whether there is a vector.
         tensors[f"{side}_dense"][:, -1] *= kept
     return tensors, torch.stack([is_known, is_known & is_same], -1)
 
 
-def _taste(ranker: Ranker, features: Features, adapted: Adapted, chosen: Tensor, kept: Tensor) -> Tensor | None:
+def _taste(ranker: Ranker, features: Features, chosen: Tensor, kept: Tensor) -> Tensor | None:
     """Return the taste's parts [B, 2] of events that are `kept` [B, 2], 0 for the others."""
     if ranker.taste is None:
         return None
-    parts = taste_of(ranker.taste, features, adapted, chosen) if features.taste is None else features.taste[chosen]
+    parts = taste_of(ranker.taste, features, chosen) if features.taste is None else features.taste[chosen]
     return parts * kept
 
 
-def _items(features: Features, adapted: Adapted, rows: Tensor, prefix: str) -> dict[str, Tensor]:
+def _items(features: Features, rows: Tensor, prefix: str) -> dict[str, Tensor]:
     """Return the categories and vectors of items by their rows [...]."""
     tensors = {f"{prefix}_categorical": features.item.categorical[rows]}
-    if "item" in adapted:
-        tensors[f"{prefix}_semantic"] = adapted["item"][rows]
+    if "item" in features.adapted:
+        tensors[f"{prefix}_semantic"] = features.adapted["item"][rows]
     return tensors
 
 
-def history_tensors(
-    features: Features, adapted: Adapted, chosen: Tensor, is_known: Tensor | None = None
-) -> dict[str, Tensor]:
+def history_tensors(features: Features, chosen: Tensor, is_known: Tensor | None = None) -> dict[str, Tensor]:
     """Return the tensors of B events' histories by name; empty ones for users that are not known [B]."""
     history, outcomes = features.history[chosen], features.history_outcomes[chosen]
     if is_known is not None:
@@ -141,34 +137,32 @@ def history_tensors(
         outcomes = outcomes * is_known[:, None, None]
     rows = torch.where(history >= 0, history, features.item.entities.unknown)
     clicked = (outcomes[..., OUTCOME_FEATURES.index("clicks")] > 0).float()
-    return {"history_mask": clicked, "history_outcomes": outcomes, **_items(features, adapted, rows, "history")}
+    return {"history_mask": clicked, "history_outcomes": outcomes, **_items(features, rows, "history")}
 
 
-def taste_of(taste: Taste, features: Features, adapted: Adapted, chosen: Tensor) -> Tensor:
+def taste_of(taste: Taste, features: Features, chosen: Tensor) -> Tensor:
     """Return the taste's parts [B, 2] of events; few at a time, so that their histories stay in the caches."""
     parts = []
     for rows in torch.split(chosen, _TASTE_ROWS):
-        items = _items(features, adapted, features.item.rows[rows], "item")
-        parts.append(taste(items | history_tensors(features, adapted, rows)))
+        items = _items(features, features.item.rows[rows], "item")
+        parts.append(taste(items | history_tensors(features, rows)))
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def with_taste(taste: Taste, features: Features, adapted: Adapted, events: NDArray[np.int64]) -> Features:
+def with_taste(taste: Taste, features: Features, events: NDArray[np.int64]) -> Features:
     """Return the features with the taste of some events, NaN for the others: no training changes it any more."""
     parts = torch.from_numpy(features.arrays.zeros((len(features.labels), len(PARTS)), np.float32))
     parts = parts.to(features.labels.device).fill_(torch.nan)
     for place in chunks(len(events)):
         chosen = torch.from_numpy(events[place]).to(parts.device)
-        parts[chosen] = taste_of(taste, features, adapted, chosen)
+        parts[chosen] = taste_of(taste, features, chosen)
     return replace(features, taste=parts)
 
 
-def batch_loss(
-    model: TrainedRanker, features: Features, adapted: Adapted, events: NDArray[np.int64], hiding: Hiding
-) -> Tensor:
+def batch_loss(model: TrainedRanker, features: Features, events: NDArray[np.int64], hiding: Hiding) -> Tensor:
     """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
-    opinions = batch_opinions(model, features, adapted, events, hiding)
+    opinions = batch_opinions(model, features, events, hiding)
     loss = features.loss_of(opinions.network, events)
     if opinions.conversion is None:
         return loss

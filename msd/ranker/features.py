@@ -3,7 +3,8 @@
 Row features come from the contract's `encode` and `dense`; the student's vectors are unchanged until the adaptors.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from msd.contract.assemble import Counts, dense
 from msd.contract.encode import encode_side
+from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.conversions import CONVERSION, has_conversions
@@ -53,7 +55,8 @@ class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
     history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them;
     and the parts [E, 2] of the users' taste, once they are known (`batch.with_taste`). What has a row per event is in
-    `arrays`."""
+    `arrays`. `adapted`: vectors [n + 1, D] in the schema's dimension of all users or items, by side (`Adaptors.adapt`).
+    """
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
@@ -68,6 +71,7 @@ class Features:
     knows_user: Tensor
     walked: Timeline | None = None
     conversions: Tensor | None = None
+    adapted: Mapping[RowSide, Tensor] = field(default_factory=dict)
     taste: Tensor | None = None
     arrays: Arrays = IN_MEMORY
 
@@ -137,7 +141,7 @@ class Features:
 
 
 def _moved(held: SideFeatures | Features, device: torch.device) -> dict[str, Any]:
-    values = {field.name: getattr(held, field.name) for field in fields(held)}
+    values = {one.name: getattr(held, one.name) for one in fields(held)}
     return {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
 
 

@@ -3,17 +3,8 @@
 import numpy as np
 import polars as pl
 
-from msd.contract.schema import (
-    Bag,
-    Categorical,
-    FeatureSchema,
-    Numeric,
-    SchemaField,
-    Semantic,
-    Sequence,
-    Side,
-    State,
-)
+from msd.contract.rows import RowSide
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, SchemaField, Semantic, Sequence, State
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.config import FeatureConfig
 from msd.dataset.load import Dataset
@@ -60,7 +51,7 @@ def _known(table: pl.DataFrame, key: str, training: pl.LazyFrame) -> pl.LazyFram
     return table.lazy().filter(pl.col(key).is_in(ids.implode()))
 
 
-def _id_field(dataset: Dataset, training: pl.LazyFrame, side: Side) -> Categorical:
+def _id_field(dataset: Dataset, training: pl.LazyFrame, side: RowSide) -> Categorical:
     ids = dataset.config.ids
     name = f"{side}_id"
     vocabulary = () if ids.buckets else _vocabulary(training.select(name), ids.min_count)

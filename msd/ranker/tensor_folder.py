@@ -75,14 +75,14 @@ def write_tensors(
     adaptors.start_at(features)
     if len(adaptors):
         write_bytes_atomic(folder / ADAPTORS_FILE, save(dict(adaptors.state_dict())))
-    adapted = adaptors.adapt(features)
+    features = adaptors.adapt(features)
     rows = {name: features.of_part(*parts) for name, parts in _PARTS.items()}
     total, done = sum(map(len, rows.values())), 0
     of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
     for name, every in rows.items():
         for number, start in enumerate(range(0, len(every), ROWS)):
             events = every[start : start + ROWS]
-            tensors = event_tensors(features, adapted, events) | {key: held[events] for key, held in of_event.items()}
+            tensors = event_tensors(features, events) | {key: held[events] for key, held in of_event.items()}
             held = {key: value.contiguous() for key, value in tensors.items()}
             write_bytes_atomic(folder / f"{name}-{number:05}.safetensors", save(held))
             done += len(events)

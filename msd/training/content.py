@@ -80,7 +80,7 @@ def train_content(features: Features, config: RankerConfig, seed: int) -> tuple[
     AUC."""
     model = new_model(features, config, seed)
     with torch.no_grad():
-        known = model.adaptors.adapt(features)["item"]
+        known = model.adaptors.adapt(features).adapted["item"]
         weights, intercept = fit_content(features, known.cpu().numpy().astype(np.float64))
         model.ranker.head.weight.copy_(torch.from_numpy(weights)[None])
         model.ranker.head.bias.fill_(intercept)

@@ -18,7 +18,6 @@ from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
-from msd.ranker.adaptor import Adapted
 from msd.ranker.arrays import CHUNK, chunks
 from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import choose_calibration, fit_blend
@@ -104,7 +103,7 @@ def train_ranker(
     _check_valid(features, model.has_conversions)
     features = _before_network(model, features, config)
     judge = Judge(features, config.live, config.corruption.unknown)
-    average, best, adapted = copy.deepcopy(model), copy.deepcopy(model), model.adaptors.adapt(features)
+    average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
     curve: list[EpochReport] = []
@@ -119,7 +118,7 @@ def train_ranker(
     team.align(model.parameters())
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        position = _train_chunk(model, average, optimiser, features, adapted, config, epoch, position, progress, team)
+        position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress, team)
         if position.chunk == chunk_count(len(features.parts)):
             auc = team.mean(judge.blend(average))
             if not curve or auc > max(point.valid_auc for point in curve):
@@ -197,18 +196,18 @@ def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRan
 
 
 def _before_network(model: TrainedRanker, features: Features, config: TrainConfig) -> Features:
-    """Fit what the network is trained beside, and return the features with the taste of all events."""
-    ranker, adapted = model.ranker, model.adaptors.adapt(features)
+    """Fit what the network is trained beside, and return the features with adapted vectors and the taste of events."""
+    ranker, features = model.ranker, model.adaptors.adapt(features)
     if not isinstance(ranker, Ranker):
         return features
     if ranker.taste:
-        train_taste(ranker.taste, features, adapted, config.seed)
+        train_taste(ranker.taste, features, config.seed)
         fitted = features.of_part(Part.WINDOW, Part.TRAIN, Part.VALID)
-        features = with_taste(ranker.taste, features, adapted, fitted)
+        features = with_taste(ranker.taste, features, fitted)
     if ranker.counts:
         train_counts(ranker.counts, features, config.corruption, config.seed)
     if ranker.content:
-        train_content(ranker.content, features, adapted)
+        train_content(ranker.content, features)
     return features
 
 
@@ -241,7 +240,6 @@ def _train_chunk(
     average: TrainedRanker,
     optimiser: torch.optim.Optimizer,
     features: Features,
-    adapted: Adapted,
     config: TrainConfig,
     epoch: int,
     at: _Position,
@@ -262,7 +260,7 @@ def _train_chunk(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        loss = batch_loss(model, features, adapted, events, Hiding(config.corruption, rng))
+        loss = batch_loss(model, features, events, Hiding(config.corruption, rng))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
@@ -312,9 +310,8 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> Opinions:
     """Return `Ranker.opinions` of events, in double precision on the CPU."""
     model.eval()
-    adapted = model.adaptors.adapt(features)
-    parts = chunks(len(events), _PREDICT_ROWS)
-    return _joined([batch_opinions(model, features, adapted, events[part]) for part in parts])
+    features, parts = model.adaptors.adapt(features), chunks(len(events), _PREDICT_ROWS)
+    return _joined([batch_opinions(model, features, events[part]) for part in parts])
 
 
 def _joined(parts: Sequence[Opinions]) -> Opinions:

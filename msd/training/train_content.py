@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from msd.dataset.split import Part
-from msd.ranker.adaptor import Adapted
 from msd.ranker.features import Features
 from msd.ranker.model import ContentModel
 
@@ -53,7 +52,7 @@ class _Inputs:
         return self.weights[chosen, None] * self.items[self.rows[chosen]]
 
 
-def train_content(model: ContentModel, features: Features, adapted: Adapted) -> None:
+def train_content(model: ContentModel, features: Features) -> None:
     """Fit the model on window and train rows. Its logits are linear: clicks less their mean, over a click's
     variance."""
     events = features.of_part(Part.WINDOW, Part.TRAIN)
@@ -61,7 +60,7 @@ def train_content(model: ContentModel, features: Features, adapted: Adapted) -> 
     user_ids = features.user.categorical[:, model.user_id].cpu().numpy().astype(np.int64)
     user, item = (side.rows.cpu().numpy()[events] for side in (features.user, features.item))
     user = user_ids[user]
-    vectors = adapted["item"].cpu().numpy().astype(np.float64) if "item" in adapted else None
+    vectors = features.adapted["item"].cpu().numpy().astype(np.float64) if "item" in features.adapted else None
     components = np.linalg.svd(vectors, full_matrices=False)[2][:_COMPONENTS] if vectors is not None else None
     x = _described(model, features, None if components is None else vectors @ components.T)
 

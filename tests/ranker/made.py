@@ -126,8 +126,7 @@ def batch_logits(
     hiding: Hiding | None = None,
 ) -> torch.Tensor:
     """Uncalibrated logits [B] of B events, blended."""
-    adapted = model.adaptors.adapt(features)
-    return model.ranker.blended(batch_opinions(model, features, adapted, events, hiding))
+    return model.ranker.blended(batch_opinions(model, model.adaptors.adapt(features), events, hiding))
 
 
 def quiet(epoch: int, step: int, loss: float) -> None:

@@ -137,7 +137,7 @@ def test_each_side_starts_at_its_own_vectors(world: World) -> None:
         alone = Adaptor(VECTOR_DIM, world.schema.semantic_width(side))  # type: ignore[arg-type]
         alone.start_at(held.vectors[held.present])
         with torch.no_grad():
-            found = adaptors.adapt(features)[side]  # type: ignore[index]
+            found = adaptors.adapt(features).adapted[side]  # type: ignore[index]
             expected = alone(held.vectors)
         np.testing.assert_allclose(found[held.present], expected[held.present], atol=1e-5)
         assert not found[~held.present].any()

@@ -113,11 +113,11 @@ def test_folder_has_every_row_in_order(
     record = load_record(folder)
     assert (record.dataset, record.student) == (world.dataset.fingerprint, world.vectors.student if semantics else None)
     features = build_features(world.dataset, record.feature_schema, world.vectors)
-    adapted = load_adaptors(folder, record).adapt(features)
+    features = load_adaptors(folder, record).adapt(features)
     assert ("item_semantic" in {spec.name for spec in record.feature_schema.tensors}) == semantics
     for name, parts in {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}.items():
         events = features.of_part(*parts)
-        found, expected = read_part(folder, name), event_tensors(features, adapted, events)
+        found, expected = read_part(folder, name), event_tensors(features, events)
         assert len(found["label"]) == len(events) == record.rows[name]
         assert torch.equal(found.pop("label"), features.labels[events])
         assert torch.equal(found.pop("user"), features.user.rows[events].long())
@@ -211,11 +211,11 @@ def test_tensors_command_rejects_other_folders(tiny_folder: Path, tmp_path: Path
 def test_network_scores_event_tensors_like_a_batch(name: str, part: Part, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
     events, model = world.features.of_part(part)[:60], world.model.eval()
-    adapted = model.adaptors.adapt(world.features)
-    assert bool(adapted) == (name == "world")
+    features = model.adaptors.adapt(world.features)
+    assert bool(features.adapted) == (name == "world")
     with torch.no_grad():
         expected = batch_logits(model, world.features, events)
-        tensors = event_tensors(world.features, adapted, events)
+        tensors = event_tensors(features, events)
         found = model.ranker(tensors)
     specs = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()}
     assert specs == {spec.name: (f"torch.{spec.dtype}", (len(events), *spec.shape)) for spec in world.schema.tensors}

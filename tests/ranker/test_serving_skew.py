@@ -39,7 +39,7 @@ def _rows(
     present = one.present[entities].numpy() & known
     semantic = None
     if features.schema.semantic(side):
-        semantic = model.adaptors.adapt(features)[side][entities].numpy()
+        semantic = model.adaptors.adapt(features).adapted[side][entities].numpy()
     contents = RowContents(
         one.entities.categorical[entities],
         one.entities.numeric[entities],
@@ -164,9 +164,9 @@ def test_hidden_user_is_as_an_anonymous_one(world: World, seen: dict[str, torch.
     assert torch.equal(seen["user_dense"], user.unknown_dense.expand(200, -1))
     assert torch.equal(seen["user_categorical"], user.categorical[-1].expand(200, -1))
     assert not seen["taste"].any()
-    rows, adapted = torch.arange(200), world.model.adaptors.adapt(features)
-    assert history_tensors(features, adapted, rows)["history_mask"].any()
-    history = history_tensors(features, adapted, rows, torch.zeros(200, dtype=torch.bool))
+    rows, features = torch.arange(200), world.model.adaptors.adapt(features)
+    assert history_tensors(features, rows)["history_mask"].any()
+    history = history_tensors(features, rows, torch.zeros(200, dtype=torch.bool))
     assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
 
     anonymous = features.anonymous()
@@ -175,7 +175,7 @@ def test_hidden_user_is_as_an_anonymous_one(world: World, seen: dict[str, torch.
     assert torch.equal(seen["user_categorical"], user.categorical[-1].expand(200, -1))
     assert not seen["taste"].any()
     assert not seen["user_semantic"].any()
-    history = history_tensors(anonymous, adapted, rows)
+    history = history_tensors(anonymous, rows)
     assert not any(history[name].any() for name in ("history_mask", "history_outcomes"))
 
 

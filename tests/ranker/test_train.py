@@ -254,9 +254,11 @@ def test_content_model_guesses_what_a_missing_vector_would_add(world: World) -> 
     first = torch.from_numpy(features.item.entities.categorical[:, content.fields[0][0].start].astype(np.int64))
     normal = torch.Generator().manual_seed(0)
     vectors = torch.randn(content.fields[0][1], features.schema.semantic_width("item"), generator=normal)[first]
-    train_content(content, features, {"item": vectors})
+    adapted = world.model.adaptors.adapt(features).adapted
+    features = replace(features, adapted={**adapted, "item": vectors})
+    train_content(content, features)
     events = np.flatnonzero((features.parts == Part.TEST) & features.item.present[features.item.rows].numpy())
-    tensors = event_tensors(features, {**world.model.adaptors.adapt(features), "item": vectors}, events)
+    tensors = event_tensors(features, events)
     bare = tensors | {
         "item_semantic": torch.zeros_like(tensors["item_semantic"]),
         "item_dense": tensors["item_dense"].clone(),
@@ -280,9 +282,9 @@ def test_content_model_of_a_single_item_is_finite(world: World) -> None:
         place={items.ids[0]: 0},
     )
     alone = replace(features, item=replace(features.item, entities=only, rows=torch.zeros_like(features.item.rows)))
-    vectors = {side: vectors[[0, -1]] for side, vectors in world.model.adaptors.adapt(features).items()}
+    vectors = {side: vectors[[0, -1]] for side, vectors in world.model.adaptors.adapt(features).adapted.items()}
     model = copy.deepcopy(content)
-    train_content(model, alone, vectors)
+    train_content(model, replace(alone, adapted=vectors))
     assert all(torch.isfinite(weights).all() for weights in model.parameters())
 
 
@@ -312,8 +314,8 @@ def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) 
     ]
     assert np.array_equal(counts[0], counts[1])
     assert roc_auc_score(world.features.labels.numpy()[rows], counts[0]) > 0.55
-    adapted = world.model.adaptors.adapt(world.features)
-    opinions = batch_opinions(world.model, world.features, adapted, world.features.of_part(Part.TRAIN)[:8])
+    features = world.model.adaptors.adapt(world.features)
+    opinions = batch_opinions(world.model, features, features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
     assert [logits.requires_grad for logits in opinions.experts] == [True, False, False]
 
@@ -328,23 +330,23 @@ def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: T
     assert_same_weights(model.adaptors, short[0].adaptors)
     assert not any(weight.requires_grad for part in (taste, model.adaptors) for weight in part.parameters())
     with torch.no_grad():
-        parts = taste_of(taste, world.features, model.adaptors.adapt(world.features), torch.from_numpy(valid))
+        parts = taste_of(taste, model.adaptors.adapt(world.features), torch.from_numpy(valid))
         alone = taste.log_odds(count_tensors(world.features, valid), parts)
     assert roc_auc_score(labels, alone) > 0.55
 
 
 def test_known_taste_equals_that_of_each_batch(world: World) -> None:
     ranker, rows = _ranker(world), world.features.of_part(Part.TRAIN)
-    adapted = world.model.adaptors.adapt(world.features)
+    features = world.model.adaptors.adapt(world.features)
     assert ranker.taste is not None
-    known = with_taste(ranker.taste, world.features, adapted, rows)
+    known = with_taste(ranker.taste, features, rows)
     shares = Corruption(unknown=0.3, without_vector=0.0)
     for hides in (False, True):
         fresh, cached = (
             batch_opinions(
-                world.model, features, adapted, rows, Hiding(shares, np.random.default_rng(0)) if hides else None
+                world.model, seen, rows, Hiding(shares, np.random.default_rng(0)) if hides else None
             ).network.detach()
-            for features in (world.features, known)
+            for seen in (features, known)
         )
         np.testing.assert_allclose(cached, fresh, atol=1e-5)
         assert fresh.std() > 0.1

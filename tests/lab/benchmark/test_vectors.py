@@ -62,7 +62,7 @@ def test_plain_words_are_zero_after_the_adaptor(tiny: Dataset, sources: VectorSo
     features = build_features(tiny, fit_schema(tiny), sources.of("plain"))
     adaptors = Adaptors(features.schema, VECTOR_DIM)
     adaptors.start_at(features)
-    meaning, words = adaptors.adapt(features)["item"][:-1].chunk(2, -1)
+    meaning, words = adaptors.adapt(features).adapted["item"][:-1].chunk(2, -1)
     assert meaning.std() > 0.5
     assert not words.any()
 
