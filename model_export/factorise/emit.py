@@ -12,16 +12,7 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import helper
 
-from model_export.factorise.shapes import (
-    Dim,
-    RuleDoesNotApply,
-    Shape,
-    broadcast,
-    has_items,
-    merged,
-    number,
-    with_dim,
-)
+from model_export.factorise.shapes import Dim, RuleDoesNotApply, Shape, broadcast, has_items, merged, number, with_dim
 
 Array = NDArray[Any]
 _SHARED_ELEMENTS = 64

@@ -27,7 +27,8 @@ def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
         *_of_features(dataset),
         *_of_negatives(dataset.events),
         *_of_texts(dataset),
-        *_of_users(dataset, parts),
+        *_of_one_user(dataset.events),
+        *_of_clicks_only(dataset, parts),
         *_of_time(dataset),
         *_of_clicks(dataset, parts),
         *_of_order(dataset, parts),
@@ -49,10 +50,6 @@ def _of_texts(dataset: Dataset) -> list[str]:
     if count < dataset.items.height / 2:
         return [f"{dataset.items.height - count} of {dataset.items.height} items have no text, hence no vector"]
     return []
-
-
-def _of_users(dataset: Dataset, parts: pl.Series) -> list[str]:
-    return [*_of_one_user(dataset.events), *_of_clicks_only(dataset, parts)]
 
 
 def _of_one_user(events: pl.DataFrame) -> list[str]:

@@ -15,7 +15,7 @@ from msd.ranker.arrays import chunks
 from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import WITH_CONVERSIONS, Opinions, Ranker, RankerConfig
+from msd.ranker.model import Opinions, Ranker, RankerConfig
 from msd.ranker.networks import new_network
 from msd.ranker.taste import PARTS, Taste
 
@@ -32,7 +32,7 @@ class TrainedRanker(nn.Module):
         super().__init__()
         self.schema = schema
         self.config = config
-        self.has_conversions = conversions and config.network in WITH_CONVERSIONS
+        self.has_conversions = conversions and config.network == "msd"
         self.ranker = new_network(schema, config, conversions)
         self.adaptors = Adaptors(schema, vector_dim)
         self.calibrator = Calibrator()
@@ -102,11 +102,12 @@ def _without_histories(features: Features, chosen: Tensor, hiding: Hiding | None
     for side, rows in sides:
         if side not in features.adapted:
             continue
-        kept = _kept(rows, hiding)
+        kept = features.knows_user[chosen] if side == "user" else torch.ones_like(is_same)
+        if hiding:
+            drawn = hiding.rng.random(len(rows)) >= hiding.shares.without_vector
+            kept = kept & torch.from_numpy(drawn).to(kept.device)
         if side == "item":
             is_same = is_same & kept
-        else:
-            kept = kept & features.knows_user[chosen]
         tensors[f"{side}_semantic"] = features.adapted[side][rows] * kept.unsqueeze(-1)
         # The last dense column says whether there is a vector.
         tensors[f"{side}_dense"][:, -1] *= kept
@@ -207,10 +208,3 @@ def _make_new(features: Features, tensors: dict[str, Tensor], new: Tensor) -> No
     for field in schema.indexed("item"):
         if is_id(field):
             tensors["item_categorical"][new, schema.columns[field.name]] = 0
-
-
-def _kept(rows: Tensor, hiding: Hiding | None) -> Tensor:
-    """Return which of n rows' vectors are kept [n]."""
-    if not hiding:
-        return torch.ones_like(rows, dtype=torch.bool)
-    return torch.from_numpy(hiding.rng.random(len(rows)) >= hiding.shares.without_vector).to(rows.device)

@@ -45,10 +45,6 @@ class SideFeatures:
     vectors: Tensor
     present: Tensor
 
-    def to(self, device: torch.device) -> "SideFeatures":
-        """Return a copy with its tensors on a device."""
-        return replace(self, **_moved(self, device))
-
 
 @dataclass(frozen=True)
 class Features:
@@ -137,7 +133,8 @@ class Features:
 
     def to(self, device: torch.device) -> "Features":
         """Return a copy with its tensors on a device; models are trained on that device."""
-        return replace(self, user=self.user.to(device), item=self.item.to(device), **_moved(self, device))
+        user, item = (replace(side, **_moved(side, device)) for side in (self.user, self.item))
+        return replace(self, user=user, item=item, **_moved(self, device))
 
 
 def _moved(held: SideFeatures | Features, device: torch.device) -> dict[str, Any]:

@@ -20,8 +20,7 @@ from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, sum
 from msd.ranker.shared import dots, linear
 from msd.ranker.taste import PARTS, Taste
 
-WITH_CONVERSIONS = ("msd",)
-"""Networks that can have a head for conversions."""
+NetworkName = Literal["msd", "content", "lr", "deepfm", "din", "dcnv2"]
 Tensors = Mapping[str, Tensor]
 _MOST_VALUES = 64  # of a field that the content model reads
 
@@ -37,7 +36,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    network: Literal["msd", "content", "lr", "deepfm", "din", "dcnv2"] = "msd"
+    network: NetworkName = "msd"
     embedding: int = 16
     cross_layers: int = 2
     hidden: tuple[int, ...] = (128, 64)
@@ -51,7 +50,7 @@ class RankerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:
-        if not self.hidden and self.network not in (*WITH_CONVERSIONS, "lr"):
+        if not self.hidden and self.network not in ("msd", "lr"):
             raise ValueError(f"hidden is empty, and the network {self.network!r} is not without an MLP")
         return self
 
@@ -186,8 +185,11 @@ class Ranker(nn.Module):
     def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
         super().__init__()
         self.config = config
-        widths = {side: self._width(schema, side, config) for side in SIDES}
-        self.widths: dict[Side, int] = {side: width for side, width in widths.items() if width}
+        widths: dict[Side, int] = {}
+        for side in SIDES:
+            widths[side] = config.embedding * len(schema.indexed(side))
+            widths[side] += schema.dense_width(side) + schema.semantic_width(side)
+        self.sides = [side for side in SIDES if widths[side]]
         self.embed = embeddings(schema, config)
         self.taste = Taste(schema).requires_grad_(False) if config.taste else None
         self.affinity = self.content = None
@@ -214,10 +216,6 @@ class Ranker(nn.Module):
         self.register_buffer("blend", torch.full((2, self.experts), 1.0 / self.experts))
         self.conversion = nn.Linear(width, 1) if conversions else None
 
-    @staticmethod
-    def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
-        return config.embedding * len(schema.indexed(side)) + schema.dense_width(side) + schema.semantic_width(side)
-
     def forward(self, tensors: Tensors) -> Tensor:
         """Return the logits [N] of a click, before calibration."""
         return self.heads(tensors)[0]
@@ -230,7 +228,7 @@ class Ranker(nn.Module):
     def opinions(self, tensors: Tensors, taste: Tensor | None) -> Opinions:
         """Return what is blended. `taste`: the `PARTS` [N, 2] that `self.taste` returns of the tensors, None without
         one."""
-        sides = {side: self._side(tensors, side) for side in self.widths}
+        sides = {side: self._side(tensors, side) for side in self.sides}
         network, conversion = self._network(list(sides.values()))
         if self.affinity is not None:
             network = network + self.affinity(tensors["user_categorical"][:, self.user_id], sides["item"])
@@ -239,11 +237,10 @@ class Ranker(nn.Module):
         content, guess = self.content(tensors) if self.content else (None, None)
         if guess is not None:
             network = network + guess  # it learned beside the guess, too
-        counts, age = self.counts(tensors) if self.counts else None, None
-        if self.experts > 1:
-            age = (
-                torch.zeros_like(network) if self.oldest is None else tensors["user_dense"][:, self.ages] / self.oldest
-            )
+        counts = self.counts(tensors) if self.counts else None
+        age = torch.zeros_like(network) if self.experts > 1 else None
+        if age is not None and self.oldest is not None:
+            age = tensors["user_dense"][:, self.ages] / self.oldest
         return Opinions(network, counts, content, age, conversion)
 
     def blended(self, opinions: Opinions) -> Tensor:

@@ -3,14 +3,13 @@
 import numpy as np
 import polars as pl
 
+from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.rows import RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, SchemaField, Semantic, Sequence, State
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.config import FeatureConfig
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
-
-_DAY_S = 86_400.0
 
 
 def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool = True) -> FeatureSchema:
@@ -36,8 +35,8 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
                 side=side,
                 prior=prior,
                 strength=config.counts.prior_strength,
-                half_life_s=config.counts.half_life_days * _DAY_S,
-                age_cap_s=config.counts.age_cap_days * _DAY_S,
+                half_life_s=config.counts.half_life_days * SECONDS_PER_DAY,
+                age_cap_s=config.counts.age_cap_days * SECONDS_PER_DAY,
             )
         )
         if semantics and (user_semantics or side == "item"):

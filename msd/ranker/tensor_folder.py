@@ -152,14 +152,9 @@ def _read_blocks(folder: Path, part: str, blocks: NDArray[np.int64]) -> dict[str
 
 def load_record(folder: Path) -> TensorRecord:
     """Return the record of a folder. Raises TensorFolderError if it is missing or invalid."""
-    return read_record(
-        folder / RECORD_FILE,
-        TensorRecord,
-        FORMAT,
-        f"no tensors here ({RECORD_FILE} is missing); run `msd tensors`",
-        "run `msd tensors` again",
-        TensorFolderError,
-    )
+    missing = f"no tensors here ({RECORD_FILE} is missing); run `msd tensors`"
+    again = "run `msd tensors` again"
+    return read_record(folder / RECORD_FILE, TensorRecord, FORMAT, missing, again, TensorFolderError)
 
 
 def load_adaptors(folder: Path, record: TensorRecord) -> Adaptors:

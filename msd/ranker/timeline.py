@@ -148,10 +148,8 @@ def walk_events(
         history,
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        of_user.counts(
-            lambda part: Counts(*np.where(counted[part], of_user.now(part), of_user.last(part))), longest_s, rng
-        ),
-        of_item.counts(of_item.now, longest_s, rng),
+        of_user.counts(counted, longest_s, rng),
+        of_item.counts(np.broadcast_to(True, at.shape), longest_s, rng),
         ends_at,
     )
 
@@ -247,9 +245,13 @@ class _Side:
             self.states[places], self.keys[places] = np.stack(columns, 1), entities + 1j * columns[2]
         self._noted, self._folded = [], []
 
-    def counts(self, fresh: Callable[[slice], Counts], longest_s: float, rng: np.random.Generator) -> SideCounts:
-        """Return all counts of the side, `fresh` by parts of the rows; `longest_s`: how much earlier the aged ones may
-        be."""
+    def counts(self, current: NDArray[np.bool_], longest_s: float, rng: np.random.Generator) -> SideCounts:
+        """Return all counts of the side. Fresh ones are of the event's time where it is `current` [E], else of the last
+        counted event. `longest_s`: how much earlier the aged ones may be."""
+
+        def fresh(part: slice) -> Counts:
+            until = np.where(current[part], self.times[part], -np.inf)
+            return _advanced(self.rule, self.states[self.before[part]], until)
 
         def aged_by_time(part: slice) -> Counts:
             """Counts as stale as an old export, which knows little of entities with bursts of events."""
@@ -263,14 +265,6 @@ class _Side:
 
         aged = [self._filled(draw) for draw in _AGED // 2 * (aged_by_time, aged_by_event)]
         return SideCounts(self._filled(fresh), Counts(*self.live), aged, self.final)
-
-    def last(self, part: slice) -> Counts:
-        """Return counts as of the last counted event."""
-        return Counts(*self.states[self.before[part]].T)
-
-    def now(self, part: slice) -> Counts:
-        """Return the same counts, advanced to each event's time."""
-        return _advanced(self.rule, self.states[self.before[part]], self.times[part])
 
     def at(self, entities: NDArray[np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""

@@ -59,10 +59,6 @@ class Training:
     work: Path
     team: Team = ALONE
 
-    def is_done(self, variant: Variant) -> bool:
-        """Return whether an earlier run has trained it."""
-        return is_done(self.work / variant.name.replace(" ", "_"), self._run(variant))
-
     def write_features(self, variant: Variant, data: Dataset) -> None:
         """Write the network's features, unless they are there, and whole. A variant without user vectors, or without
         any, has no columns for them."""
@@ -79,8 +75,8 @@ class Training:
         features = read_features(self._features(variant)).to(self.team.device)
         inputs = NetworkInputs(self.dataset, self.vectors.student, features)
         config = self.config.model_copy(update=variant.changes)
-        with nullcontext(lambda *_: None) if self.is_done(variant) else show as hear:
-            folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
+        folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
+        with nullcontext(lambda *_: None) if is_done(folder, run) else show as hear:
             return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
 
     def _run(self, variant: Variant) -> str:

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -21,7 +20,7 @@ from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.ranker.model import RankerConfig
+from msd.ranker.model import NetworkName, RankerConfig
 from msd.step import STEP_FILE, fingerprint_of, mark_done
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 from msd.training.choice import (
@@ -52,24 +51,6 @@ from msd.training.train import TrainConfig
 app = typer.Typer(add_completion=False)
 
 
-class NetworkName(StrEnum):
-    """Values of `--network`."""
-
-    MSD = "msd"
-    CONTENT = "content"
-    LR = "lr"
-    DEEPFM = "deepfm"
-    DIN = "din"
-    DCNV2 = "dcnv2"
-
-
-class Without(StrEnum):
-    """Values of `--without`: names of networks in `SIMPLER`, without the prefix `without_`."""
-
-    USER_KNOWLEDGE = "user_knowledge"
-    TASTE = "taste"
-
-
 @app.command("train")
 def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
@@ -85,9 +66,10 @@ def train(
     semantics: Annotated[bool, typer.Option(help="Use the student's vectors.")] = True,
     network: Annotated[
         NetworkName, typer.Option(help="MSD's network; a ridge regression on texts within tests; or a baseline.")
-    ] = NetworkName.MSD,
+    ] = "msd",
     without: Annotated[
-        Without | None, typer.Option(help="Train the network without a part, as --choose chose it before.")
+        Literal["user_knowledge", "taste"] | None,
+        typer.Option(help="Train the network without a part, as --choose chose it before."),
     ] = None,
     choose: Annotated[
         bool,
@@ -105,18 +87,16 @@ def train(
     """
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
-    if without and (choose or not semantics or network != NetworkName.MSD):
+    if without and (choose or not semantics or network != "msd"):
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
-    if network == NetworkName.CONTENT and not semantics:
+    if network == "content" and not semantics:
         raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
     with join_team(os.environ) as team, ExitStack() as held:
         console = Console(quiet=not team.leads)
-        data, vectors = (
-            load_dataset(dataset) if team.leads else None,
-            load_vectors(student) if student else no_vectors(),
-        )
+        data = load_dataset(dataset) if team.leads else None
+        vectors = load_vectors(student) if student else no_vectors()
         known = data.fingerprint if data else dataset_fingerprint(dataset)
-        model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
+        model_config, config = RankerConfig(network=network), TrainConfig(seed=seed, epochs=epochs)
         halves = _halves(data, network, semantics, vectors, team) if choose else None
         # A given student is part of the fingerprint even without semantics, because the record names it.
         options = (semantics, model_config.model_dump(), asdict(config))
@@ -135,7 +115,7 @@ def train(
             (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
             parts = split_events(data.events, data.config)
             rows = int(np.count_nonzero(parts <= Part.TRAIN))
-            if network == NetworkName.MSD:
+            if network == "msd":
                 for line in say_conversions(data.events, pl.Series(parts == Part.VALID)):
                     console.print(line, highlight=False)
             for variant in variants:
@@ -158,7 +138,7 @@ def _halves(
     if team.size > 1 or data is None:
         raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
     reasons = {
-        f"{network} is a baseline, not MSD's own network": network != NetworkName.MSD,
+        f"{network} is a baseline, not MSD's own network": network != "msd",
         "a model without semantics does not read the student's vectors": not semantics,
         "no item has a text": not vectors.items.ids,
     }
