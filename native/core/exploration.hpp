@@ -59,7 +59,7 @@ class Exploration {
     if (is_ucb || explored) {
       draws_.assign(size(), kUpper);
       if (!is_ucb) draw(hash);
-      log_value(draws_, values_);
+      log_value();
       best = std::max_element(values_.begin(), values_.end()) - values_.begin();
     }
     const size_t first = explored ? places_[best] : greedy;
@@ -112,7 +112,7 @@ class Exploration {
   void keep_most() {
     if (size() <= kMostCompeting) return;
     draws_.assign(size(), kUpper);
-    log_value(draws_, values_);
+    log_value();
     std::vector<size_t> kept(size());
     std::iota(kept.begin(), kept.end(), size_t{0});
     std::stable_sort(kept.begin(), kept.end(), [&](size_t one, size_t other) { return values_[one] > values_[other]; });
@@ -138,12 +138,12 @@ class Exploration {
     }
   }
 
-  // The logarithm of each value at a draw [K] of standard normals.
-  void log_value(const std::vector<double>& normals, std::vector<double>& values) {
-    values.resize(size());
-    for (size_t k = 0; k < size(); k++) values[k] = logit_[k] + std_[k] * normals[k];
-    log_sigmoid(values);
-    for (size_t k = 0; k < size(); k++) values[k] = log_scale_[k] + values[k];
+  // The logarithm of each value at its draw.
+  void log_value() {
+    values_.resize(size());
+    for (size_t k = 0; k < size(); k++) values_[k] = logit_[k] + std_[k] * draws_[k];
+    log_sigmoid(values_);
+    for (size_t k = 0; k < size(); k++) values_[k] = log_scale_[k] + values_[k];
   }
 
   void log_sigmoid(std::vector<double>& logits) {
@@ -159,7 +159,7 @@ class Exploration {
     draws_.assign(size(), 0.0);
     for (size_t k = 0; k < size(); k++)
       if (std_[k] != 0) draws_[k] = -kWidest;
-    log_value(draws_, values_);
+    log_value();
     if (std_[own] == 0) return probability_if_certain(own);
     double greatest = -kInfinity;
     for (size_t k = 0; k < size(); k++)
@@ -213,7 +213,7 @@ class Exploration {
     const std::vector<double>& table = quadrature_.log_normal;
     const double last = static_cast<double>(table.size()) - 2.0;
     draws_.assign(size(), kWidest);
-    log_value(draws_, values_);
+    log_value();
     double scale = std::numeric_limits<double>::quiet_NaN();
     size_t known = 0;
     for (size_t k = 0; k < size(); k++) {

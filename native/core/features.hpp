@@ -105,15 +105,12 @@ class EncodedFeatures {
       indices_[start] = read_index(json, field, is_known);
       return json.is_ok();
     }
-    json.need('[');
-    if (!json.is_ok() || json.take(']')) return json.is_ok();
     size_t count = 0;
-    do {
+    return json.each([&] {
       const int32_t index = read_index(json, field, is_known);
       if (count < field.width) indices_[start + count++] = index;
-    } while (json.is_ok() && json.take(','));
-    json.need(']');
-    return json.is_ok();
+      return true;
+    });
   }
 
   // A category: a text, or a whole number of 64 bits.

@@ -231,6 +231,18 @@ class JsonReader {
     return {0.0, std::string_view(start, at_ - start), is_integer};
   }
 
+  // Reads a list; `on_entry` reads an entry, and says whether that is as it should be.
+  template <class Entry>
+  bool each(Entry on_entry) {
+    need('[');
+    if (!is_ok_ || take(']')) return is_ok_;
+    do
+      if (!on_entry()) return false;
+    while (is_ok_ && take(','));
+    need(']');
+    return is_ok_;
+  }
+
   // What stands in a list, still to be read; a list within it is refused.
   std::string_view unread_list() {
     need('[');

@@ -134,15 +134,12 @@ class OpenrtbRequest {
     const bool is_read = detail::read_object(json, [&](std::string_view key) {
       const OpenrtbMapping::Node& node = below(mapping_->root, key);
       if (key != "imp") return read_value(json, node, values_);
-      json.need('[');
-      do {
+      return json.each([&] {
         std::string_view own;
         Values& values = imps_.emplace_back(mapping_->places);
-        if (!read_value(json, node, values) || !read_id(values[mapping_->imp_id], own)) return false;
-        if (!places_.emplace(own, places_.size()).second) return false;
-      } while (json.take(','));
-      json.need(']');
-      return json.is_ok();
+        return read_value(json, node, values) && read_id(values[mapping_->imp_id], own) &&
+               places_.emplace(own, places_.size()).second;
+      });
     });
     std::vector<bool> is_asked(imps_.size());
     for (const auto& [imp, object] : candidates) {
@@ -165,13 +162,8 @@ class OpenrtbRequest {
     const char* const start = json.position();
     if (is_string) {
       json.any_string();
-    } else if (json.take('[')) {
-      if (!json.take(']')) {
-        do
-          if (!read_value(json, {}, values)) return false;
-        while (json.take(','));
-        json.need(']');
-      }
+    } else if (json.is_at('[')) {
+      if (!json.each([&] { return read_value(json, {}, values); })) return false;
     } else if (json.is_at('{')) {
       if (!detail::read_object(json, [&](std::string_view key) { return read_value(json, below(node, key), values); }))
         return false;

@@ -8,7 +8,6 @@
 #include <limits>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "json.hpp"
@@ -121,14 +120,11 @@ inline bool read_flag(JsonReader& json) {
 template <class T, class Read>
 bool read_list(JsonReader& json, size_t most, std::vector<T>& list, Read read) {
   list.clear();
-  json.need('[');
-  if (!json.is_ok()) return false;
-  do {
+  return json.each([&] {
     if (list.size() == most) return false;
     list.push_back(read(json));
-  } while (json.is_ok() && json.take(','));
-  json.need(']');
-  return json.is_ok();
+    return true;
+  }) && !list.empty();
 }
 
 // Reads an object; `on_member` reads the value of a key, and says whether it is as it should be.
@@ -195,14 +191,9 @@ inline std::string_view skip_features(JsonReader& json) {
   bool is_empty = true;
   const bool is_read = read_object(json, [&](std::string_view) {
     is_empty = false;
-    if (!json.take('[')) return skip_scalar(json);
-    if (json.take(']')) return true;
+    if (!json.is_at('[')) return skip_scalar(json);
     size_t count = 0;
-    do {
-      if (!skip_scalar(json) || ++count > kMaxListValues) return false;
-    } while (json.take(','));
-    json.need(']');
-    return json.is_ok();
+    return json.each([&] { return skip_scalar(json) && ++count <= kMaxListValues; });
   });
   if (!is_read) json.refuse();
   return is_empty ? std::string_view() : std::string_view(start, json.position() - start);
@@ -240,10 +231,7 @@ inline bool Request::read_history(JsonReader& json) {
   std::vector<std::string_view> shown;
   std::vector<Impression> seen;
   size_t objects = 0;
-  json.need('[');
-  if (!json.is_ok()) return false;
-  if (json.take(']')) return true;
-  do {
+  const bool is_read = json.each([&] {
     std::string_view item;
     Impression impression{std::numeric_limits<double>::infinity(), 1.0, 1.0};
     if (json.is_at_string())
@@ -252,10 +240,10 @@ inline bool Request::read_history(JsonReader& json) {
       return false;
     shown.push_back(item);
     seen.push_back(impression);
-  } while (json.is_ok() && json.take(','));
-  json.need(']');
+    return true;
+  });
   join(shown, seen);
-  return json.is_ok();
+  return is_read;
 }
 
 // The last entries count; those of one item are joined, in the place of the last of them.

@@ -1,7 +1,6 @@
 // Which descriptors can be read or written: by epoll, or by poll where there is none. For one thread.
 #pragma once
 
-#include <cerrno>
 #include <stdexcept>
 #include <vector>
 
