@@ -113,10 +113,10 @@ class Parser {
   }
 
   // RFC 9110's token.
-  static bool is_token(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), [](char byte) {
+  static bool is_token(std::string_view text, std::string_view marks = "!#$%&'*+-.^_`|~") {
+    return !text.empty() && std::all_of(text.begin(), text.end(), [&](char byte) {
       return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') ||
-             (byte && std::string_view("!#$%&'*+-.^_`|~").find(byte) != std::string_view::npos);
+             (byte && marks.find(byte) != std::string_view::npos);
     });
   }
 
@@ -201,7 +201,8 @@ class Parser {
     const std::string_view target = head.at(head.target);
     const size_t scheme = target.starts_with("http://") ? 7 : target.starts_with("https://") ? 8 : 0;
     const size_t path = target.find_first_of("/?", scheme);
-    if (!scheme || path == scheme || path == std::string_view::npos || target[path] == '?') return false;
+    if (!scheme || path == std::string_view::npos || target[path] == '?') return false;
+    if (!is_token(target.substr(scheme, path - scheme), "%-.:[]_~")) return false;
     head.target = {head.target.start + static_cast<uint32_t>(path), head.target.size - static_cast<uint32_t>(path)};
     return true;
   }

@@ -31,7 +31,7 @@ _END_S = 60.0
 _FIRST_LINES = (
     b"GET / HTTP/1.1|POST /p?q=1 HTTP/1.1|POST /p HTTP/1.1|GET http://h/p HTTP/1.1|GET * HTTP/1.1|get / HTTP/1.1|"
     b"GET  / HTTP/1.1|GET / HTTP/1.0|GET /\x80 HTTP/1.1|GET /#f HTTP/1.1|FOO / HTTP/1.1|GET / HTTP/1.1 |"
-    b"GET / http/1.1|GET / HTTP/01.1|PUT /a%20b HTTP/1.1"
+    b"GET / http/1.1|GET / HTTP/01.1|PUT /a%20b HTTP/1.1|GET http://[::1]:8/p HTTP/1.1|GET http://a^b@c/p HTTP/1.1"
 ).split(b"|")
 _HEADERS = (
     b"Host: x|host: y|Content-Length: 3|Content-Length: 0|content-length:  3 |Content-Length: +3|Content-Length: 3, 3|"

@@ -153,6 +153,8 @@ HEADS = {
     "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "no host": (b"GET /health/live HTTP/1.1\r\n\r\n", 400),
     "a path in the query of another server": (b"GET http://x?/health/live HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a server that is no name": (b"GET http://^/health/live HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a user of a server": (b"GET http://user@x/health/live HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "two hosts": (GET + b"host: y\r\n\r\n", 400),
     "HTTP/0.9": (GET.replace(b"1.1", b"0.9") + b"\r\n", 505),
     "HTTP/2.0": (GET.replace(b"1.1", b"2.0") + b"\r\n", 505),
