@@ -22,6 +22,7 @@ from model_export.foreign.bind import bind_inputs
 from model_export.foreign.source import Foreign
 from model_export.precision.choice import RequestedPrecision
 from msd.contract.bundle import FORMAT_VERSION, open_bundle
+from msd.contract.errors import BundleError
 from msd.contract.files import write_bytes_atomic
 from msd.contract.precision import Precision
 from msd.contract.rows import ROW_FORMAT
@@ -102,10 +103,12 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
 
 def own_bundles(bundle: Path, model: Path, work: Path) -> Bundles:
     """Return a bundle of MSD's own ranker, in whatever precision it has, and the graph of the folder that `msd train`
-    has made, written into `work`. Raises MsdError."""
-    graph = work / "tiled.onnx"
+    has made, written into `work`. Raises MsdError, also if these have different schemas."""
+    graph, trained = work / "tiled.onnx", load_ranker(model).model
+    if open_bundle(bundle, rows=False).schema != trained.schema:
+        raise BundleError(f"{bundle}: is not of the ranker in {model}: their schemas differ")
     work.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(graph, own_tiled_graph(load_ranker(model).model))
+    write_bytes_atomic(graph, own_tiled_graph(trained))
     return Bundles(bundle, bundle, graph)
 
 

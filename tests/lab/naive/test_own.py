@@ -4,12 +4,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from fastapi.testclient import TestClient
 
 from lab.naive.app import create_app
 from lab.naive.rows import MemoryValues
 from lab.reference.bundles import own_bundles
 from msd.contract.assemble import assemble, wanted_items
+from msd.contract.errors import BundleError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import RowCodec
 from service.runtimes.onnxruntime import OnnxRuntime
@@ -32,3 +34,5 @@ def test_scores_are_those_of_the_bundle(exported: Exported, run: Run, tmp_path: 
         assert [score["id"] for score in reply.json()["scores"]] == ids
         np.testing.assert_allclose([score["pctr"] for score in reply.json()["scores"]], expected, rtol=0, atol=1e-5)
         assert len(set(expected.tolist())) > 1
+    with pytest.raises(BundleError, match="is not of the ranker in .*: their schemas differ"):
+        own_bundles(bundle.folder, run.plain, tmp_path)
