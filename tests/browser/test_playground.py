@@ -63,6 +63,43 @@ def test_bid_moves_its_ad_and_a_wrong_one_is_rejected(page: PlaygroundPage) -> N
     page.console.clear()
 
 
+def test_what_is_selected_or_half_typed_stays_when_explanations_arrive(page: PlaygroundPage) -> None:
+    """The service is real; its explanations are held back until somebody is at a bid again."""
+    held: list[Route] = []
+    is_holding = True
+
+    def hold(route: Route) -> None:
+        is_asking = '"explain":true' in (route.request.post_data or "")
+        held.append(route) if is_asking and is_holding else route.continue_()
+
+    def release() -> None:
+        nonlocal is_holding
+        is_holding = False
+        for route in held:
+            route.continue_()
+        held.clear()
+        page.settle()
+        is_holding = True
+
+    page.tab.route("**/v1/score", hold)
+    last = page.order()[-1]
+    field = page.row(last).locator("input")
+    page.bid(last, "25.5")
+    expect(page.rows.first).to_have_attribute("data-id", last)
+    field.select_text()
+    release()
+    page.tab.keyboard.type("0")
+    field.press("Enter")
+    expect(page.rows.last).to_have_attribute("data-id", last)
+    page.tab.keyboard.type(".1")
+    release()
+    page.tab.keyboard.type("25")
+    expect(field).to_have_value("0.125")
+    field.press("Enter")
+    expect(page.row(last).locator(".ecpm")).not_to_have_text("eCPM 0")
+    release()
+
+
 def test_own_ad_is_scored_by_its_text(page: PlaygroundPage, playground: LiveService) -> None:
     page.tab.get_by_role("button", name="Write an ad of your own").click()
     words = page.tab.get_by_label("title", exact=True)

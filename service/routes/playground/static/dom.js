@@ -12,6 +12,22 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Gives `old` the children of `fresh`, but leaves the element `here` in it in the place of `there`, and all that it is in:
+ * an element that is taken out loses the keyboard, and what is selected in it. */
+export function renew(old, fresh, here, there) {
+  const kept = [...old.children].find((child) => child.contains(here));
+  const model = [...fresh.children].find((child) => child.contains(there));
+  const children = [...fresh.childNodes];
+  const place = children.indexOf(model);
+  for (const child of [...old.childNodes]) if (child !== kept) child.remove();
+  kept.before(...children.slice(0, place));
+  kept.after(...children.slice(place + 1));
+  for (const name of kept.getAttributeNames()) if (!model.hasAttribute(name)) kept.removeAttribute(name);
+  for (const { name, value } of model.attributes) kept.setAttribute(name, value);
+  if (kept === here) kept.replaceChildren(...model.childNodes);
+  else renew(kept, model, here, there);
+}
+
 /** A bar from `start` over `length`, in percent of what it lies in. */
 export function bar(kind, start, length) {
   const made = el("span", { class: `bar ${kind}`, "aria-hidden": "true" });

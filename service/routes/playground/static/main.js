@@ -1,7 +1,7 @@
 // The page: what is chosen, the requests that follow from it, and what is shown of their replies.
 
 import { know, score, Trouble, useKey } from "./api.js";
-import { calm, el } from "./dom.js";
+import { calm, el, renew } from "./dom.js";
 import { described, editor, newAd } from "./own.js";
 import { legend, nameBy, naming } from "./parts.js";
 import { picker } from "./picker.js";
@@ -179,14 +179,16 @@ function draw() {
   byId("taste").replaceChildren(...taste({ ads, explanation, seen, known: past, fields: state.about.fields.item, user }));
 }
 
-/** Draws the lists; who was in a row with the keyboard goes on there. */
+/** Draws the lists; who is in a row with the keyboard goes on there, with what is selected or half typed. */
 function list(shown) {
   const place = byId("lists");
-  const here = place.contains(document.activeElement) ? document.activeElement : null;
   place.classList.toggle("both", shown.other !== null);
-  place.replaceChildren(...ranking({ ...shown, ads, selected: state.selected, acts: { select, bid, remove } }));
-  const row = here && [...place.querySelectorAll(".ads li")].find((one) => one.dataset.id === here.closest("li")?.dataset.id);
-  row?.querySelector(here.matches("input") ? "input" : `button.${here.className}`)?.focus();
+  const fresh = el("div", {}, ...ranking({ ...shown, ads, selected: state.selected, acts: { select, bid, remove } }));
+  const here = place.contains(document.activeElement) ? document.activeElement : null;
+  const row = here && [...fresh.querySelectorAll(".ads li")].find((one) => one.dataset.id === here.closest("li")?.dataset.id);
+  const there = row?.querySelector(here.matches("input") ? "input" : `button.${here.className}`);
+  if (there) renew(place, fresh, here, there);
+  else place.replaceChildren(...fresh.children);
 }
 
 const ranksBy = (lead) => (lead.candidates.ecpm.some((one) => one !== null) ? "eCPM = 1000 × bid × pCTR" : "pCTR");
