@@ -58,7 +58,7 @@ class Components:
         self.live = open_live_store(settings, metrics) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
-        self._corrections = corrections = open_corrections(settings, metrics)
+        self._corrections = corrections = open_corrections(settings.corrections, metrics)
         frames = Frames(metrics, most, live_rows, self._cold_ads)
         self._explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
         self._shadowing = Shadowing(frames, self.engine, metrics)
@@ -92,7 +92,7 @@ class Components:
             self._cold_ads.open([model.bundle for model in models], self.readiness.loading)
         tasks = [self._starting]
         if self.guard is not None:
-            tasks.append(asyncio.create_task(self.guard.watch()))
+            tasks.append(asyncio.create_task(self.guard.keys.watch()))
         if self._corrections is not None:
             tasks.append(asyncio.create_task(self._corrections.watch()))
         if self.playground is not None:

@@ -205,7 +205,7 @@ class Explainer:
 def _timed(model: Model, tensors: Tensors) -> tuple[NDArray[np.float32], float]:
     """Return scores [N], and the seconds of their run."""
     started = time.perf_counter()
-    return model.runtime.run_aside(tensors)[_HEAD], time.perf_counter() - started
+    return model.runtime.run(tensors, is_aside=True)[_HEAD], time.perf_counter() - started
 
 
 def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
     goldens, asked = _goldens(model, pace)
 
     def run(tensors: Tensors) -> Scores:
-        scores = runtime.run_aside(tensors)
+        scores = runtime.run(tensors, is_aside=True)
         pace.pause()
         return scores
 

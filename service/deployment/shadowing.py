@@ -86,7 +86,7 @@ class Shadowing:
     def _run(self, model: Model, body: bytes, given: Given) -> NDArray[np.float32]:
         """Called in the shadow's thread."""
         frame = self._frames.fill(model, body, given)
-        scores = model.runtime.run_aside(frame.copied())[_HEAD]
+        scores = model.runtime.run(frame.copied(), is_aside=True)[_HEAD]
         if not np.isfinite(scores).all():
             raise ValueError(f"the head {_HEAD} has scores that are not finite")
         return scores

@@ -17,9 +17,9 @@ from msd.contract.request import RequestError
 from service.errors import ClientGone, ErrorResponse, ServiceError
 from service.telemetry.metrics import Metrics
 
-BEGAN, JOB, KEY = "msd.began", "msd.job", "msd.key"
+BEGAN, JOB, KEY, CYCLE = "msd.began", "msd.job", "msd.key", "msd.cycle"
 """In a scope: when the request began; its job, if the engine has read it; the name of the API key, if keys are
-required."""
+required; the server's side of the request (`bridge`)."""
 _ACCESS = "msd.access"
 OIP, PLAYGROUND = "/v2", "/playground/"
 _SCORING = ("/v1/score", "/v1/openrtb", f"{PLAYGROUND}score-without")

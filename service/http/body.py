@@ -5,31 +5,18 @@ Does not know what requests are for.
 
 import asyncio
 from contextlib import nullcontext
-from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import limits
 from service.errors import BodyTimeout, BodyTooLarge, ClientGone, MalformedHeader, UnsupportedMediaType
-from service.http.access import is_scoring
+from service.http.access import CYCLE, is_scoring
+from service.http.bridge import RequestCycle
 from service.settings import Settings
 
-CYCLE = "msd.cycle"
-"""In a scope: the server's side of the request."""
 FIELD = "X-Deadline-Ms"
 _DEADLINE = FIELD.lower().encode()
 _MAX_DIGITS = 9
-
-
-class Cycle(Protocol):
-    """The server's side of a request."""
-
-    is_gone: bool
-    """Whether the client has left."""
-    is_whole: bool
-    """Whether the whole body has arrived."""
-    is_late: bool
-    """Whether it was waited for, in vain."""
 
 
 class BodyMiddleware:
@@ -42,7 +29,7 @@ class BodyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        if scope["type"] != "http" or _is_whole(scope) or is_scoring(scope["path"]):
+        if scope["type"] != "http" or is_scoring(scope["path"]):
             await self._app(scope, receive, send)
             return
         unread = [await read_body(scope, receive, self._settings)]
@@ -55,39 +42,34 @@ class BodyMiddleware:
         await self._app(scope, receive_read, send)
 
 
-async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """As `read_body`. Raises UnsupportedMediaType too."""
+async def read_json_body(scope: Scope, receive: Receive) -> bytes:
+    """Return the body, which has arrived. Raises UnsupportedMediaType."""
     check_json(scope)
-    return await read_body(scope, receive, settings)
+    body: bytes = (await receive())["body"]
+    return body
 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
     """Return the whole body, within the limits of bytes and time. Raises BodyTooLarge, BodyTimeout, ClientGone."""
     limit, timeout_s = settings.max_body_bytes, limits.BODY_TIMEOUT_S
     too_large = BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
-    cycle: Cycle | None = scope.get(CYCLE)
-    if cycle is not None and not cycle.is_whole and _declared_bytes(scope) > limit:
+    cycle: RequestCycle = scope[CYCLE]
+    if not cycle.is_whole and _declared_bytes(scope) > limit:
         raise too_large
-    chunks: list[bytes] = []
-    size = 0
     try:
-        if cycle is not None and cycle.is_late:
+        if cycle.is_late:
             raise TimeoutError
         # A timer costs more than everything else here, and nearly every body arrives whole with its head.
-        async with nullcontext() if cycle is not None and cycle.is_whole else asyncio.timeout(timeout_s):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                chunks.append(message.get("body", b""))
-                more = message.get("more_body", False)
-                size += len(chunks[-1])
-                if size > limit:
-                    raise too_large
+        async with nullcontext() if cycle.is_whole else asyncio.timeout(timeout_s):
+            message = await receive()
     except TimeoutError:
         raise BodyTimeout(f"incomplete body after {timeout_s:g} s") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message["body"]  # the whole one, or more than the limit
+    if len(body) > limit:
+        raise too_large
+    return body
 
 
 def check_encoding(scope: Scope, instead: str = "plain JSON") -> None:
@@ -129,9 +111,3 @@ def check_deadline(scope: Scope) -> None:
 def _declared_bytes(scope: Scope) -> int:
     # The parser has checked that the length is one number.
     return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
-
-
-def _is_whole(scope: Scope) -> bool:
-    """Return whether the whole body has arrived already."""
-    cycle: Cycle | None = scope.get(CYCLE)
-    return cycle is not None and cycle.is_whole

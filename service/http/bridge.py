@@ -15,8 +15,7 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
-from service.http.access import BEGAN, JOB, Headers
-from service.http.body import CYCLE
+from service.http.access import BEGAN, CYCLE, JOB, Headers
 
 _CLOSE = (b"connection", b"close")
 _WITHOUT_LENGTH = (204, 304)
@@ -105,7 +104,8 @@ class Bridge:
 
 
 class RequestCycle:
-    """One request and its reply."""
+    """One request and its reply. `is_whole`: all of its body has arrived; `is_late`: it was waited for, in vain;
+    `is_gone`: the client has left."""
 
     def __init__(
         self,

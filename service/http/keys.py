@@ -9,7 +9,6 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -124,7 +123,7 @@ class Guard:
     """Authorises requests by the current keys."""
 
     def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
-        self._keys = keys
+        self.keys = keys
         self._metrics = metrics
         self._guards_metrics = settings.guard_metrics
         self._max_age_s = settings.keys_max_age_seconds or math.inf
@@ -132,19 +131,15 @@ class Guard:
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
 
-    def follow(self, changed: Callable[[], None]) -> None:
-        """Call `changed` with each change of the keys; in any thread."""
-        self._keys.changed = changed
-
     def scorer(self, key: bytes) -> KeyEntry | None:
         """Return the entry of a key that may score; None for others."""
-        entry = None if self.is_stale else self._keys.value.find(key)
+        entry = None if self.is_stale else self.keys.value.find(key)
         return entry if entry is not None and "score" in entry.scopes and not entry.has_ended(time.time()) else None
 
     @property
     def is_stale(self) -> bool:
         """Return whether the keys are older than the maximum age, so that none is believed."""
-        return self._keys.age_s > self._max_age_s
+        return self.keys.age_s > self._max_age_s
 
     def need(self, path: str) -> Need:
         """Return what a path needs: a key for every path except probes, the bare pages and, by default, metrics."""
@@ -176,7 +171,7 @@ class Guard:
             return "missing", Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
         if self.is_stale:
             return "stale", KeysUnavailable("the API keys cannot be read, so that none is believed")
-        key = self._keys.value.find(given)
+        key = self.keys.value.find(given)
         if key is None:
             return "unknown", Unauthorized("unknown API key")
         scope[KEY] = key.name
@@ -196,10 +191,6 @@ class Guard:
             self._log.warning("keys_refused", requests=dict(self._unsaid), last_client=client and client[0])
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
-
-    async def watch(self) -> None:
-        """Reload the key file when it changes, for ever."""
-        await self._keys.watch()
 
 
 def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:

@@ -69,7 +69,7 @@ class ExperimentState(BaseModel):
 def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
     """Return the routes. Access is checked before."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
-    swap_order, wanted_experiment = _body_of(SwapOrder, settings), _body_of(Experiment, settings)
+    swap_order, wanted_experiment = _body_of(SwapOrder), _body_of(Experiment)
 
     @router.post(
         "/swap",
@@ -154,9 +154,9 @@ def _rolled_back(settings: Settings) -> str:
     return roll_back_redis(settings.redis_url.get_secret_value())
 
 
-def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Awaitable[_Body]]:
+def _body_of(form: type[_Body]) -> Callable[[Request], Awaitable[_Body]]:
     async def parsed(request: Request) -> _Body:
-        body = await read_json_body(request.scope, request.receive, settings)
+        body = await read_json_body(request.scope, request.receive)
         if len(body) > _MAX_BYTES:
             raise BodyTooLarge(f"the body has more than {_MAX_BYTES} bytes, which is the limit of admin routes")
         document = load_json(body)

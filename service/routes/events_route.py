@@ -97,7 +97,7 @@ class EventsRoute:
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_json_body(scope, receive, self._settings)
+        body = await read_json_body(scope, receive)
         self._readiness.check()
         received = await self._parser.parse(body, parse_events)
         if self._request_log is None:

@@ -15,8 +15,8 @@ from msd.contract.request import InvalidRequest, RequestError, check_pricing, pa
 from service.deployment.readiness import Readiness
 from service.errors import ModelError, NotReady
 from service.explainer import Explainer
-from service.http.access import JOB, KEY, OIP, PLAYGROUND, AccessMiddleware, access_of, send_reply
-from service.http.body import CYCLE, check_deadline, check_encoding, check_json, read_body
+from service.http.access import CYCLE, JOB, KEY, OIP, PLAYGROUND, AccessMiddleware, access_of, send_reply
+from service.http.body import check_deadline, check_encoding, check_json, read_body
 from service.http.keys import Guard
 from service.json_parser import JsonParser
 from service.routes.oip.tensors import HEADER
@@ -66,7 +66,7 @@ class ScoreRoute:
     def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
         self._front, self._readiness.changed = front, self.look
         if self._guard is not None:
-            self._guard.follow(front.forget_keys)
+            self._guard.keys.changed = front.forget_keys
         self.look()
 
     def look(self) -> None:

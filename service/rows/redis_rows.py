@@ -88,7 +88,7 @@ class RedisStore:
         if not self._has_arenas:
             return None
         users, items = (self._sides[side].arena.core() for side in ROW_SIDES)
-        return CoreRows(users, items, "arena", self._nodes.sure)
+        return CoreRows(users, items, self._nodes.sure)
 
     async def check(self) -> None:
         """Raise StoreError if Redis does not answer, or lacks rows of this bundle."""

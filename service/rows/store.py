@@ -29,12 +29,11 @@ def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, 
 
 
 class CoreRows(NamedTuple):
-    """The native core's row sources: both sides' forms, the tier under which found rows count, and the epochs that are
-    current; None for files, which always are."""
+    """The native core's row sources: both sides' forms, and the epochs that are current; None for files, which always
+    are."""
 
     users: Any
     items: Any
-    tier: Tier
     epochs: Callable[[], Sequence[int]] | None = None
 
 
@@ -91,7 +90,7 @@ class BundleFileStore:
 
     def core_rows(self) -> CoreRows:
         users, items = (core_rows(self._files[side]) for side in ROW_SIDES)
-        return CoreRows(users, items, "file")
+        return CoreRows(users, items)
 
     async def check(self) -> None:
         """Nothing: opening has checked what is possible without reading all rows."""

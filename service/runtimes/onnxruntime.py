@@ -70,20 +70,13 @@ class OnnxRuntime:
         )
         self.native = self._session.native if isinstance(self._session, CpuSession) else None
 
-    def run(self, tensors: Tensors) -> Scores:
+    def run(self, tensors: Tensors, is_aside: bool = False) -> Scores:
         """The schema's tensors → scores [N] by head."""
-        return self._run(tensors, False)
-
-    def run_aside(self, tensors: Tensors) -> Scores:
-        """The same at low priority."""
-        return self._run(tensors, True)
+        return dict(zip(self._heads, self._session.run(self._heads, tensors, is_aside), strict=True))
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Return only the largest: its memory is kept, and other shapes need no preparation."""
         return (max_candidates,)
-
-    def _run(self, tensors: Tensors, is_aside: bool) -> Scores:
-        return dict(zip(self._heads, self._session.run(self._heads, tensors, is_aside), strict=True))
 
 
 class CpuSession:

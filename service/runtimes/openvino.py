@@ -36,13 +36,9 @@ class OpenVinoRuntime:
         self.native = None
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=give_way)
 
-    def run(self, tensors: Tensors) -> Scores:
+    def run(self, tensors: Tensors, is_aside: bool = False) -> Scores:
         """The schema's tensors → scores [N] by head."""
-        return self._graph.run(tensors)
-
-    def run_aside(self, tensors: Tensors) -> Scores:
-        """The same at low priority."""
-        return self._aside.submit(self.run, tensors).result()
+        return self._aside.submit(self._graph.run, tensors).result() if is_aside else self._graph.run(tensors)
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Return every padded size."""

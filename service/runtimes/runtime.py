@@ -53,12 +53,9 @@ class Runtime(Protocol):
     native: Any
     """The model in the native core's form; None if it is run by `run` alone."""
 
-    def run(self, tensors: Tensors) -> Scores:
-        """The schema's tensors → scores [N] by head, the first head first."""
-        ...
-
-    def run_aside(self, tensors: Tensors) -> Scores:
-        """The same at low priority, for what requests should not wait for."""
+    def run(self, tensors: Tensors, is_aside: bool = False) -> Scores:
+        """The schema's tensors → scores [N] by head, the first head first. `is_aside`: at low priority, for what
+        requests should not wait for."""
         ...
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:

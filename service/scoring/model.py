@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, assert_never
 
 import native
 from msd.contract.bundle import Bundle
-from msd.contract.correction import Correction, LearnedCorrection, read_corrections
+from msd.contract.correction import LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_model, core_openrtb, core_schema, new_desk
@@ -46,7 +46,6 @@ class Model:
 
     bundle: Bundle
     schema: FeatureSchema
-    schema_hash: str
     version: str
     runtime: Runtime
     store: RowStore
@@ -76,7 +75,6 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     return Model(
         bundle=bundle,
         schema=schema,
-        schema_hash=schema.schema_hash,
         version=version,
         runtime=runtime,
         store=store,
@@ -114,31 +112,20 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStor
             assert_never(other)
 
 
-class WatchedCorrections:
-    """Current corrections of calibration, from a file that `msd recalibrate` writes, reloaded when it changes.
-
-    By bundle_id: another bundle's graph has another calibration, and starts without. For any thread.
-    """
-
-    def __init__(self, path: Path, metrics: Metrics) -> None:
-        """Raises CorrectionError if the file exists and is invalid."""
-
-        def read() -> dict[str, LearnedCorrection]:
-            found = read_corrections(path)
-            metrics.corrected(found)
-            return found
-
-        gauges = metrics.corrections_stale, metrics.watched_ages["corrections"]
-        self._file = WatchedFiles("corrections", [path], read, *gauges)
-
-    def of(self, model: Model) -> Correction | None:
-        return self._file.value.get(model.bundle.bundle_id)
-
-    async def watch(self) -> None:
-        """Reload the file when it changes, for ever. An invalid file changes nothing."""
-        await self._file.watch()
+Corrections = WatchedFiles[dict[str, LearnedCorrection]]
+"""Current corrections of calibration by bundle_id: another bundle's graph has another calibration, and starts
+without."""
 
 
-def open_corrections(settings: Settings, metrics: Metrics) -> WatchedCorrections | None:
-    """None without `MSD_CORRECTIONS`. Raises CorrectionError."""
-    return None if settings.corrections is None else WatchedCorrections(settings.corrections, metrics)
+def open_corrections(path: Path | None, metrics: Metrics) -> Corrections | None:
+    """Return the corrections in a file that `msd recalibrate` writes; None without one. Raises CorrectionError if it
+    exists and is invalid."""
+    if path is None:
+        return None
+
+    def read() -> dict[str, LearnedCorrection]:
+        found = read_corrections(path)
+        metrics.corrected(found)
+        return found
+
+    return WatchedFiles("corrections", [path], read, metrics.corrections_stale, metrics.watched_ages["corrections"])

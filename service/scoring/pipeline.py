@@ -15,7 +15,7 @@ from native.layout import asked_request, given_rows
 from service.scoring.answer import Basis, Explained, Follower, Seen, Served, Translate
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.frames import Frame, Frames, Given
-from service.scoring.model import WatchedCorrections
+from service.scoring.model import Corrections
 
 _DENSE = {"user_dense", "item_dense", "context_dense"}
 Taken = tuple[float, float, float, float]
@@ -49,7 +49,7 @@ class Pipeline:
     def __init__(
         self,
         frames: Frames,
-        corrections: WatchedCorrections | None = None,
+        corrections: Corrections | None = None,
         followers: Sequence[Follower] = (),
         shadowing: Follower | None = None,
         translate: Translate | None = None,
@@ -98,7 +98,7 @@ class Pipeline:
     def _assignment(self, deployment: Deployment, arm: Arm) -> Assignment:
         model, live = arm.model, self._frames.live
         rows = model.native.rows
-        correction = self._corrections.of(model) if self._corrections else None
+        correction = self._corrections.value.get(model.bundle.bundle_id) if self._corrections else None
         return Assignment(
             model.native.loaded,
             arm.name if deployment.is_split else None,

@@ -43,7 +43,7 @@ class CountingRuntime:
         self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def run(self, tensors: Tensors) -> Scores:
+    def run(self, tensors: Tensors, is_aside: bool = False) -> Scores:
         count = len(tensors["item_dense"])
         with self._lock:
             self.at_once += 1
@@ -56,9 +56,6 @@ class CountingRuntime:
         if count == FAILS:
             raise RuntimeError("too many for this runtime")
         return dict.fromkeys(("pctr", "pcvr"), np.full(count, count / 100, np.float32))
-
-    def run_aside(self, tensors: Tensors) -> Scores:
-        return self.run(tensors)
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         return ()

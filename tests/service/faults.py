@@ -63,9 +63,9 @@ class ModelRuns:
 
     def obey(self) -> None:
         """Has this process, which is the service, heed the file in all its runs."""
-        run = OnnxRuntime._run
+        run = OnnxRuntime.run
 
-        def heeding(runtime: OnnxRuntime, tensors: Tensors, is_aside: bool) -> Scores:
+        def heeding(runtime: OnnxRuntime, tensors: Tensors, is_aside: bool = False) -> Scores:
             with self.path.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 seconds = float(file.read() or 0)
@@ -73,7 +73,7 @@ class ModelRuns:
             return run(runtime, tensors, is_aside)
 
         run_in_python()
-        setattr(OnnxRuntime, "_run", heeding)  # noqa: B010 - a method, for all that are made from now on
+        setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
 
 
 class LoopWork:

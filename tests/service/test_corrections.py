@@ -15,7 +15,7 @@ from msd.contract.log import EventRecord
 from operations.replay.log import LogReplay
 from service.request_log.files import encode
 from service.request_log.request_log import is_sampled
-from service.scoring.model import WatchedCorrections
+from service.scoring.model import open_corrections
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
@@ -141,4 +141,4 @@ def test_invalid_corrections_refuse_the_start(tmp_path: Path) -> None:
     file.write_text("{}")
 
     with pytest.raises(CorrectionError, match="bundles: is missing"):
-        WatchedCorrections(file, Metrics())
+        open_corrections(file, Metrics())

@@ -332,12 +332,12 @@ def test_keys_that_cannot_be_read_for_long_are_refused_if_so_configured(
     strict.check(scope, "score")
     path.unlink()
     monkeypatch.setattr("time.monotonic", lambda: real() + 31)
-    strict._keys.look()
+    strict.keys.look()
     with pytest.raises(KeysUnavailable):
         strict.check(scope, "score")
     lenient.check(scope, "score")
     write_keys(path, "ads")
-    strict._keys.look()
+    strict.keys.look()
     strict.check(scope, "score")
 
 

@@ -31,7 +31,7 @@ from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
-from service.scoring.model import Model, WatchedCorrections, load_model
+from service.scoring.model import Model, load_model, open_corrections
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -94,7 +94,9 @@ class Interleavings(RuleBasedStateMachine):
             {"bundle": world.bundles[0].folder, "store": "redis", "redis_url": world.url, "store_timeout_ms": 60_000}
         )
         self.engine = ScoringEngine(metrics, 1_000, 2)
-        self.watched = WatchedCorrections(self.corrections, metrics)
+        watched = open_corrections(self.corrections, metrics)
+        assert watched is not None
+        self.watched = watched
         self.states = RedisStates(own)
         frames = Frames(metrics, 100, LiveRows(self.states, metrics, _LAG_S))
         self.followed = Everything()
@@ -154,7 +156,7 @@ class Interleavings(RuleBasedStateMachine):
     def correct(self, shift: int) -> None:
         made = LearnedCorrection(shift=shift / 4, at=1.0, impressions=1, clicks=0)
         write_corrections(self.corrections, {bundle.bundle_id: made for bundle in self.world.bundles})
-        self.watched._file.look()
+        self.watched.look()
         self.known.add(tuple(made.values))
 
     @invariant()

@@ -74,7 +74,7 @@ def test_run_aside_has_the_same_scores_and_a_low_priority(name: str, made_for: M
 
     def run() -> None:
         while not ends.is_set():
-            np.testing.assert_array_equal(runtime.run_aside(tensors)["pctr"], runtime.run(tensors)["pctr"])
+            np.testing.assert_array_equal(runtime.run(tensors, is_aside=True)["pctr"], runtime.run(tensors)["pctr"])
 
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     with ThreadPoolExecutor(1) as thread:
@@ -87,14 +87,12 @@ def test_run_aside_has_the_same_scores_and_a_low_priority(name: str, made_for: M
         assert thread.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == ours
 
 
-@pytest.mark.parametrize("how", [OnnxRuntime.run, OnnxRuntime.run_aside])
-def test_run_that_fails_says_why_and_the_next_goes_on(
-    how: Callable[[OnnxRuntime, Tensors], object], made_for: Make, asked: Asked
-) -> None:
+@pytest.mark.parametrize("is_aside", [False, True])
+def test_run_that_fails_says_why_and_the_next_goes_on(is_aside: bool, made_for: Make, asked: Asked) -> None:
     runtime, (tensors, _) = OnnxRuntime(made_for("fp32"), "cpu", threads=1), asked[0]
     name = next(iter(tensors))
     with pytest.raises(RuntimeError, match="Invalid dimensions|invalid dimensions"):
-        how(runtime, {**tensors, name: tensors[name][:, :0]})
+        runtime.run({**tensors, name: tensors[name][:, :0]}, is_aside)
     with pytest.raises(RuntimeError, match=name):
         runtime.run({other: tensor for other, tensor in tensors.items() if other != name})
     with pytest.raises(TypeError, match="no such element type"):
