@@ -78,7 +78,7 @@ def export(
     ] = False,
     requests: Annotated[int, typer.Option(min=1, help="Number of test rows to verify the graph on.")] = 2_400,
 ) -> None:
-    """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
+    """Export graphs and rows, prove them equal to the model on test rows, and write the bundle.
 
     Of MSD's own ranker by its folders, or of any two-sided ONNX graph by --onnx FILE DATASET OUT.
     """

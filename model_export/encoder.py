@@ -32,7 +32,7 @@ _PROBES = (
 
 
 class SemanticEncoder(nn.Module):
-    """Student and adaptor: token IDs and mask, both [B, T] int64, to the ranker's item semantics [B, 64]."""
+    """Student and adaptor: token IDs and mask, both [B, T] int64, to the ranker's item semantics [B, D]."""
 
     def __init__(self, student: Student, adaptor: nn.Module) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ def sign_command(
     ],
     key: Annotated[Path, typer.Option(help="The private key, a PEM file: openssl genpkey -algorithm ed25519 -out KEY")],
 ) -> None:
-    """Verifies the folder in full, and puts a signature of its manifest into it."""
+    """Verify the folder in full, and put a signature of its manifest into it."""
     path = sign(folder, manifest := verified_manifest(folder), key)
     typer.echo(f"{path}: signs {manifest}, and with it all files of {folder}")
 
@@ -94,7 +94,7 @@ def pack_command(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The file to write: ….tar, or ….tar.gz.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the digest as a JSON object.")] = False,
 ) -> None:
-    """Verifies the bundle in full and writes it as one file, whose bytes are the same each time."""
+    """Verify the bundle in full and write it as one file, whose bytes are the same each time."""
     digest, size = f"sha256:{pack(bundle, archive)}", archive.stat().st_size
     typer.echo(json.dumps({"digest": digest, "bytes": size}) if as_json else f"{archive}: {digest} ({size} bytes)")
 
@@ -114,7 +114,7 @@ def fetch_command(
     digest: Annotated[str, typer.Option(help="sha256:… of the archive, as `msd pack` prints it.")],
     max_mb: Annotated[int, typer.Option(min=1, help="Size limit of the archive and of its contents, in MiB.")] = 16_384,
 ) -> None:
-    """Fetches, compares with the digest, unpacks and verifies; with MSD_TRUSTED_KEYS, signatures too."""
+    """Fetch, compare with the digest, unpack and verify; with MSD_TRUSTED_KEYS, signatures too."""
     from operations.fetch.fetch import fetch
 
     fetched = fetch(url, digest, folder, max_mb * 2**20, Trust.from_environ(os.environ))

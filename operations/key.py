@@ -23,7 +23,7 @@ def new(
     days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires. Default: never.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print key and entry as one JSON object.")] = False,
 ) -> None:
-    """Prints a new key, which is kept nowhere, and the entry to add to the file."""
+    """Print a new key, which is kept nowhere, and the entry to add to the file."""
     scopes = tuple(dict.fromkeys(map(_scope, scope)))
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days) if days else None
     key, entry = new_key(name, scopes, until)

@@ -36,7 +36,7 @@ from msd.feedback.files import read_requests
 _SIZES = {1: 3.0, 5: 5.0, 20: 2.0, 100: 0.2}
 _COLD = 0.02
 _FORMS: tuple[dict[str, Any], ...] = ({}, {"top_k": 3}, {"explore": {"policy": "thompson"}}, {}, {"explain": True}, {})
-"""Parts of every so-manieth request."""
+"""Parts of requests, by turns."""
 _DEADLINE_MS = 5_000
 _EVENTS, _EVENTS_S = 20, 1.0
 _T = TypeVar("_T")

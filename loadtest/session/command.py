@@ -27,7 +27,7 @@ def load(
     out: Annotated[Path, typer.Option(help="Folder for load.json and load.html.")] = Path("runs/load"),
     shows: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """At rest, at capacity, under Poisson arrivals and bursts."""
+    """Load-test a service: at rest, at capacity, under Poisson arrivals and bursts."""
     mix = mix_of(candidates)
     from loadtest.processes import ours, running
     from loadtest.session.page import load_page

@@ -74,15 +74,15 @@ def init(
     item: Annotated[str | None, typer.Option(metavar="COLUMN", help="What was shown.")] = None,
     time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When.")] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether it was clicked.")] = None,
-    impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many impressions a row is.")] = None,
-    clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many of them were clicked.")] = None,
+    impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="Number of impressions of a row.")] = None,
+    clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="Number of clicks among them.")] = None,
     conversion: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether a click converted.")] = None,
     converted_at: Annotated[str | None, typer.Option(metavar="COLUMN", help="When it converted.")] = None,
     kind: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Whether a row is an impression, a click or a conversion.")
     ] = None,
     request: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="What an impression, its click and its conversion share.")
+        str | None, typer.Option(metavar="COLUMN", help="ID that an impression, its click and its conversion share.")
     ] = None,
     clicked: Annotated[
         str | None, typer.Option(metavar="FILE", help="A table of the clicks; TABLE then has the impressions.")

@@ -27,7 +27,7 @@ def demo(
     ] = False,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="With --instant: the port to serve on.")] = 8080,
 ) -> None:
-    """Trains, exports, publishes, serves and scores on MovieLens-100K; writes demo.json and report.html."""
+    """Train, export, publish, serve and score on MovieLens-100K; write demo.json and report.html."""
     if instant:
         if out or quick:
             raise typer.BadParameter("--instant trains nothing: leave out --out and --quick")

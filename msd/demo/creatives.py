@@ -33,7 +33,7 @@ def demo_creatives(
         typer.Option(metavar="FILE", help="Your download of the Upworthy Research Archive. Default: invented tests."),
     ] = None,
 ) -> None:
-    """Trains, measures, exports and serves on tests of headlines, each of them new; writes creatives.json."""
+    """Train, measure, export and serve on tests of headlines, each of them new; write creatives.json."""
     start, console = time.perf_counter(), Console(highlight=False)
     steps = Steps(console, _STEPS)
     dataset, student, figures, bundle = (out / name for name in ("dataset", "student", "evaluation", "bundle"))

@@ -44,10 +44,9 @@ def quickstart(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to serve on.")] = 8080,
     serving: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the bundle in the end.")] = True,
 ) -> None:
-    """Makes a dataset of a log, trains, measures and exports a model without a teacher, and serves it.
+    """Make a dataset of a log; train, measure, export and serve a model without a teacher.
 
-    Further options are those of `msd data init`, such as --item COLUMN or --sample N. If interrupted, run it again:
-    finished steps are reused.
+    Further options are those of `msd data init`, such as --item COLUMN or --sample N. If interrupted, run it again.
     """
     console = Console(highlight=False, soft_wrap=True)
     if log.startswith("-"):

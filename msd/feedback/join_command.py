@@ -78,7 +78,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --by: print the figures as JSON.")] = False,
 ) -> None:
-    """Joins impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
+    """Join impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
     if (by is None) == (out is None) or (out is not None and dataset is None):
         raise typer.BadParameter("give --dataset and --out for training data, or --by arm, or --by policy")
     if target is not None and by != By.POLICY:

@@ -49,7 +49,7 @@ def private_folder() -> Iterator[Path | None]:
 
 
 class PinnedBundle:
-    """Raises BundleError if the bundle in `origin` is invalid, or changes meanwhile.
+    """The verified bundle in `origin`. Raises BundleError if it is invalid, or changes meanwhile.
 
     Its files get names in a new folder below `parent`; with None, or on a system without /proc, they stay where they
     are.

@@ -110,8 +110,8 @@ class EmbeddedStates:
 
 
 class StateFile:
-    """Raises LiveError if the folder cannot hold states, or holds something else. A repeated event is recognised for
-    `horizon_s` at least, whatever the machine's clock says."""
+    """The file of states in a folder. A repeated event is recognised for `horizon_s` at least, whatever the machine's
+    clock says. Raises LiveError if the folder cannot hold states, or holds something else."""
 
     def __init__(self, folder: Path, max_bytes: int, horizon_s: float = 86_400.0) -> None:
         self._folder = folder
