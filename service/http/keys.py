@@ -138,7 +138,7 @@ class Guard:
 
     @property
     def is_stale(self) -> bool:
-        """Return whether the keys are older than the maximum age, so that none is believed."""
+        """Return whether the keys are older than the maximum age: then none is accepted."""
         return self.keys.age_s > self._max_age_s
 
     def need(self, path: str) -> Need:
@@ -170,7 +170,7 @@ class Guard:
         if given is None:
             return "missing", Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
         if self.is_stale:
-            return "stale", KeysUnavailable("the API keys cannot be read, so that none is believed")
+            return "stale", KeysUnavailable("the API keys cannot be read: none is accepted")
         key = self.keys.value.find(given)
         if key is None:
             return "unknown", Unauthorized("unknown API key")
