@@ -65,9 +65,9 @@ def _with_descriptors(settings: Settings) -> Settings:
     allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if most == resource.RLIM_INFINITY or settings.max_connections <= most - _OTHER_FILES:
+    connections = max(1, (most - _OTHER_FILES) // settings.files_per_connection)
+    if most == resource.RLIM_INFINITY or settings.max_connections <= connections:
         return settings
-    connections = max(1, most - _OTHER_FILES)
     structlog.get_logger("msd.server").warning(
         "fewer_connections", max_connections=settings.max_connections, allowed=connections, open_files=most
     )

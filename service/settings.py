@@ -212,6 +212,11 @@ class Settings(BaseModel):
         return self
 
     @property
+    def files_per_connection(self) -> int:
+        """Return the open files of a client's connection: with TLS, a pair of sockets to the front too."""
+        return 1 if self.tls_cert is None else 3
+
+    @property
     def build(self) -> Build:
         """Return the running release."""
         try:

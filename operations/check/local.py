@@ -56,7 +56,7 @@ def _cores(group: Group, settings: Settings) -> None:
 
 def _files(group: Group, settings: Settings) -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.max_connections + _OWN_FILES
+    needed = settings.max_connections * settings.files_per_connection + _OWN_FILES
     if limit == resource.RLIM_INFINITY or limit >= needed:
         group.ok(f"{settings.max_connections} connections, and {limit} open files")
         return

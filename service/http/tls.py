@@ -171,7 +171,13 @@ class TlsEntry:
             return
         finally:
             self._arriving.pop(connection, None)
-        ours, fronts = socket.socketpair()
+        try:
+            ours, fronts = socket.socketpair()
+        except OSError as error:
+            self._log.error("cannot_accept", reason=error.strerror)
+            assert outer.transport is not None, "it is there"
+            outer.transport.abort()
+            return
         ours.setblocking(False)
         fronts.setblocking(False)
         inner = _Side()

@@ -178,9 +178,10 @@ class Cluster:
             await asyncio.wait([self._first_try], timeout=until - time.perf_counter())
 
     def _node(self, address: Address) -> _Node:
-        """Return the node of an address, and connect it. Raises StoreError if there are too many nodes."""
+        """Return the node of an address, and connect it. Raises StoreError if there are too many, unless it is the
+        URL's."""
         if address not in self._nodes:
-            if len(self._nodes) >= _MAX_NODES:
+            if len(self._nodes) >= _MAX_NODES and address not in self._url.hosts:
                 raise StoreError(f"Redis at {self.address}: reports more than {_MAX_NODES} nodes")
             url = self._url.of_server(address)
 
@@ -280,10 +281,12 @@ def read_view(info: Any) -> int:  # noqa: ANN401 - any reply
 def read_ranges(reply: Any, asked: Address) -> Ranges:  # noqa: ANN401 - any reply
     """Parse the slots of each master from a CLUSTER SLOTS reply. Raises StoreError if it is invalid."""
     found: Ranges = {}
+    left = SLOTS  # a slot has one master
     try:
         for first, last, (host, port, *_), *_ in reply:
             name = host.decode() if host else asked[0]
-            if not 0 <= int(first) <= int(last) < SLOTS:
+            left -= int(last) - int(first) + 1
+            if left < 0 or not 0 <= int(first) <= int(last) < SLOTS:
                 raise ValueError
             if name != "?":
                 found.setdefault((name, int(port)), []).append((int(first), int(last)))
@@ -291,4 +294,6 @@ def read_ranges(reply: Any, asked: Address) -> Ranges:  # noqa: ANN401 - any rep
         raise StoreError("the reply to CLUSTER SLOTS is invalid") from None
     if not found:
         raise StoreError("no node holds any slot")
+    if len(found) > _MAX_NODES:
+        raise StoreError(f"more than {_MAX_NODES} nodes hold slots")
     return found

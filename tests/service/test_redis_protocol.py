@@ -205,6 +205,8 @@ def test_ranges_by_master() -> None:
         [["a", 1, [b"h", 1]]],
         [[0, 16384, [b"h", 1]]],
         [[math.inf, 1, [b"h", 1]]],
+        [[0, 16383, [b"h", 1]], [5, 5, [b"i", 1]]],
+        [[slot, slot, [b"h", slot + 1]] for slot in range(1_001)],
     ],
 )
 def test_malformed_slot_ranges_are_refused(reply: Any) -> None:  # noqa: ANN401 - any reply

@@ -16,6 +16,9 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import Rows
 from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix
+from service.redis.redis_line import pack
+from service.redis.redis_link import Command
+from service.redis.topology import open_nodes
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.redis_rows import KNOWN, frozen, is_degraded, opened, publish, reads, redis_service
@@ -279,3 +282,26 @@ async def test_hostile_sentinels_and_nodes_give_no_row(bundle: Bundle, who: str)
                     assert not rows.found.any(), says[:99]
 
     await asyncio.gather(*map(ask, NONSENSE))
+
+
+@pytest.mark.anyio
+async def test_invented_nodes_leave_room_for_those_of_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.redis.cluster._MAX_NODES", 2)
+    told: list[bytes] = []
+
+    def answer(command: Sequence[bytes]) -> bytes:
+        reply = cluster_reply(command)
+        if reply is None or command[1] == b"INFO":
+            return reply or b"+OK\r\n"
+        nobody = b"*3\r\n:%d\r\n:%d\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n"
+        told.append(reply % port if told else b"*2\r\n" + nobody % (0, 8191, 1) + nobody % (8192, 16383, 2))
+        return told[-1]
+
+    async with server_that(answer) as url:
+        address = url.removeprefix("redis://").removesuffix("/0")
+        port = int(address.rpartition(":")[2])
+        nodes = open_nodes(f"redis+cluster://{address}", 1.0)
+        async with asyncio.timeout(60):
+            while (await nodes.ask([Command(b"k", pack(b"GET", b"k"))], lambda at, replies, epoch: None)).error:
+                await asyncio.sleep(0.01)
+        await nodes.close()

@@ -1,11 +1,14 @@
 """TLS of the service: who gets in, what a failed handshake costs, and certificates that change under it."""
 
+import asyncio
+import errno
 import os
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,7 +18,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from msd.contract.bundle import Bundle
-from service.http.tls import TlsError, server_context
+from service.http.entry import bind, listen
+from service.http.tls import TlsEntry, TlsError, open_tls, server_context
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 
@@ -161,6 +167,44 @@ def test_handshakes_that_do_not_end_keep_nobody_out(
             wait_until(lambda: closed(running, files, "made_room") > 0)
             with suppress(ConnectionError):
                 assert held[0].recv(1) == b""
+
+
+def test_silent_connections_over_tls_do_not_take_all_files_that_may_be_open(
+    bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("narrow")
+    tls: dict[str, Any] = {"tls_cert": files.cert, "tls_key": files.key, "wait_ready": False}
+    with (
+        live_service(bundle.folder, folder, open_files=400, HEAD_TIMEOUT_S=600, **tls) as running,
+        ExitStack() as stack,
+    ):
+        context = files.context()
+        for _ in range(150):
+            plain = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+            stack.enter_context(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+        with known(running, files) as client:
+            assert client.get("/health/live").status_code == 200
+        assert "cannot_accept" not in running.log_path.read_text()
+
+
+@pytest.mark.anyio
+async def test_connection_without_a_way_to_the_front_is_closed(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pair() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    tls = open_tls(Settings(bundle=Path(), tls_cert=files.cert, tls_key=files.key), metrics := Metrics())
+    assert tls is not None
+    entry = TlsEntry(tls, SimpleNamespace(connections=0), 10, metrics)
+    listener = bind("127.0.0.1", 0)
+    _, port = listen(listener)
+    entry.open(listener)
+    monkeypatch.setattr(socket, "socketpair", no_pair)
+    with suppress(ConnectionError):  # its end may come with that of the handshake
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=files.context())
+        async with asyncio.timeout(60):
+            assert await reader.read() == b""
+        writer.close()
+    await entry.close()
 
 
 def test_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:

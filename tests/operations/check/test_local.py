@@ -43,6 +43,9 @@ def test_open_files_must_cover_connections(bundle: Bundle) -> None:
     finding(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections")
     found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000))
     assert "ulimit -n 1000064" in finding(found, "warning", "MSD_MAX_CONNECTIONS is 1000000").mend
+    tls = {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")}
+    found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000, **tls))
+    assert "ulimit -n 3000064" in finding(found, "warning", "MSD_MAX_CONNECTIONS is 1000000").mend
 
 
 def test_reports_native_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
