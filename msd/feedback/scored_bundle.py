@@ -24,12 +24,13 @@ _NOTHING = (0.0, 0.0, -np.inf)
 
 
 class LoggedState(NamedTuple):
-    """What a request was scored from, live state included: impressions, clicks and their time (Unix s), of the user and
-    by item; and the user's history."""
+    """What a request was scored from, live state included: impressions, clicks and their time (Unix s), of the user,
+    by candidate, and by item of the history, whose counts are not live; and the user's history."""
 
     user: tuple[float, ...]
     history: tuple[Impression, ...]
-    items: Mapping[str, tuple[float, ...]]
+    candidates: Mapping[str, tuple[float, ...]]
+    shown: Mapping[str, tuple[float, ...]]
 
 
 class ScoredBundle:
@@ -65,15 +66,17 @@ class ScoredBundle:
             return None
         numbers = zip(row["history"], *(row["impressions"][place::3] for place in range(3)), strict=True)
         history = tuple(Impression(at, item_id, shown, clicked) for item_id, at, shown, clicked in numbers)
-        ids = [*row["item_ids"], *row["history"]]
+        ids, shown = row["item_ids"], row["history"]
         rows = []
-        for name, side, count in zip(("user_row", "item_rows"), ROW_SIDES, (1, len(ids)), strict=True):
+        for name, side, count in zip(("user_row", "item_rows"), ROW_SIDES, (1, len(ids) + len(shown)), strict=True):
             dtype = row_dtype(self.bundle.schema, side)
             if len(row[name]) != count * dtype.itemsize:
                 raise FeedbackError(f"request {row['request_id']}: {name} does not hold {count} rows of its bundle")
             rows.append(np.frombuffer(row[name], dtype)[list(_COUNTS)].tolist())
         (user,), items = rows
-        return LoggedState(user, history, dict(zip(ids, items, strict=True)))
+        return LoggedState(
+            user, history, dict(zip(ids, items, strict=False)), dict(zip(shown, items[len(ids) :], strict=True))
+        )
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
         """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it. Counts
@@ -96,7 +99,10 @@ class ScoredBundle:
         wanted = wanted_items(request, user)
         items = self._items.get(wanted)
         if state is not None and wanted:
-            _renew(items.records, [state.items.get(item_id, _NOTHING) for item_id in wanted])
+            count = len(request.ids)
+            logged = [state.candidates.get(item_id, _NOTHING) for item_id in wanted[:count]]
+            logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
+            _renew(items.records, logged)
         tensors = assemble(schema, request, row["at"], user, items).tensors
         scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
         if self._correction is not None:

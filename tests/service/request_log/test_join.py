@@ -124,7 +124,7 @@ def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp
     assert (judged["impressions"], judged["clicks"], judged["refused"]) == (80, 10, {"old": 0, "new": 0})
 
     scorers = {name: ScoredBundle(arm.folder) for name, arm in arms.items()}
-    for row in next(iter(read_requests([tmp_path / "log"], JUDGE_COLUMNS))).iter_rows(named=True):
+    for row in pl.concat(read_requests([tmp_path / "log"], JUDGE_COLUMNS)).iter_rows(named=True):
         scorer = scorers[row["arm"]]
         scores = scorer.score(row, scorer.state_of(row))
         assert scores is not None
