@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from service.redis.keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key
 from service.redis.publication import PublishError, publication
 from tests.bundles.factory import ITEMS, USERS, build_bundle
 from tests.bundles.ranker_graph import Recipe
+from tests.docs.pages import ROOT
 from tests.operations.catalogue.made import quiet
 from tests.service.live import run_msd
 
@@ -53,6 +55,20 @@ def test_publishes_every_row(redis_server: ValkeyServer, bundle: Bundle) -> None
     before = contents(redis_server)
     publish(bundle.folder, redis_server.connection_url, quiet)
     assert contents(redis_server) == before
+
+
+def test_permissions_of_the_documentation_suffice(
+    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    page = (ROOT / "docs" / "redis.md").read_text("utf-8")
+    rights = re.findall(r"(?<=[\s`])(?:\+[a-z|]+|~\S+\*)", page)
+    with Redis.from_url(redis_server.connection_url) as client:
+        client.execute_command("ACL", "SETUSER", "publisher", "reset", "on", f">{SECRET}", *rights)
+    url = f"redis://publisher:{SECRET}@127.0.0.1:{redis_server.port}/0"
+
+    publish(bundle.folder, url, quiet)
+    publish(other_bundle.folder, url, quiet, beside=True)
+    assert publish(other_bundle.folder, url, quiet).previous == bundle.bundle_id
 
 
 def test_interrupted_run_keeps_pointer(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
