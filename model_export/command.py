@@ -12,7 +12,7 @@ from rich.table import Table
 
 from model_export.export import export_bundle
 from model_export.foreign.source import load_foreign
-from model_export.inputs import load_inputs
+from model_export.inputs import own_recipe
 from model_export.recipe import Recipe
 from msd.contract.bundle import open_bundle
 from msd.contract.precision import HeadFigures, PrecisionRecord
@@ -92,7 +92,7 @@ def export(
             raise typer.BadParameter("--onnx FILE takes two folders, DATASET OUT, and no --evaluation")
         dataset, folder = folders
         names = [name for part in columns.split(",") if (name := part.strip())]
-        made = load_foreign(onnx, dataset, tensors, student, _heads(head or []), names).recipe()
+        made = load_foreign(onnx, dataset, tensors, student, _heads(head or []), names)
     with bar(console) as heard:
         advance = partial(heard, total=requests)
         fresh = export_bundle(
@@ -110,7 +110,7 @@ def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Recipe, P
             f"MODEL OUT without a student; {len(given)} folders are given"
         )
     knowledge, student = given[1] if len(given) > 4 else None, given[-3] if len(given) > 3 else None
-    return load_inputs(given[0], knowledge, student, given[-2], evaluation).recipe(), given[-1]
+    return own_recipe(given[0], knowledge, student, given[-2], evaluation), given[-1]
 
 
 def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from model_export.errors import ExportError
 from model_export.graph import open_session, to_onnx
+from model_export.parity import spread
+from msd.contract.bundle import ENCODER, TOKENIZER
 from msd.contract.encoder_record import EncoderRecord, Probe
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.student.encoder import Student, pad, tokenise
 from msd.student.record import Vectors
 
-ENCODER_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
 TOLERANCE = 1e-4
 # Probes: one token, a few tokens, a sentence, and more than the student's maximum length.
 _PROBES = (
@@ -60,11 +61,11 @@ def export_encoder(student: Student, adaptor: nn.Module, folder: Path) -> float:
             module.training = training
     if not difference <= TOLERANCE:
         raise ExportError(
-            f"{folder / ENCODER_FILE}: onnxruntime and torch differ by {difference:.2e}, more than {TOLERANCE:.0e}; "
+            f"{folder / ENCODER}: onnxruntime and torch differ by {difference:.2e}, more than {TOLERANCE:.0e}; "
             "not written"
         )
-    write_bytes_atomic(folder / ENCODER_FILE, graph)
-    write_text_atomic(folder / TOKENIZER_FILE, student.tokenizer.to_str(pretty=False))
+    write_bytes_atomic(folder / ENCODER, graph)
+    write_text_atomic(folder / TOKENIZER, student.tokenizer.to_str(pretty=False))
     return difference
 
 
@@ -100,9 +101,9 @@ _TOLERANCE_ELSEWHERE = 1e-3
 
 def encoder_record(folder: Path, texts: Sequence[str]) -> EncoderRecord:
     """Return the record of the encoder in `folder`, with probes among the items' `texts`."""
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-    probes = [*_PROBES[1:], *_some(texts, _PROBED_ITEMS)]
-    vectors = encode((folder / ENCODER_FILE).read_bytes(), tokenizer, probes)
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    probes = [*_PROBES[1:], *(texts[place] for place in spread(np.arange(len(texts)), _PROBED_ITEMS))]
+    vectors = encode((folder / ENCODER).read_bytes(), tokenizer, probes)
     return EncoderRecord(
         tolerance=_TOLERANCE_ELSEWHERE,
         probes=tuple(
@@ -118,9 +119,3 @@ def encode(graph: bytes, tokenizer: Tokenizer, texts: Sequence[str]) -> Vectors:
         ids, mask = pad([row])
         vectors += session.run(["semantic"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     return np.concatenate(vectors)
-
-
-def _some(values: Sequence[str], limit: int) -> list[str]:
-    """Return up to `limit` of the values, evenly spread."""
-    places = np.linspace(0, len(values) - 1, min(limit, len(values))).astype(np.int64)
-    return [values[place] for place in places.tolist()]

@@ -1,7 +1,6 @@
-"""Inputs of a bundle of MSD's own ranker, loaded from the folders of earlier steps and checked to match."""
+"""Recipe of a bundle of MSD's own ranker, from the folders of earlier steps, which are checked to match."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,66 +9,25 @@ from model_export.recipe import Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
-from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.evaluation.degradation import measure_cold_ads
 from msd.ranker.batch import TrainedRanker
 from msd.step import fingerprint_of
-from msd.student.encoder import Student, load_student
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, untaught_items
+from msd.student.encoder import load_student
+from msd.student.vectors import load_vectors, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
-from msd.training.folder import WEIGHTS_FILE, ModelFolderError, RankerRecord, load_ranker
+from msd.training.folder import WEIGHTS_FILE, ModelFolderError, load_ranker
 
 
-@dataclass(frozen=True)
-class ExportInputs:
-    """A trained ranker, its training inputs, and its evaluation."""
-
-    dataset: Dataset
-    knowledge: KnowledgeBase
-    teacher: dict[str, Any] | None
-    student: Student | None
-    vectors: StudentVectors
-    untaught: LevelVectors
-    trained: TrainedRanker
-    record: RankerRecord
-    evaluation: dict[str, Any]
-    fingerprint: str
-
-    def recipe(self) -> Recipe:
-        """Return the recipe of its bundle, with torch's scores."""
-        trained = self.trained
-        return Recipe(
-            dataset=self.dataset,
-            schema=trained.schema,
-            heads=heads_of(trained),
-            graph=lambda: ranker_graph(trained),
-            scores=torch_scores(trained),
-            scored_by="torch",
-            vectors=self.vectors,
-            adaptors=trained.adaptors,
-            student=self.student,
-            cold_ads=lambda features: measure_cold_ads(trained, features, self.untaught, Part.VALID),
-            knowledge=self.knowledge,
-            calibration=_curve(trained),
-            metrics=self.evaluation,
-            provenance={
-                "teacher": self.teacher,
-                "student": self.vectors.student or None,
-                "training": self.record.training,
-                "choice": self.record.choice.model_dump(mode="json") if self.record.choice else None,
-            },
-            fingerprint=self.fingerprint,
-        )
-
-
-def load_inputs(
+def own_recipe(
     dataset: Path, knowledge: Path | None, student: Path | None, model: Path, evaluation: Path | None
-) -> ExportInputs:
-    """Load the folders of the earlier steps. `knowledge`: for people. `student`: of the model's training.
+) -> Recipe:
+    """Return the recipe of a trained ranker's bundle, with torch's scores. `knowledge`: for people. `student`: of the
+    model's training.
 
-    Raises MsdError if they are not from the same run.
+    Raises MsdError if the folders are not from the same run.
     """
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
@@ -84,16 +42,26 @@ def load_inputs(
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation, model.name)
     untaught = untaught_items(student, student_texts(data)[0]) if student else no_vectors().items
-    return ExportInputs(
+    return Recipe(
         dataset=data,
-        knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
-        teacher=teacher,
-        student=load_student(student) if student else None,
+        schema=trained.schema,
+        heads=heads_of(trained),
+        graph=lambda: ranker_graph(trained),
+        scores=torch_scores(trained),
+        scored_by="torch",
         vectors=vectors,
-        untaught=untaught,
-        trained=trained,
-        record=record,
-        evaluation=figures,
+        adaptors=trained.adaptors,
+        student=load_student(student) if student else None,
+        cold_ads=lambda features: measure_cold_ads(trained, features, untaught, Part.VALID),
+        knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
+        calibration=_curve(trained),
+        metrics=figures,
+        provenance={
+            "teacher": teacher,
+            "student": vectors.student or None,
+            "training": record.training,
+            "choice": record.choice.model_dump(mode="json") if record.choice else None,
+        },
         fingerprint=fingerprint_of(
             data.fingerprint,
             vectors.student,

@@ -19,7 +19,7 @@ from lab.reference.market import Population, new_market
 from lab.reference.network import made
 from model_export.export import export_bundle
 from model_export.foreign.bind import bind_inputs
-from model_export.foreign.source import Foreign
+from model_export.foreign.source import recipe_of
 from model_export.precision.choice import RequestedPrecision
 from msd.contract.bundle import FORMAT_VERSION, open_bundle
 from msd.contract.errors import BundleError
@@ -83,7 +83,7 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     plain = _renamed(plain_graph(network, makings.sizes))
     write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())
     market = new_market(network, makings.population)
-    source = Foreign(
+    recipe = recipe_of(
         plain,
         bind_inputs(plain, market.schema),
         _HEADS,
@@ -96,7 +96,7 @@ def made_bundles(work: Path, makings: Makings, progress: Heard) -> Bundles:
     for folder, precision in zip((bundles.fp32, bundles.best), makings.precisions, strict=False):
         shutil.rmtree(folder, ignore_errors=True)
         told = _told(progress, folder, makings)
-        export_bundle(source.recipe(), folder, None, makings.requests, told, precision, makings.candidates)
+        export_bundle(recipe, folder, None, makings.requests, told, precision, makings.candidates)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper
 
 from model_export.errors import ExportError
+from model_export.factorise.facts import real_inputs
 from msd.contract.assemble import Tensors
 from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema, TensorSpec
 
@@ -86,8 +87,7 @@ def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
     items or two axes of items; also for a graph without item input.
     """
     known = named_columns(schema)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in weights]
+    inputs = real_inputs(model.graph)
     for one in inputs:
         if one.name not in known:
             hint = "; if it is a matrix of them, give its --columns" if len(inputs) == 1 else ""
@@ -187,7 +187,7 @@ def _shape(value: ValueInfoProto) -> list[int | str | None]:
 ITEM_AXIS = "candidates"
 _PREFIX = "own/"
 _IR = 4  # the first in which weights need not be inputs
-_TYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
+TYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 
 
 def spliced_graph(
@@ -257,5 +257,5 @@ def _tail(head: str, output: str, constants: list[TensorProto]) -> list[NodeProt
 def input_of(spec: TensorSpec) -> ValueInfoProto:
     """Return a schema tensor as an input of a ranker's graph."""
     return helper.make_tensor_value_info(
-        spec.name, _TYPES[spec.dtype], [ITEM_AXIS if spec.side == "item" else 1, *spec.shape]
+        spec.name, TYPES[spec.dtype], [ITEM_AXIS if spec.side == "item" else 1, *spec.shape]
     )

@@ -5,7 +5,6 @@ Its scores are those of its own graph with its own inputs; the bundle's graph is
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,47 +31,38 @@ from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 from msd.teachers.knowledge import KnowledgeBase
 
 
-@dataclass(frozen=True)
-class Foreign:
-    """A graph, the schema that names its inputs, and the sources of its rows."""
-
-    model: ModelProto
-    bindings: list[Binding]
-    heads: Mapping[str, str]
-    dataset: Dataset
-    schema: FeatureSchema
-    vectors: StudentVectors
-    adaptors: Adaptors
-    student: Student | None
-
-    def recipe(self) -> Recipe:
-        """Return the recipe of its bundle."""
-        content = hashlib.sha256(self.model.SerializeToString()).hexdigest()
-        student = self.vectors.student or None
-        return Recipe(
-            dataset=self.dataset,
-            schema=self.schema,
-            heads=tuple(self.heads),
-            graph=lambda: spliced_graph(self.model, self.bindings, self.schema, self.heads).SerializeToString(),
-            # Its behaviour with several users at once is unknown.
-            scores=_Scores(self.model, self.bindings, self.heads),
-            scored_by="the graph given",
-            vectors=self.vectors,
-            adaptors=self.adaptors,
-            student=self.student,
-            cold_ads=lambda features: None,
-            knowledge=KnowledgeBase({}, {}),
-            calibration={},
-            metrics={},
-            provenance={"onnx": content, "student": student},
-            fingerprint=fingerprint_of(
-                content,
-                self.dataset.fingerprint,
-                self.schema.schema_hash,
-                student,
-                dict(self.heads),
-            ),
-        )
+def recipe_of(
+    model: ModelProto,
+    bindings: list[Binding],
+    heads: Mapping[str, str],
+    dataset: Dataset,
+    schema: FeatureSchema,
+    vectors: StudentVectors,
+    adaptors: Adaptors,
+    student: Student | None,
+) -> Recipe:
+    """Return the recipe of the bundle of a graph with the sources of its rows; the schema names the graph's inputs."""
+    content = hashlib.sha256(model.SerializeToString()).hexdigest()
+    return Recipe(
+        dataset=dataset,
+        schema=schema,
+        heads=tuple(heads),
+        graph=lambda: spliced_graph(model, bindings, schema, heads).SerializeToString(),
+        # Its behaviour with several users at once is unknown.
+        scores=_Scores(model, bindings, heads),
+        scored_by="the graph given",
+        vectors=vectors,
+        adaptors=adaptors,
+        student=student,
+        cold_ads=lambda features: None,
+        knowledge=KnowledgeBase({}, {}),
+        calibration={},
+        metrics={},
+        provenance={"onnx": content, "student": vectors.student or None},
+        fingerprint=fingerprint_of(
+            content, dataset.fingerprint, schema.schema_hash, vectors.student or None, dict(heads)
+        ),
+    )
 
 
 def load_foreign(
@@ -82,9 +72,9 @@ def load_foreign(
     student: Path | None,
     heads: Mapping[str, str],
     columns: Sequence[str] = (),
-) -> Foreign:
-    """Load a graph whose inputs are named by the schema of `dataset`, or of the `msd tensors` folder; `columns` are the
-    names of a single input's columns.
+) -> Recipe:
+    """Return the recipe of a graph whose inputs are named by the schema of `dataset`, or of the `msd tensors` folder;
+    `columns` are the names of a single input's columns.
 
     Without that folder there are no vectors. Raises MsdError if the inputs do not belong together, and ExportError if
     the graph cannot be served.
@@ -108,7 +98,7 @@ def load_foreign(
         bindings, outputs = bind_inputs(model, schema), head_outputs(model, heads)
     except ExportError as error:
         raise ExportError(f"{onnx_file}: {error}") from None
-    return Foreign(model, bindings, outputs, data, schema, vectors, adaptors, encoder)
+    return recipe_of(model, bindings, outputs, data, schema, vectors, adaptors, encoder)
 
 
 def _student(record: TensorRecord, tensors: Path, student: Path | None) -> tuple[StudentVectors, Student | None]:

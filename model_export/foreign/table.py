@@ -8,11 +8,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from model_export.errors import ExportError
-from model_export.foreign.bind import Columns, named_columns
+from model_export.factorise.facts import real_inputs
+from model_export.foreign.bind import TYPES, Columns, named_columns
 from msd.contract.schema import FeatureSchema
 
 _AXIS = "rows"
-_TYPES = {"int32": TensorProto.INT32, "float32": TensorProto.FLOAT}
 _KINDS = (TensorProto.INT64, TensorProto.INT32, TensorProto.STRING, TensorProto.BOOL)  # of labels
 _LABELS = ("classlabels_int64s", "classlabels_strings", "classlabels_ints")
 
@@ -23,8 +23,7 @@ def with_named_inputs(model: ModelProto, names: Sequence[str], schema: FeatureSc
     A number is its value and its missing flag; if the matrix is so much narrower, all numbers are values alone. Raises
     ExportError if the graph has other inputs, a name is unknown, or the widths do not sum up to the matrix' width.
     """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in weights]
+    inputs = real_inputs(model.graph)
     if len(inputs) != 1:
         raise ExportError(f"--columns are those of a single input, and the graph has {len(inputs)}")
     known, matrix = named_columns(schema), inputs[0]
@@ -37,12 +36,12 @@ def with_named_inputs(model: ModelProto, names: Sequence[str], schema: FeatureSc
     made, parts = [], []
     for name, width in zip(names, widths, strict=True):
         spec, part = known[name].tensor, f"{matrix.name}/{name}"
-        made.append(helper.make_tensor_value_info(name, _TYPES[spec.dtype], [_AXIS, *spec.shape[:-1], width]))
+        made.append(helper.make_tensor_value_info(name, TYPES[spec.dtype], [_AXIS, *spec.shape[:-1], width]))
         parts.append(helper.make_node("Reshape", [name, flat], [f"{part}/flat"]))
         parts.append(helper.make_node("Cast", [f"{part}/flat"], [part], to=matrix.type.tensor_type.elem_type))
     parts.append(helper.make_node("Concat", [f"{matrix.name}/{name}" for name in names], [matrix.name], axis=1))
     found = _copy(model, [*parts, *model.graph.node], model.graph.output)
-    kept = [one for one in model.graph.input if one.name in weights]
+    kept = [one for one in model.graph.input if one.name != matrix.name]
     del found.graph.input[:]
     found.graph.input.extend([*made, *kept])
     found.graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), flat))

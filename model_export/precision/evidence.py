@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model_export.errors import ExportError
 from model_export.parity import BundleRows, plain_request, spread
 from msd.contract.assemble import Tensors
+from msd.contract.golden import repeated
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.metrics import Labels
@@ -79,14 +80,10 @@ class Evidence:
 
     def request(self, candidates: int) -> Tensors:
         """Return the tensors of one user with that many candidates: those of the first valid rows, repeated."""
-        some = self._timed
-        sides = {spec.name: spec.side for spec in self._features.schema.tensors}
-        return {
-            name: np.resize(np.concatenate([one[name] for one in some]), (candidates, *tensor.shape[1:]))
-            if sides[name] == "item"
-            else tensor
-            for name, tensor in some[-1].items()
-        }
+        some, schema = self._timed, self._features.schema
+        items = [spec.name for spec in schema.tensors if spec.side == "item"]
+        joined = {name: np.concatenate([one[name] for one in some]) for name in items}
+        return repeated(schema, some[-1] | joined, candidates)
 
     @cached_property
     def _timed(self) -> list[Tensors]:

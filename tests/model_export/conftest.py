@@ -8,16 +8,19 @@ import pytest
 from model_export.export import export_bundle
 from model_export.graph import Run as ModelRun
 from model_export.graph import open_run
-from model_export.inputs import ExportInputs, load_inputs
+from model_export.inputs import own_recipe
 from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
 from model_export.precision.int8 import quantise
 from model_export.ranker import HEADS
+from model_export.recipe import Recipe
 from msd.contract.bundle import RANKER, Bundle, open_bundle
 from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset
+from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.training.folder import load_ranker
 from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
@@ -41,8 +44,9 @@ class Exported:
 
     bundle: Bundle
     replay: Path
-    inputs: ExportInputs
+    inputs: Recipe
     features: Features
+    trained: TrainedRanker
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +70,10 @@ def quiet(*_: object) -> None:
 
 
 def _export(run: Run, model: Path, folder: Path) -> Exported:
-    inputs = load_inputs(run.dataset, run.knowledge, run.student, model, None)
-    assert export_bundle(inputs.recipe(), folder / "bundle", folder / "replay.jsonl", 2_400, quiet)
-    features = build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
-    return Exported(open_bundle(folder / "bundle"), folder / "replay.jsonl", inputs, features)
+    inputs = own_recipe(run.dataset, run.knowledge, run.student, model, None)
+    assert export_bundle(inputs, folder / "bundle", folder / "replay.jsonl", 2_400, quiet)
+    features = build_features(inputs.dataset, inputs.schema, inputs.vectors)
+    return Exported(open_bundle(folder / "bundle"), folder / "replay.jsonl", inputs, features, load_ranker(model).model)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,12 @@ from onnx import helper, numpy_helper
 from model_export.errors import ExportError
 from model_export.export import export_bundle
 from model_export.graph import open_run
-from model_export.inputs import ExportInputs, load_inputs
+from model_export.inputs import own_recipe
 from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
 from model_export.precision.evidence import Evidence
+from model_export.recipe import Recipe
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens
@@ -63,24 +64,24 @@ def test_evaluation_measures_both_heads(
 
 
 @pytest.fixture(scope="module")
-def inputs(model: tuple[Path, Path]) -> ExportInputs:
-    return load_inputs(model[0], None, None, model[1], None)
+def inputs(model: tuple[Path, Path]) -> Recipe:
+    return own_recipe(model[0], None, None, model[1], None)
 
 
 @pytest.fixture(scope="module")
-def bundle(inputs: ExportInputs, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(inputs: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    assert export_bundle(inputs.recipe(), out, None, 12, quiet)
+    assert export_bundle(inputs, out, None, 12, quiet)
     return open_bundle(out)
 
 
 @pytest.fixture(scope="module")
-def features(inputs: ExportInputs) -> Features:
-    return build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
+def features(inputs: Recipe) -> Features:
+    return build_features(inputs.dataset, inputs.schema, inputs.vectors)
 
 
 @pytest.fixture(scope="module")
-def evidence(inputs: ExportInputs, bundle: Bundle, features: Features) -> Evidence:
+def evidence(inputs: Recipe, bundle: Bundle, features: Features) -> Evidence:
     return Evidence(inputs.dataset, features, BundleRows(bundle))
 
 
@@ -105,7 +106,7 @@ def _scaled(graph: bytes, head: str | None) -> bytes:
     ],
 )
 def test_gate_judges_both_heads(
-    inputs: ExportInputs,
+    inputs: Recipe,
     bundle: Bundle,
     evidence: Evidence,
     monkeypatch: pytest.MonkeyPatch,
@@ -113,7 +114,7 @@ def test_gate_judges_both_heads(
     reason: str | None,
 ) -> None:
     """On any CPU: the graph in int8 is replaced by one whose error is known."""
-    heads, graph = bundle.manifest.heads, inputs.recipe().graph()
+    heads, graph = bundle.manifest.heads, inputs.graph()
     monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
     monkeypatch.setattr(choice, "quantise", lambda plain, rows: _scaled(plain, spoilt))
     if reason is not None:
@@ -136,12 +137,12 @@ def test_gate_judges_both_heads(
 
 
 def test_conversions_are_judged_on_clicks(
-    inputs: ExportInputs, bundle: Bundle, features: Features, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+    inputs: Recipe, bundle: Bundle, features: Features, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valid = inputs.dataset.events["conversion"].to_numpy()[features.of_part(Part.VALID)]
     monkeypatch.setattr(choice, "check_int8", lambda instructions: None)
     monkeypatch.setattr(choice, "quantise", lambda plain, rows: plain)
-    graph, heads = inputs.recipe().graph(), bundle.manifest.heads
+    graph, heads = inputs.graph(), bundle.manifest.heads
     tried = choose(graph, heads, "auto", 20, evidence, quiet).record.tried["int8"]
     run = open_run(graph, "fp32", heads)
     scores = np.array([run(tensors)[1, 0] for tensors in evidence.valid()])
@@ -163,11 +164,11 @@ def test_conversions_are_judged_on_clicks(
     ],
 )
 def test_unjudged_conversions_leave_fp32(
-    inputs: ExportInputs, bundle: Bundle, features: Features, conversions: float | None, reason: str
+    inputs: Recipe, bundle: Bundle, features: Features, conversions: float | None, reason: str
 ) -> None:
     given = None if conversions is None else torch.full_like(features.labels, conversions)
     evidence = Evidence(inputs.dataset, replace(features, conversions=given), BundleRows(bundle))
-    graph, heads = inputs.recipe().graph(), bundle.manifest.heads
+    graph, heads = inputs.graph(), bundle.manifest.heads
     chosen = choose(graph, heads, "auto", 20, evidence, quiet)
 
     assert (chosen.int8, chosen.record.chosen, chosen.record.passed) == (None, "fp32", ("fp32",))

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, encode, export_encoder
+from model_export.encoder import encode, export_encoder
 from model_export.errors import ExportError
 from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
 from msd.contract.row_file import RowFile
@@ -41,10 +41,10 @@ def written(student: Student, adaptor: nn.Module, tmp_path_factory: pytest.TempP
 
 
 def _run(folder: Path, texts: Sequence[str]) -> Vectors:
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.enable_padding()
     encodings = tokenizer.encode_batch(list(texts))
-    session = onnxruntime.InferenceSession(folder / ENCODER_FILE, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / ENCODER, providers=["CPUExecutionProvider"])
     feed = {
         "input_ids": np.asarray([encoding.ids for encoding in encodings], np.int64),
         "attention_mask": np.asarray([encoding.attention_mask for encoding in encodings], np.int64),
@@ -65,12 +65,12 @@ def test_encoder_equals_torch(written: tuple[Path, float], student: Student, ada
 
 
 def test_encoder_has_named_inputs_and_free_axes_and_truncates(written: tuple[Path, float]) -> None:
-    session = onnxruntime.InferenceSession(written[0] / ENCODER_FILE, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(written[0] / ENCODER, providers=["CPUExecutionProvider"])
     inputs = {entry.name: (entry.type, entry.shape) for entry in session.get_inputs()}
     assert inputs == {name: ("tensor(int64)", ["batch", "length"]) for name in ("input_ids", "attention_mask")}
     (output,) = session.get_outputs()
     assert (output.name, output.type, output.shape[0], output.shape[-1]) == ("semantic", "tensor(float)", "batch", 64)
-    assert len(Tokenizer.from_file(str(written[0] / TOKENIZER_FILE)).encode("word " * 500).ids) == 64
+    assert len(Tokenizer.from_file(str(written[0] / TOKENIZER)).encode("word " * 500).ids) == 64
 
 
 class _Wavering(nn.Module):

@@ -1,6 +1,5 @@
 """The export is whole or absent: verified when written, skipped when done, refused when its inputs do not fit."""
 
-import copy
 import json
 import re
 import shutil
@@ -9,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
-from model_export.inputs import load_inputs
+from model_export.inputs import own_recipe
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import (
@@ -33,9 +31,10 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
+from msd.dataset.texts import student_texts
 from msd.evaluation.degradation import measure_cold_ads
 from msd.step import STEP_FILE
-from msd.student.vectors import StudentVectors, load_vectors, save_vectors
+from msd.student.vectors import StudentVectors, load_vectors, save_vectors, untaught_items
 from msd.training.folder import ModelFolderError
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.dataset.tiny import write_tiny_dataset
@@ -60,7 +59,7 @@ class Brief:
 def brief(plain: Exported, tmp_path_factory: pytest.TempPathFactory) -> Brief:
     folder = tmp_path_factory.mktemp("brief")
     made = Brief(folder / "bundle", folder / "replay.jsonl", folder / "report.json")
-    assert export_bundle(plain.inputs.recipe(), made.bundle, made.replay, 5, quiet, explain=made.report)
+    assert export_bundle(plain.inputs, made.bundle, made.replay, 5, quiet, explain=made.report)
     return made
 
 
@@ -93,12 +92,13 @@ def test_manifest_has_provenance(exported: Exported) -> None:
     assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
 
 
-def test_manifest_has_cold_ads(exported: Exported, plain: Exported) -> None:
+def test_manifest_has_cold_ads(run: Run, exported: Exported, plain: Exported) -> None:
     encoder = exported.bundle.manifest.encoder
     assert encoder is not None
     found = encoder.cold_ads
     assert found is not None
-    assert found == measure_cold_ads(exported.inputs.trained, exported.features, exported.inputs.untaught, Part.VALID)
+    untaught = untaught_items(run.student, student_texts(exported.inputs.dataset)[0])
+    assert found == measure_cold_ads(exported.trained, exported.features, untaught, Part.VALID)
     assert 0 < found.items < exported.inputs.dataset.items.height / 2
     assert exported.bundle.encoder_pays == found.pay == (found.ci95 is not None and found.ci95[0] > 0)
     assert not plain.bundle.encoder_pays
@@ -137,10 +137,10 @@ def test_int8_bundle_is_proved_in_both_precisions(
     out = tmp_path / "bundle"
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
-            export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
+            export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
         assert not out.exists()
         return
-    export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
+    export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
     assert set(bundle.manifest.tolerances) - set(exported.bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
@@ -152,8 +152,8 @@ def test_int8_bundle_is_proved_in_both_precisions(
         differences.append(np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max())
     # How far int8 is off depends on the CPU's kernels; the bundle declares twice the largest difference measured.
     assert 1e-5 < max(differences) <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
-    assert not export_bundle(exported.inputs.recipe(), out, None, 60, quiet, "int8", 20)
-    assert export_bundle(exported.inputs.recipe(), out, None, 60, quiet)
+    assert not export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+    assert export_bundle(exported.inputs, out, None, 60, quiet)
     again = open_bundle(out)
     # The rows of both are the same, and their manifests differ.
     assert (again.precision.chosen, again.bundle_id) == ("fp32", bundle.bundle_id)
@@ -169,7 +169,7 @@ def test_refused_precision_keeps_previous_bundle(
     loses = "int8 does not score as fp32 does on valid rows: AUC may be lower by"
     refusal = loses if adds_int8_exactly(cpu_instructions()) else "has no VNNI"
     with pytest.raises(ExportError, match=refusal):
-        export_bundle(plain.inputs.recipe(), out, None, 10, quiet, "int8", 20)
+        export_bundle(plain.inputs, out, None, 10, quiet, "int8", 20)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
@@ -202,34 +202,28 @@ def test_finished_export_is_skipped(plain: Exported, brief: Brief, tmp_path: Pat
     shutil.copytree(plain.bundle.folder, out)
     shutil.copy(plain.replay, replay)
     before = (out / RANKER).stat().st_mtime_ns
-    assert not export_bundle(plain.inputs.recipe(), out, replay, 2_400, quiet)
-    assert not export_bundle(plain.inputs.recipe(), out, None, 2_400, quiet)
+    assert not export_bundle(plain.inputs, out, replay, 2_400, quiet)
+    assert not export_bundle(plain.inputs, out, None, 2_400, quiet)
     assert (out / RANKER).stat().st_mtime_ns == before
     replay.unlink()
-    assert export_bundle(plain.inputs.recipe(), out, replay, 2_400, quiet)
+    assert export_bundle(plain.inputs, out, replay, 2_400, quiet)
     assert replay.read_bytes() == plain.replay.read_bytes()
     # Equal inputs give equal graphs, unless another form of it ran faster now; so the rows of one fit the other.
     again = open_bundle(out)
     forms = {one.manifest.provenance["graph"]["served"] for one in (again, plain.bundle)}
     assert len(forms) > 1 or again.bundle_id == plain.bundle.bundle_id
     with pytest.raises(Cut):
-        export_bundle(plain.inputs.recipe(), out, replay, 5, _cut_at_once)
+        export_bundle(plain.inputs, out, replay, 5, _cut_at_once)
     assert len(brief.replay.read_text().splitlines()) == 5
 
 
 def test_failed_proof_keeps_previous_bundle(plain: Exported, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     shutil.copytree(plain.bundle.folder, out)
-    inputs = replace(plain.inputs, trained=copy.deepcopy(plain.inputs.trained))
-
-    def perturb(step: str, done: int) -> None:
-        """Changes the weights after the graph was made of them."""
-        if step.startswith("Packing"):
-            with torch.no_grad():
-                inputs.trained.ranker.head.bias.add_(0.01)
+    perturbed = replace(plain.inputs, scores=lambda tensors: plain.inputs.scores(tensors) + np.float32(0.01))
 
     with pytest.raises(ExportError, match="the bundle was not written"):
-        export_bundle(inputs.recipe(), out, tmp_path / "replay.jsonl", 10, perturb)
+        export_bundle(perturbed, out, tmp_path / "replay.jsonl", 10, quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id
 
@@ -247,18 +241,18 @@ def test_rejects_inputs_of_others(run: Run, tmp_path: Path) -> None:
     save_vectors(StudentVectors("0" * 64, vectors.items, vectors.users), student)
 
     with pytest.raises(ModelFolderError, match="was trained on another state of the dataset .*; train again"):
-        load_inputs(other, run.knowledge, run.student, run.semantic, None)
+        own_recipe(other, run.knowledge, run.student, run.semantic, None)
     with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach`"):
-        load_inputs(run.dataset, knowledge, run.student, run.semantic, None)
+        own_recipe(run.dataset, knowledge, run.student, run.semantic, None)
     with pytest.raises(ModelFolderError, match="was trained with the vectors of another student"):
-        load_inputs(run.dataset, run.knowledge, student, run.semantic, None)
+        own_recipe(run.dataset, run.knowledge, student, run.semantic, None)
 
 
 def test_teacher_words_change_fingerprint(run: Run, plain: Exported, tmp_path: Path) -> None:
     shutil.copytree(run.knowledge, tmp_path / "knowledge")
     path = tmp_path / "knowledge" / "items.jsonl"
     path.write_text(path.read_text().replace("For people who like", "Made for people who like"))
-    inputs = load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.plain, None)
+    inputs = own_recipe(run.dataset, tmp_path / "knowledge", run.student, run.plain, None)
     assert inputs.fingerprint != plain.inputs.fingerprint
 
 
@@ -268,15 +262,15 @@ def test_rejects_invalid_evaluation(run: Run, text: str | None, tmp_path: Path) 
     if text is not None:
         path.write_text(text)
     with pytest.raises(MsdError, match=r"evaluation\.json: not what `msd evaluate` writes"):
-        load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
+        own_recipe(run.dataset, run.knowledge, run.student, run.plain, path)
 
 
 def test_manifest_has_evaluation(run: Run, plain: Exported, tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps({"models": {"plain": {"metrics": {"auc": 0.7}, "calibration": []}}}))
-    inputs = load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
+    inputs = own_recipe(run.dataset, run.knowledge, run.student, run.plain, path)
     assert inputs.fingerprint != plain.inputs.fingerprint
-    export_bundle(inputs.recipe(), tmp_path / "bundle", None, 5, quiet)
+    export_bundle(inputs, tmp_path / "bundle", None, 5, quiet)
     assert open_bundle(tmp_path / "bundle").manifest.metrics == {"plain": {"auc": 0.7}}
 
 
@@ -296,6 +290,6 @@ def test_explain_writes_report(plain: Exported, brief: Brief, tmp_path: Path) ->
     report = json.loads(brief.report.read_text("utf-8"))
     assert {one["operator"] for one in report["split"]} & {"MatMul", "Gemm"}
     assert all(one["left"] for one in report["left"])
-    assert not export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, quiet, explain=brief.report)
+    assert not export_bundle(plain.inputs, brief.bundle, None, 5, quiet, explain=brief.report)
     with pytest.raises(Cut):
-        export_bundle(plain.inputs.recipe(), brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")
+        export_bundle(plain.inputs, brief.bundle, None, 5, _cut_at_once, explain=tmp_path / "lost.json")

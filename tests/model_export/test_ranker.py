@@ -52,7 +52,7 @@ def test_ranker_equals_torch_on_test_rows(name: str, request: pytest.FixtureRequ
     exported: Exported = request.getfixturevalue(name)
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
     assert len(asked) == len(exported.features.of_part(Part.TEST)) > 100
-    parity = check_parity(exported.bundle, _by_torch(exported.inputs.trained), asked, TOLERANCE, quiet)
+    parity = check_parity(exported.bundle, _by_torch(exported.trained), asked, TOLERANCE, quiet)
     assert parity.max_abs_diff <= 1e-5
     scores = np.concatenate([golden.expected["pctr"] for golden in parity.goldens])
     assert scores.std() > 0.02
@@ -77,7 +77,7 @@ def test_inputs_have_one_user_and_many_candidates(name: str, request: pytest.Fix
 
 
 def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) -> None:
-    trained, tensors = copy.deepcopy(exported.inputs.trained), _example(exported)
+    trained, tensors = copy.deepcopy(exported.trained), _example(exported)
     with torch.no_grad():
         logits = trained.ranker({name: torch.from_numpy(np.array(one)) for name, one in tensors.items()}).numpy()
     middle = float(np.median(logits))
@@ -87,7 +87,7 @@ def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) ->
         (tmp_path / RANKER).write_bytes(ranker_graph(trained))
         np.testing.assert_allclose(_pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-curve(logits))), atol=1e-5)
     record = exported.bundle.manifest.calibration
-    assert Curve(**record).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
+    assert Curve(**record).knots == exported.trained.calibrator.curve().knots.tolist()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_calibration_is_part_of_the_graph(exported: Exported, tmp_path: Path) ->
 )
 def test_parity_rejects_other_weights(exported: Exported, by: float, message: str) -> None:
     requests = list(serving_requests(exported.inputs.dataset, exported.features, 20))
-    trained = copy.deepcopy(exported.inputs.trained)
+    trained = copy.deepcopy(exported.trained)
     with torch.no_grad():
         trained.ranker.head.bias.add_(by)
     with pytest.raises(ExportError, match=message):
@@ -112,7 +112,7 @@ def _by_torch(trained: TrainedRanker) -> Expected:
 
 @pytest.fixture(scope="module")
 def traced(exported: Exported) -> bytes:
-    return ranker_graph(exported.inputs.trained)
+    return ranker_graph(exported.trained)
 
 
 @pytest.fixture(scope="module")

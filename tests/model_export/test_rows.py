@@ -52,7 +52,7 @@ def test_rows_hold_encoded_columns_and_adapted_vectors(exported: Exported, side:
     assert np.array_equal(rows.records["categorical"], features.entities.categorical[:-1])
     assert np.array_equal(rows.records["numeric"], features.entities.numeric[:-1])
     present = features.present[:-1]
-    vectors = exported.inputs.trained.adaptors.adapt(exported.features).adapted[side][:-1].numpy()
+    vectors = exported.trained.adaptors.adapt(exported.features).adapted[side][:-1].numpy()
     assert np.array_equal(has_semantic(rows.records), present.numpy())
     assert np.array_equal(rows.records["semantic"], vectors.astype(np.float16))
     assert not rows.records["semantic"][~present.numpy()].any()

@@ -130,7 +130,7 @@ def test_torchs_default_export_becomes_a_bundle(run: Run, tmp_path: Path) -> Non
             module, module.examples(), path, input_names=list(NAMES), dynamic_shapes=(rows,), dynamo=True, verbose=False
         )
     assert (tmp_path / "theirs.onnx.data").is_file()  # where it puts weights unasked
-    export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
+    export_bundle(load_foreign(path, run.dataset, None, None, {}), tmp_path / "bundle", None, 12, quiet)
     assert (tmp_path / "bundle" / MARKER).is_file()  # verified before it is in its place
     assert _serves(open_bundle(tmp_path / "bundle"))["pctr"] <= 1e-6
 
@@ -143,9 +143,9 @@ def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, m
     foreign = load_foreign(write(Theirs(run), outputs=("a", "b")), run.dataset, None, None, {"pctr": "b", "sold": "a"})
     if not adds_int8_exactly(cpu_instructions()):
         with pytest.raises(ExportError, match="has no VNNI"):
-            export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet, "int8", 20)
+            export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
         return
-    assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet, "int8", 20)
+    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
     bundle = open_bundle(tmp_path / "bundle")
     tolerance = bundle.manifest.tolerances["onnxruntime-cpu-int8"]
     assert all(worst <= tolerance for worst in _serves(bundle, "int8").values())
@@ -156,7 +156,7 @@ def test_vectors_and_encoder_are_those_of_training(run: Run, write: Write, tmp_p
     write_tensors(load_dataset(run.dataset), load_vectors(run.student), True, tensors, quiet)
     path = write(Theirs(run, heads=1, semantic=64), (*NAMES, "item_semantic"), ("score",))
     foreign = load_foreign(path, run.dataset, tensors, run.student, {})
-    assert export_bundle(foreign.recipe(), tmp_path / "bundle", None, 60, quiet)
+    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet)
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.path("encoder.onnx").is_file()
     assert bundle.manifest.provenance["student"] == load_vectors(run.student).student
@@ -190,7 +190,7 @@ def test_rejects_scores_that_are_not_probabilities(
 ) -> None:
     path = write(kind(run), outputs=outputs)
     with pytest.raises(ExportError, match=message):
-        export_bundle(load_foreign(path, run.dataset, None, None, {}).recipe(), tmp_path / "bundle", None, 12, quiet)
+        export_bundle(load_foreign(path, run.dataset, None, None, {}), tmp_path / "bundle", None, 12, quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["theirs.onnx"]
 
 
