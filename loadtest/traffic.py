@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.bundle import ROWS, Bundle, open_bundle
+from msd.contract.bundle import Bundle, open_bundle
 from msd.contract.errors import MsdError
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import RowSide
 from msd.contract.schema import Categorical, FeatureSchema
 
 _ZIPF_EXPONENT = 1.1
@@ -115,8 +115,7 @@ def mix_text(mix: Mix) -> str:
 
 
 def _ids(bundle: Bundle, side: RowSide) -> list[str]:
-    codec = RowCodec(bundle.schema, side, bundle.bundle_id)
-    file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+    file = RowFile.of(bundle, side)
     return [row_id for row_id, _ in file.scan(0, file.count)]
 
 

@@ -17,7 +17,7 @@ from model_export.recipe import Recipe
 from msd.contract.bundle import open_bundle
 from msd.contract.precision import HeadFigures, PrecisionRecord
 from msd.contract.uncertainty import Uncertainty
-from msd.report import bar
+from msd.report import bar, table
 
 app = typer.Typer(add_completion=False)
 
@@ -145,28 +145,25 @@ def _told(graph: dict[str, Any]) -> str:
 
 
 def _covered(uncertainty: Uncertainty) -> Table:
-    table = Table(title="Held-out ads whose clicks lie in what is predicted of them")
-    for heading in ("ads", "number", "median std of log-odds", "50 % interval", "90 % interval"):
-        table.add_column(heading)
+    columns = ("ads", "number", "median std of log-odds", "50 % interval", "90 % interval")
+    made = table("Held-out ads whose clicks lie in what is predicted of them", columns)
     for name, one in uncertainty.coverage.items():
         shares = (f"{100 * share:.1f} %" for share in (one.within_50, one.within_90))
-        table.add_row(name, str(one.items), f"{one.median_std:.3f}", *shares)
-    return table
+        made.add_row(name, str(one.items), f"{one.median_std:.3f}", *shares)
+    return made
 
 
 def _table(precision: PrecisionRecord) -> Table:
-    table = Table(
-        title=f"{precision.chosen} chosen; {precision.valid_rows} valid rows, {precision.candidates} candidates"
-    )
-    for heading in ("precision", "µs a run", "AUC", "logloss", "ECE", "predicted/observed", "refused because"):
-        table.add_column(heading)
+    title = f"{precision.chosen} chosen; {precision.valid_rows} valid rows, {precision.candidates} candidates"
+    columns = ("precision", "µs a run", "AUC", "logloss", "ECE", "predicted/observed", "refused because")
+    made = table(title, columns, texts=len(columns))
     for name, one in precision.tried.items():
         figures = one.figures
         cells = [f"{figures.microseconds:.0f}", *_measured(figures)] if figures else ["-"] * 5
-        table.add_row(name, *cells, one.refused or "")
+        made.add_row(name, *cells, one.refused or "")
         if one.pcvr:
-            table.add_row(f"{name}, pcvr", "", *_measured(one.pcvr), "")
-    return table
+            made.add_row(f"{name}, pcvr", "", *_measured(one.pcvr), "")
+    return made
 
 
 def _measured(figures: HeadFigures) -> list[str]:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from model_export.errors import ExportError
 from model_export.graph import Run, open_run
 from msd.contract.assemble import Tensors, wanted_items
-from msd.contract.bundle import RANKER, ROWS, Bundle
+from msd.contract.bundle import RANKER, Bundle
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, encode_row, golden_tensors
 from msd.contract.precision import Precision
 from msd.contract.request import MAX_HISTORY, parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import ROW_SIDES
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -180,18 +180,14 @@ class BundleRows:
 
     def __init__(self, bundle: Bundle) -> None:
         self.schema = bundle.schema
-        sides: tuple[RowSide, ...] = ("user", "item")
-        self.codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in sides}
-        self._files = {
-            side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in self.codecs
-        }
+        self._users, self._items = (RowFile.of(bundle, side) for side in ROW_SIDES)
 
     def golden(self, request: Request) -> Golden:
         """Return the request with its rows, still without scores."""
         checked = parse_request(json.dumps(request).encode(), self.schema)
-        user = self._files["user"].raw([checked.user_id])[0]
-        wanted = wanted_items(checked, self.codecs["user"].unpack([user]))
-        found = zip(wanted, self._files["item"].raw(wanted), strict=True)
+        user = self._users.raw([checked.user_id])[0]
+        wanted = wanted_items(checked, self._users.codec.unpack([user]))
+        found = zip(wanted, self._items.raw(wanted), strict=True)
         return Golden(
             request=request,
             user=None if user is None else encode_row(user),
@@ -201,4 +197,4 @@ class BundleRows:
 
     def tensors(self, golden: Golden) -> Tensors:
         """Return the graph's input tensors of the request and its rows."""
-        return golden_tensors(self.schema, self.codecs["user"], self.codecs["item"], golden).tensors
+        return golden_tensors(self.schema, self._users.codec, self._items.codec, golden).tensors

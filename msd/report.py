@@ -24,9 +24,9 @@ from msd.contract.files import write_text_atomic
 
 
 class Heard(Protocol):
-    """Callback that gets the current step, and the done and total amounts."""
+    """Callback that gets the current step, the done and total amounts, and a note to show beside them."""
 
-    def __call__(self, doing: str, done: int, total: int) -> None: ...
+    def __call__(self, doing: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @contextmanager
@@ -36,15 +36,17 @@ def bar(console: Console | None = None, *, each: bool = False, refresh: bool = T
     Without `refresh` it is drawn only on updates, and takes no CPU from measured services.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    shown = console or Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=shown, auto_refresh=refresh) as bars:
-        tasks: dict[str, TaskID] = {} if each else {"": bars.add_task("Starting", total=None)}
+    more = (TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))
+    with Progress(*columns, *more, console=console or Console(stderr=True), auto_refresh=refresh) as bars:
+        tasks: dict[str, TaskID] = {} if each else {"": bars.add_task("Starting", total=None, note="")}
 
-        def heard(doing: str, done: int, total: int) -> None:
+        def heard(doing: str, done: int, total: int, note: str = "") -> None:
             name = doing if each else ""
             if name not in tasks:
-                tasks[name] = bars.add_task(doing)
-            bars.update(tasks[name], description=doing, completed=done, total=total, refresh=not refresh)
+                tasks[name] = bars.add_task(doing, note="")
+            # A full bar stops its clock, but it may start again, as for the next epoch.
+            bars.tasks[tasks[name]].finished_time = None
+            bars.update(tasks[name], description=doing, completed=done, total=total, note=note, refresh=not refresh)
 
         yield heard
 

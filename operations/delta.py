@@ -84,8 +84,7 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
                 for name in _FILES
             },
         )
-        sealed = manifest.model_copy(update={"sha256": manifest.digest()})
-        write_bytes_atomic(temporary / DELTA, sealed.model_dump_json(indent=2).encode())
+        write_bytes_atomic(temporary / DELTA, manifest.sealed().model_dump_json(indent=2).encode())
         temporary.chmod(0o755)
         os.rename(temporary, folder)
     return open_delta(folder)
@@ -105,7 +104,8 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
             raise BundleError(f"{path}: missing; copy the delta again")
         if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
             raise BundleError(f"{path}: is not what {DELTA} says; it was changed or damaged: copy the delta again")
-    rows = {side: _open_rows(folder, side, manifest.feature_schema, manifest.bundle_id) for side in ROW_SIDES}
+    codecs = [RowCodec(manifest.feature_schema, side, manifest.bundle_id) for side in ROW_SIDES]
+    rows = {one.side: RowFile(folder / ROWS[one.side], one, manifest.bundle_id) for one in codecs}
     try:
         removed = _REMOVED.validate_json((folder / REMOVED).read_bytes())
     except ValidationError:
@@ -117,9 +117,8 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
 
 def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
     """Write the changed rows, and return the removed IDs."""
-    codec = RowCodec(new.schema, side, new.bundle_id)
-    before, after = (_open_rows(one.folder, side, one.schema, one.bundle_id) for one in (old, new))
-    size = codec.dtype.itemsize
+    before, after = (RowFile.of(one, side) for one in (old, new))
+    codec, size = after.codec, after.codec.dtype.itemsize
     changed = [(one, row) for one, row, was in _beside(after, before) if was is None or not _alike(codec, row, was)]
     write_row_file(
         path,
@@ -148,7 +147,3 @@ def _alike(codec: RowCodec, one: bytes, other: bytes) -> bool:
     assert fields is not None, "records have fields"
     at, end = fields["written_at"][1], fields["checksum"][1]
     return (one[:at], one[at + 8 : end], one[size:]) == (other[:at], other[at + 8 : end], other[size:])
-
-
-def _open_rows(folder: Path, side: RowSide, schema: FeatureSchema, bundle_id: str) -> RowFile:
-    return RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id)

@@ -14,9 +14,8 @@ from typing import cast
 
 from redis import Redis
 
-from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
+from msd.contract.rows import ROW_SIDES, RowSide
 from operations.delta import open_delta, rows_digest
 from service.redis.keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
@@ -63,8 +62,7 @@ def publish(
     """
     started = time.monotonic()
     bundle = (trust or Trust(None)).open(folder)
-    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
-    files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
+    files: Files = {side: RowFile.of(bundle, side) for side in ROW_SIDES}
     with publication(url) as running:
         # Until the end the state of the rows is undefined, so no delta applies.
         running.redis.delete(rows_key(bundle.bundle_id))

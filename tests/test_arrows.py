@@ -44,7 +44,10 @@ ARROWS = [
     ),
     Arrow(
         "msd.feedback",
-        ("msd.feedback", "msd.bootstrap", "msd.metrics", "msd.dataset", "msd.page", "msd.contract"),
+        (
+            *("msd.feedback", "msd.bootstrap", "msd.metrics", "msd.dataset", "msd.contract"),
+            *("msd.page", "msd.report", "msd.step"),
+        ),
     ),
     # A copy of the contract in C++, and what tells it of bundles; its build needs no package that is not there yet.
     Arrow("native", ("native", "msd.contract"), only=frozenset({"numpy"})),

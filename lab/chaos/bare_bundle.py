@@ -8,7 +8,7 @@ import numpy as np
 from msd.contract.bundle import ROWS, file_entries, new_bundle, open_bundle, write_manifest
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
-from msd.contract.rows import RowCodec, RowContents, RowSide, has_semantic
+from msd.contract.rows import RowContents, RowSide, has_semantic
 from msd.contract.state import Impression
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -22,8 +22,8 @@ def bare_bundle(folder: Path, out: Path, as_of: float) -> Path:
             if path.is_file() and path.name in bundle.manifest.files:
                 shutil.copy(path, temporary / path.name)
         for side in _SIDES:
-            codec = RowCodec(bundle.schema, side, bundle.bundle_id)
-            file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+            file = RowFile.of(bundle, side)
+            codec = file.codec
             ids, packed = zip(*file.scan(0, file.count), strict=True)
             records = codec.unpack(packed).records
             nothing = np.zeros(len(ids))

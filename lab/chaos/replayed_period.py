@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from loadtest.http_client import ServiceConnection
 from msd.contract.assemble import Counts
-from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.bundle import open_bundle
 from msd.contract.encode import encode_side, encode_state
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec
 from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
@@ -123,7 +122,7 @@ def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Flo
     categorical, numeric = encode_side(schema, "context", {**context, **constant}, count)
     if state := schema.state("item"):
         bundle = open_bundle(made.bundle)
-        file = RowFile(bundle.path(ROWS["item"]), RowCodec(bundle.schema, "item", bundle.bundle_id), bundle.bundle_id)
+        file = RowFile.of(bundle, "item")
         rates = encode_state(state, *Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
         # The last, of no item, is for the padding.
         of_items = torch.from_numpy(np.append(rates, np.float32(0.0)))

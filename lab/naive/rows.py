@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from redis.asyncio import Redis
 
 from msd.contract.assemble import Tensors, assemble, wanted_items
-from msd.contract.bundle import ROWS, Bundle
+from msd.contract.bundle import Bundle
 from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
@@ -61,7 +61,7 @@ class MemoryValues:
     def __init__(self, bundle: Bundle) -> None:
         self.held: dict[RowSide, dict[str, bytes]] = {}
         for side in _SIDES:
-            file = RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+            file = RowFile.of(bundle, side)
             self.held[side] = dict(file.scan(0, file.count))
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:

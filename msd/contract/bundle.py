@@ -207,8 +207,7 @@ def file_entries(folder: Path) -> dict[str, FileEntry]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, sealed with its own hash; the last step of making a bundle."""
-    sealed = manifest.model_copy(update={"sha256": manifest.digest()})
-    write_text_atomic(folder / MANIFEST, sealed.model_dump_json(indent=2) + "\n")
+    write_text_atomic(folder / MANIFEST, manifest.sealed().model_dump_json(indent=2) + "\n")
 
 
 def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, pause: Pause = lambda: None) -> Bundle:

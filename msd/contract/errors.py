@@ -37,10 +37,15 @@ class Fault(NamedTuple):
         return f"{self.place}: {self.words}" if self.place else self.words
 
 
+def faults_of(error: "ValidationError") -> list[Fault]:
+    """Return pydantic's faults, without the values."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [Fault(".".join(map(str, one["loc"])), plain_words(one["msg"]), one["type"]) for one in found]
+
+
 def first_fault(error: "ValidationError") -> Fault:
     """Return pydantic's first fault, without the value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return Fault(".".join(map(str, first["loc"])), plain_words(first["msg"]), first["type"])
+    return faults_of(error)[0]
 
 
 class MsdError(Exception):

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msd.contract.assemble import Assembled, Tensors, assemble, wanted_items
-from msd.contract.errors import BundleError
+from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import atomic_file
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
@@ -42,9 +42,7 @@ def read_goldens(path: Path) -> Iterator[Golden]:
             try:
                 yield Golden.model_validate_json(line)
             except ValidationError as error:
-                raise BundleError(
-                    f"{path}:{number}: not a golden: {error.errors(include_input=False)[0]['msg']}"
-                ) from None
+                raise BundleError(f"{path}:{number}: not a golden: {first_fault(error)}") from None
 
 
 def repeated(schema: FeatureSchema, tensors: Tensors, count: int) -> Tensors:

@@ -5,16 +5,17 @@ Knows where a row is, not its content. `row_header` defines the layout, `row_wri
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.bundle import ROWS, Bundle
 from msd.contract.checked_file import CheckedFile, OpenFile, Section, lazy_memory
 from msd.contract.errors import BundleError
 from msd.contract.id_index import IdIndex, encode_ids
 from msd.contract.row_header import RowHeader, read_header, start_type
-from msd.contract.rows import RowCodec, Rows
+from msd.contract.rows import RowCodec, Rows, RowSide
 
 
 class RowMemory(NamedTuple):
@@ -34,8 +35,13 @@ class RowMemory(NamedTuple):
 class RowFile:
     """Reads the rows of one side. Opening reads header and checksums; everything else is read on first use."""
 
+    @classmethod
+    def of(cls, bundle: Bundle, side: RowSide) -> Self:
+        """Open a bundle's rows."""
+        return cls(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+
     def __init__(self, path: Path, codec: RowCodec, bundle_id: str) -> None:
-        self._codec = codec
+        self.codec = codec
         opened = OpenFile(path)
         header, raw = read_header(opened)
         base, checksums = len(raw), header.checksums
@@ -62,14 +68,14 @@ class RowFile:
     def get(self, ids: Sequence[str]) -> Rows:
         """Return the rows of `ids`, in order. Raises BundleError if a block that they touch is damaged."""
         if self._starts is not None or not self.count:
-            return self._codec.unpack(self.raw(ids))
+            return self.codec.unpack(self.raw(ids))
         places = self._places(ids)
         # As plain bytes, which are taken much faster than fields.
         rows = self._rows.bytes.view(f"V{self._size}").take(places, mode="clip").view(np.uint8).reshape(len(ids), -1)
         # Packed rows with a valid checksum need no further validation.
-        records = np.ascontiguousarray(rows[:, self._width :]).view(self._codec.dtype)[:, 0]
+        records = np.ascontiguousarray(rows[:, self._width :]).view(self.codec.dtype)[:, 0]
         found = places >= 0
-        records[~found] = self._codec.missing
+        records[~found] = self.codec.missing
         return Rows(records, found, (), 0)
 
     def raw(self, ids: Sequence[str]) -> list[bytes | None]:
@@ -90,7 +96,7 @@ class RowFile:
             file.descriptor,
             file.base,
             starts,
-            self._codec.dtype.itemsize,
+            self.codec.dtype.itemsize,
         )
 
     def scan(self, start: int, stop: int) -> list[tuple[str, bytes]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -12,22 +12,19 @@ from msd.contract.errors import MsdError, first_fault
 class SelfHashed(BaseModel):
     """A manifest whose last field is `sha256`: of its JSON with that field empty."""
 
+    if TYPE_CHECKING:  # each form declares it, as its last field
+        sha256: str
+
     def digest(self) -> str:
         """Return the expected `sha256`."""
         return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
 
-
-class _Manifest(Protocol):
-    @property
-    def sha256(self) -> str: ...
-
-    def digest(self) -> str: ...
-
-    @classmethod
-    def model_validate_json(cls, json_data: bytes) -> Self: ...
+    def sealed(self) -> Self:
+        """Return the manifest with its hash."""
+        return self.model_copy(update={"sha256": self.digest()})
 
 
-M = TypeVar("M", bound=_Manifest)
+M = TypeVar("M", bound=SelfHashed)
 
 
 def parse_sealed(path: Path, content: bytes, form: type[M], error: type[MsdError]) -> M:

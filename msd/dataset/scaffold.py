@@ -18,6 +18,7 @@ from msd.dataset.event_log import join_log
 from msd.dataset.guess import Guess, guess
 from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, depends, find_roles, is_binary
 from msd.dataset.table import Table, write_parquet
+from msd.step import check_out
 
 _SHARED = 0.5
 _MOSTLY = 0.8
@@ -72,10 +73,7 @@ def init_dataset(
     for path in sources.given:
         if not path.exists():
             raise InitError(f"{path}: there is no such file")
-    if out.is_file():
-        raise InitError(f"{out} is a file; name a folder for the dataset")
-    if out.exists() and any(out.iterdir()):
-        raise InitError(f"{out} is there already; name an empty or a new folder")
+    check_out(out, (), "new dataset", InitError)
     tables = {path: read_raw(path) for path in sources.given}
     _refuse_unknown({"leave-out": leave_out, "keep": keep}, list(tables.values()))
     tables = {path: replace(table, frame=table.frame.drop(leave_out, strict=False)) for path, table in tables.items()}

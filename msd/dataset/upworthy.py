@@ -19,7 +19,7 @@ from msd.dataset.config import CONFIG_FILE
 from msd.dataset.invented import invent_tests
 from msd.dataset.problem import ArchiveError, Problem, lines_of
 from msd.dataset.table import read_table, write_parquet
-from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.step import STEP_FILE, check_out, fingerprint_of, is_done, mark_done
 
 # The archive's authors found that tests of this period were not always randomised, and advise against their use (2024).
 DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
@@ -40,8 +40,7 @@ def write_headline_tests(folder: Path, archive: Path | None) -> dict[str, int] |
     run = fingerprint_of(config, _hash_of(archive))
     if is_done(folder, run):
         return None
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / STEP_FILE).exists():
-        raise ArchiveError(f"{folder} holds other things; name an empty or a new folder")
+    check_out(folder, (STEP_FILE,), "dataset", ArchiveError)
     packages = invent_tests() if archive is None else _read(archive)
     events = _split(_compared(packages))
     items = events.select("headline_id", "headline")

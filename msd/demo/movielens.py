@@ -79,15 +79,18 @@ def _check_out(out: Path, warning: str) -> None:
         raise DemoError(f"{out} holds a {'full' if warning else 'quick'} demo; name another folder with --out")
 
 
-def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[Step], list[Step]]]:
-    """Yield the steps up to both bundles, as pairs of sequences to run concurrently."""
+def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[Step], Step | None]]:
+    """Yield the steps up to both bundles: sequences, each with a step to run beside it."""
 
     def step(name: str, command: str, *arguments: str | Path) -> Step:
         return name, (command, *arguments, *options.get(command, ()))
 
     data, knowledge, student, figures = (out / name for name in ("dataset", "knowledge", "student", "evaluation"))
     ours, plain = out / "models/with-semantics", out / "models/without-semantics"
-    yield [step("data", "data", "ml-100k", data), step("teach", "teach", data, knowledge, "--teacher", "recorded")], []
+    yield (
+        [step("data", "data", "ml-100k", data), step("teach", "teach", data, knowledge, "--teacher", "recorded")],
+        None,
+    )
     # `--choose` keeps the network without user knowledge on this data: a user's own likes tell more than the teacher's
     # words on some of them. So their texts, two thirds of the work, are not read.
     yield (
@@ -95,7 +98,7 @@ def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[
             step("distill", "distill", data, knowledge, student, "--no-users"),
             step("train", "train", data, student, ours, "--without", "user_knowledge"),
         ],
-        [step("train without semantics", "train", data, plain, "--no-semantics")],
+        step("train without semantics", "train", data, plain, "--no-semantics"),
     )
     made, noted = (data, knowledge, student, ours), ("--evaluation", figures / "evaluation.json")
     yield (
@@ -103,7 +106,7 @@ def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[
             step("evaluate", "evaluate", data, student, figures, "--model", ours, "--model", plain),
             step("export", "export", *made, out / "bundle", *noted, "--replay", out / "replay.jsonl"),
         ],
-        [step("export without semantics", "export", data, plain, out / "bundle-without-semantics")],
+        step("export without semantics", "export", data, plain, out / "bundle-without-semantics"),
     )
 
 

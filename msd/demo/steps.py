@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
 
 from rich.console import Console
 from rich.text import Text
@@ -52,45 +51,33 @@ class Steps:
                 raise
         self._end(name, arguments, start, code)
 
-    def run_both(self, first: Sequence[Step], second: Sequence[Step]) -> None:
-        """Run two sequences of commands concurrently, each on half of the cores, because small steps leave cores idle
-        for much of the time.
+    def run_both(self, first: Sequence[Step], second: Step | None = None) -> None:
+        """Run commands one after the other and, beside them, another one, each on half of the cores, because small
+        steps leave cores idle for much of the time.
 
-        The second's output is shown when both are over. Raises DemoError if a command of either fails.
+        The second's output is shown when both are over. Raises DemoError if a command fails.
         """
-        half, failed = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}, Event()
-
-        def run_second() -> list[tuple[Step, str, float, int, float]]:
-            ended: list[tuple[Step, str, float, int, float]] = []
-            for step in second:
-                start = time.perf_counter()
-                other = subprocess.Popen(
-                    command_of(step[1]), env=half, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-                processes.append(other)
-                if failed.is_set():
-                    other.kill()
-                output, _ = other.communicate()
-                ended.append((step, output, start, other.returncode, time.perf_counter()))
-                if other.returncode or failed.is_set():
-                    break
-            return ended
-
-        processes: list[subprocess.Popen[str]] = []
-        with ThreadPoolExecutor(1) as thread:
-            others = thread.submit(run_second)
+        half = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2))}
+        if second is None:
+            for step in first:
+                self._run(*step, None, half)
+            return
+        (name, arguments), start = second, time.perf_counter()
+        command, pipe = command_of(arguments), subprocess.PIPE
+        with (
+            subprocess.Popen(command, env=half, stdout=pipe, stderr=subprocess.STDOUT, text=True) as other,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            ended = thread.submit(lambda: (other.communicate()[0], time.perf_counter()))
             try:
-                for name, arguments in first:
-                    self._run(name, arguments, None, half)
+                self.run_both(first)
             except BaseException:
-                failed.set()
-                for process in processes:
-                    process.kill()
+                other.kill()
                 raise
-        for (name, arguments), output, start, code, end in others.result():
-            self._begin(name, arguments)
-            self.console.print(output.rstrip(), markup=False, highlight=False)
-            self._end(name, arguments, start, code, end)
+            output, end = ended.result()
+        self._begin(name, arguments)
+        self.console.print(output.rstrip(), markup=False, highlight=False)
+        self._end(name, arguments, start, other.returncode, end)
 
     def _run(self, name: str, arguments: Line, output: int | None, environment: Mapping[str, str] | None = None) -> str:
         start = self._begin(name, arguments)

@@ -19,7 +19,7 @@ from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
 from msd.evaluation.verdict import COUNTS, TEXT_BASELINES, say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
-from msd.report import bar
+from msd.report import bar, table
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, load_ranker
@@ -138,13 +138,11 @@ def _rivals(given: list[str], models: Mapping[str, list[Path]]) -> dict[str, Pat
 
 
 def _print(console: Console, results: dict[str, Any]) -> None:
-    table = Table(title=f"{results['rows']['test']} test rows", title_justify="left")
     metrics = list(next(iter(results["models"].values()))["metrics"])
-    for column in ("model", *metrics):
-        table.add_column(column.replace("_", " "), justify="left" if column == "model" else "right")
+    made = table(f"{results['rows']['test']} test rows", ("model", *(metric.replace("_", " ") for metric in metrics)))
     for name, figures in results["models"].items():
-        table.add_row(escape(name), *(_shown(figures["metrics"][metric]) for metric in metrics))
-    console.print(table)
+        made.add_row(escape(name), *(_shown(figures["metrics"][metric]) for metric in metrics))
+    console.print(made)
     gauc = {figures["metrics"].get("gauc") for figures in results["models"].values()}
     if gauc <= {0.5, None}:
         console.print(
@@ -175,14 +173,14 @@ def _print(console: Console, results: dict[str, Any]) -> None:
 def _within_table(within: dict[str, Any]) -> Table:
     """Return the metrics within groups, one row per model."""
     title = f"{within['groups']} users (or tests) of the test part, {within['pairs']} pairs of what one of them saw"
-    table = Table("model", *(metric.replace("_", " ") for metric in METRICS), title=title, title_justify="left")
+    made = table(title, ("model", *(metric.replace("_", " ") for metric in METRICS)))
     for name, figures in within["models"].items():
         cells = []
         for metric in METRICS:
             ends = figures[metric]["ci95"]
             cells.append(_shown(figures[metric]["value"]) + (" ({:.4f} to {:.4f})".format(*ends) if ends else ""))
-        table.add_row(escape(name), *cells)
-    return table
+        made.add_row(escape(name), *cells)
+    return made
 
 
 def _shown(figure: float | None) -> str:

@@ -1,11 +1,12 @@
 """Tables and sentences of `msd join --by arm` and `--by policy`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich.table import Table
 
 from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
 from msd.feedback.policy_value import PolicyValue, Support
+from msd.report import table
 
 SURE_MISMATCH = 0.001
 """Below this p the sample ratio is wrong, and no difference is reliable."""
@@ -27,40 +28,33 @@ def mismatch_text(mismatch: RatioMismatch) -> str:
 def arms_table(arms: Mapping[str, ArmFigures]) -> Table:
     """Return one row per arm."""
     columns = ("arm", "users", "impressions", "clicks", *_TITLES.values(), "predicted ÷ observed")
-    table = _table("By arm; intervals are 95 %, by user", columns)
+    made = table("By arm; intervals are 95 %, by user", columns)
     for arm, figures in arms.items():
         ratio = figures.predicted_over_observed
         counts = (f"{figures.users}", f"{figures.impressions}", f"{figures.clicks}")
         estimates = (_estimate(figures.figures[metric]) for metric in METRICS)
-        table.add_row(arm, *counts, *estimates, "-" if ratio is None else f"{ratio:.3f}")
-    return table
+        made.add_row(arm, *counts, *estimates, "-" if ratio is None else f"{ratio:.3f}")
+    return made
 
 
 def policy_table(values: Mapping[str, PolicyValue]) -> Table:
     """Return one row per metric."""
     title = "Value of the first impression; intervals are 95 %, by user"
-    table = _table(title, ("of", "as logged", "IPS", "SNIPS", "DR"))
+    made = table(title, ("of", "as logged", "IPS", "SNIPS", "DR"))
     for metric, estimates in values.items():
-        table.add_row(_TITLES[metric], *map(_estimate, estimates))
-    return table
+        made.add_row(_TITLES[metric], *map(_estimate, estimates))
+    return made
 
 
 def differences_table(arms: Mapping[str, ArmFigures]) -> Table:
     """Return one row per metric of each arm except the champion."""
-    table = _table(f"Differences from {next(iter(arms))}", ("arm", "of", "difference", "relative", "p"))
+    columns = ("arm", "of", "difference", "relative", "p")
+    made = table(f"Differences from {next(iter(arms))}", columns, texts=2)
     for arm, metric, found in _differences(arms):
         relative = "-" if found.relative is None else _percent(found.relative)
         p = "-" if found.p is None else f"{found.p:.3g}"
-        table.add_row(arm, _TITLES[metric], _estimate(found.absolute), relative, p)
-    return table
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    """Return an empty table: names left-aligned, figures right-aligned."""
-    table = Table(title=title)
-    for name in columns:
-        table.add_column(name, justify="left" if name in ("arm", "of") else "right")
-    return table
+        made.add_row(arm, _TITLES[metric], _estimate(found.absolute), relative, p)
+    return made
 
 
 def support_text(found: Support, requests: int) -> str:

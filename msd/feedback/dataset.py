@@ -27,6 +27,7 @@ from msd.dataset.order import ranges, sort_blocks
 from msd.dataset.table import write_parquet
 from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import is_anonymous
+from msd.step import check_out
 
 Features = Mapping[str, FeatureConfig]
 _CORE = ("user_id", "item_id", "at", "label")
@@ -58,8 +59,7 @@ def write_dataset(
     those that only requests described are added. Events before `since` (Unix s) are left out. `by_time`: split all
     events at once by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
+    check_out(out, (), "new dataset", FeedbackError)
     # A dataset's events all have a user.
     if impressions.select(is_anonymous().all()).item():
         raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")

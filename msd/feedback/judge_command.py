@@ -2,29 +2,30 @@
 
 import json
 import time
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from msd.contract.correction import read_corrections
-from msd.contract.errors import first_fault
-from msd.contract.files import read_small
 from msd.feedback.collect import Events, Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.gate import Figures, Gate
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
+from msd.step import read_toml
 
-_MAX_BYTES = 2**20
 KEPT = 3
 """Exit status if the old bundle stays."""
 app = typer.Typer(add_completion=False)
+
+
+class _GateFile(BaseModel):
+    gate: Gate = Gate()
 
 
 @app.command("evaluate")
@@ -54,7 +55,7 @@ def main(
         raise FeedbackError("give both bundles: --bundle old=DIR --bundle new=DIR")
     corrected = read_corrections(corrections) if corrections else {}
     windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours, now=time.time())
-    bounds = _read_gate(gate) if gate else Gate()
+    bounds = read_toml(gate, _GateFile, FeedbackError).gate if gate else Gate()
     old, new = (ScoredBundle(Path(places[name]), corrected) for name in ("old", "new"))
     with collected(logs) as folders:
         impressions = join(read_requests(folders), read_events(events or folders), windows).frame
@@ -72,16 +73,6 @@ def main(
         print_verdict(Console(), verdict)
     if not verdict.promotes:
         raise typer.Exit(KEPT)
-
-
-def _read_gate(path: Path) -> Gate:
-    try:
-        return Gate.model_validate(tomllib.loads(read_small(path, _MAX_BYTES, FeedbackError).decode()).get("gate", {}))
-    except ValidationError as error:
-        place, words, _ = first_fault(error)
-        raise FeedbackError(f"{path}: gate.{place}: {words}") from None
-    except (ValueError, RecursionError) as error:
-        raise FeedbackError(f"{path}: cannot be read as TOML: {error}") from None
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:

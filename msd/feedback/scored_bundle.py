@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 
 from msd.contract.assemble import assemble, wanted_items
-from msd.contract.bundle import RANKER, ROWS, open_bundle
+from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.correction import Correction, Scores
 from msd.contract.request import RequestError, parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, Records, RowCodec, row_dtype
+from msd.contract.rows import ROW_SIDES, Records, row_dtype
 from msd.contract.state import Impression
 from msd.feedback.files import FeedbackError
 
@@ -42,12 +42,8 @@ class ScoredBundle:
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
-        manifest = self.bundle.manifest
-        self._correction = (corrections or {}).get(manifest.bundle_id)
-        codecs = {side: RowCodec(self.bundle.schema, side, manifest.bundle_id) for side in ROW_SIDES}
-        self._users, self._items = (
-            RowFile(self.bundle.path(ROWS[side]), codec, manifest.bundle_id) for side, codec in codecs.items()
-        )
+        self._correction = (corrections or {}).get(self.bundle.bundle_id)
+        self._users, self._items = (RowFile.of(self.bundle, side) for side in ROW_SIDES)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         path = str(self.bundle.path(RANKER))

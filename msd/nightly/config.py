@@ -1,17 +1,15 @@
 """The one file that `msd nightly` reads."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from msd.contract.errors import MsdError, first_fault
-from msd.contract.files import read_small
+from msd.contract.errors import MsdError
 from msd.feedback.gate import Gate
 from msd.feedback.impressions import Windows
+from msd.step import read_toml
 
-_MAX_BYTES = 2**20
 _Hours = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -95,12 +93,7 @@ class NightlyConfig(_Section):
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file. Raises NightlyError."""
-        try:
-            config = cls.model_validate(tomllib.loads(read_small(path, _MAX_BYTES, NightlyError).decode()))
-        except ValidationError as error:
-            raise NightlyError(f"{path}: {first_fault(error)}") from None
-        except (ValueError, RecursionError) as error:
-            raise NightlyError(f"{path}: cannot be read as TOML: {error}") from None
+        config = read_toml(path, cls, NightlyError)
         base = path.resolve().parent
         places = {name: base / value for name, value in config if isinstance(value, Path)}
         logs = [log if "://" in log else str(base / log) for log in config.logs]

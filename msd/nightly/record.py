@@ -14,7 +14,6 @@ from msd.page import render_page
 from msd.step import read_record
 
 RECORD_FILE, PAGE_FILE = "nightly.json", "nightly.html"
-_FORMAT = 1
 Status = Literal["promoted", "kept", "failed"]
 EXIT_CODES: dict[Status, int] = {"promoted": 0, "kept": 3, "failed": 1}
 
@@ -28,7 +27,7 @@ class NightRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int = _FORMAT
+    format: int = 1
     night: str
     status: Status = "failed"
     why: list[str] = []
@@ -56,4 +55,4 @@ def known_record(folder: Path) -> NightRecord | None:
     path = folder / RECORD_FILE
     if not path.is_file():
         return None
-    return read_record(path, NightRecord, _FORMAT, "no record", "remove the folder", NightlyError)
+    return read_record(path, NightRecord, "no record", "remove the folder", NightlyError)

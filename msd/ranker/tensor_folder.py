@@ -154,7 +154,7 @@ def load_record(folder: Path) -> TensorRecord:
     """Return the record of a folder. Raises TensorFolderError if it is missing or invalid."""
     missing = f"no tensors here ({RECORD_FILE} is missing); run `msd tensors`"
     again = "run `msd tensors` again"
-    return read_record(folder / RECORD_FILE, TensorRecord, FORMAT, missing, again, TensorFolderError)
+    return read_record(folder / RECORD_FILE, TensorRecord, missing, again, TensorFolderError)
 
 
 def load_adaptors(folder: Path, record: TensorRecord) -> Adaptors:

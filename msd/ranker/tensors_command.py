@@ -10,7 +10,7 @@ from rich.console import Console
 from msd.dataset.load import load_dataset
 from msd.ranker.tensor_folder import FORMAT, RECORD_FILE, TensorFolderError, is_whole, write_tensors
 from msd.report import bar
-from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.step import STEP_FILE, check_out, fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
@@ -35,8 +35,7 @@ def tensors(
     if is_done(out, run) and is_whole(out):
         console.print(f"{out}: done before, nothing to do", highlight=False)
         return
-    if out.exists() and any(out.iterdir()) and not (out / RECORD_FILE).exists():
-        raise TensorFolderError(f"{out}: holds other things than tensors; give a new folder, or empty this one")
+    check_out(out, (RECORD_FILE,), "dataset's tensors", TensorFolderError)
     (out / STEP_FILE).unlink(missing_ok=True)
     with bar(console) as heard:
         record = write_tensors(data, vectors, student is not None, out, heard)

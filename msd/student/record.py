@@ -80,4 +80,4 @@ class StudentRecord(BaseModel):
 def load_record(folder: Path) -> StudentRecord:
     """Read `student.json` alone. Raises StudentError if it is missing, malformed or of another format."""
     absent = f"{RECORD_FILE}: no such file; a student's folder is what `msd distill` writes"
-    return read_record(folder / RECORD_FILE, StudentRecord, FORMAT, absent, "distil again", StudentError)
+    return read_record(folder / RECORD_FILE, StudentRecord, absent, "distil again", StudentError)

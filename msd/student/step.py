@@ -14,7 +14,7 @@ from torch import Tensor
 from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
-from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.step import STEP_FILE, check_out, fingerprint_of, is_done, mark_done
 from msd.student.distill import DistillConfig, fit_words, measure
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
 from msd.student.lessons import LEVELS, BagOfWords, Lessons, all_lessons, teachers_words
@@ -44,7 +44,7 @@ def distill(
     start = time.perf_counter()
     dataset = load_dataset(dataset_folder)
     base = load_knowledge(knowledge_folder, dataset.config.name) if knowledge_folder else None
-    _check_out(out)
+    check_out(out, (WEIGHTS_FILE, RECORD_FILE, _ENCODED), "student", StudentError)
     inputs: tuple[object, ...] = "untaught", config.layers, config.users
     if knowledge_folder:
         inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
@@ -113,14 +113,6 @@ def _teach(
         written = words.any(axis=1)
         level.vectors[taught[written], words_part] = words[written]
     return rehearsed
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise StudentError(f"{out} is a file; name a folder for the student")
-    own = (WEIGHTS_FILE, RECORD_FILE, _ENCODED)
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
-        raise StudentError(f"{out} holds other things than a student; name an empty or a new folder")
 
 
 def _is_whole(out: Path) -> bool:

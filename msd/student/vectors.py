@@ -24,7 +24,6 @@ from msd.student.record import VECTOR_DIM, StudentError, Vectors, load_record
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2
 VECTORS_FILE, IDS_FILE, UNTAUGHT_FILE = "vectors.safetensors", "ids.json", "untaught.safetensors"
 
 Level = Literal["items", "users"]
@@ -99,7 +98,7 @@ def load_vectors(folder: Path) -> StudentVectors:
     """
     fingerprint = load_record(folder).fingerprint
     absent = f"{IDS_FILE}: no such file, the vectors are missing"
-    ids = read_record(folder / IDS_FILE, _Ids, FORMAT, absent, "distil again", StudentError)
+    ids = read_record(folder / IDS_FILE, _Ids, absent, "distil again", StudentError)
     made_by, arrays = _read_arrays(folder / VECTORS_FILE)
     if {made_by, ids.student} != {fingerprint}:
         raise StudentError(

@@ -11,18 +11,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import load_dataset
+from msd.report import bar
 from msd.teachers.allowance import Allowance, Budget
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import (
@@ -135,29 +127,17 @@ def _refuse_misfits(teacher: Backend, needed: dict[str, str | None], of_servers:
 
 @contextmanager
 def _progress(console: Console, prices: Prices) -> Iterator[Callable[[Stage], None]]:
-    """Show one progress bar per round of questions, with rate, tokens, cost and time left."""
-    tasks: dict[str, tuple[TaskID, int, float]] = {}
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-        console=console,
-    ) as bars:
+    """Show one progress bar per round of questions, with rate, tokens and cost."""
+    began: dict[str, tuple[int, float]] = {}
+    with bar(console, each=True) as heard:
 
         def show(stage: Stage) -> None:
-            if stage.name not in tasks:
-                task = bars.add_task(stage.name, total=stage.total, figures="")
-                tasks[stage.name] = task, stage.done, time.perf_counter()
-            task, before, start = tasks[stage.name]
+            before, start = began.setdefault(stage.name, (stage.done, time.perf_counter()))
             figures = ""
             if stage.usage != Usage():
                 rate = (stage.done - before) / max(time.perf_counter() - start, 1e-9)
                 figures = f"{rate:.2g}/s, {_tokens_and_cost(stage.usage, prices)}"
-            bars.update(task, completed=stage.done, figures=figures)
+            heard(stage.name, stage.done, stage.total, figures)
 
         yield show
 

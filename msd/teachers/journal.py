@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.files import write_bytes_atomic
 from msd.step import STEP_FILE
-from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, describe
+from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, read_lines
 from msd.teachers.teacher import Answered, Failed, Level, Question, Teacher
 
 ANSWERS_FILE = "answers.jsonl"
@@ -187,16 +187,10 @@ def _lines(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
         return []
     except OSError as error:
         raise TeacherError(f"{path} cannot be read: {error.strerror}") from None
-    found, faults = [], []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n"), start=1):
-        try:
-            if line.strip():
-                found.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            faults.append(f"{path}, line {number}: {describe(error)}; mend or remove the line")
-    if faults:
+    lines = list(read_lines(content[: content.rfind(b"\n") + 1], str(path), kind))
+    if faults := [f"{line}; mend or remove the line" for line in lines if isinstance(line, str)]:
         raise TeacherError("\n".join(faults[:_FAULTS_SHOWN]))
-    return found
+    return [line for line in lines if not isinstance(line, str)]
 
 
 def _bytes_of(line: _Line) -> bytes:

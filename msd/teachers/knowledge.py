@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, faults_of
+from msd.step import read_record
 
 RECORD_FILE = "teach.json"
 KNOWLEDGE_FILES = ("items.jsonl", "users.jsonl")
 _SHOWN = 20
+Line = TypeVar("Line", bound=BaseModel)
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -89,36 +91,25 @@ def load_knowledge(folder: Path, dataset: str | None = None) -> KnowledgeBase:
 
 def load_record(folder: Path) -> TeachRecord:
     """Read teach.json. Raises TeacherError if it is invalid, or missing: the teacher has then not finished."""
-    path = folder / RECORD_FILE
-    try:
-        return TeachRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        hint = "`msd teach` has not finished there; run it again" if folder.is_dir() else "there is no such folder"
-        raise TeacherError(f"{path} is missing: {hint}") from None
-    except OSError as error:
-        raise TeacherError(f"{path} cannot be read: {error}") from None
-    except ValidationError as error:
-        raise TeacherError(f"{path}: {describe(error)}") from None
+    hint = "`msd teach` has not finished there; run it again" if folder.is_dir() else "there is no such folder"
+    absent = f"{RECORD_FILE} is missing: {hint}"
+    return read_record(folder / RECORD_FILE, TeachRecord, absent, "run `msd teach` again", TeacherError)
 
 
-def read_lines(content: bytes, name: str) -> Iterator[Knowledge | str]:
-    """Yield the Knowledge of each line, or its fault: "`name`, line 3: …". Blank lines are skipped."""
+def read_lines(content: bytes, name: str, kind: type[Line]) -> Iterator[Line | str]:
+    """Yield the record of each line, or its fault: "`name`, line 3: …". Blank lines are skipped."""
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield Knowledge.model_validate_json(line)
+            yield kind.model_validate_json(line)
         except ValidationError as error:
             yield f"{name}, line {number}: {describe(error)}"
 
 
 def describe(error: ValidationError) -> str:
     """Return a validation error in one line, with the keys at fault."""
-    faults = []
-    for detail in error.errors(include_url=False, include_input=False, include_context=False):
-        key = ".".join(map(str, detail["loc"]))
-        faults.append(f"{key}: {plain_words(detail['msg'])}" if key else plain_words(detail["msg"]))
-    return "; ".join(faults)
+    return "; ".join(map(str, faults_of(error)))
 
 
 def by_id(lines: Iterator[Knowledge | str], name: str, problems: list[str]) -> dict[str, Knowledge]:
@@ -140,4 +131,4 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, Knowledge]:
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
         return {}
-    return by_id(read_lines(content, str(path)), str(path), problems)
+    return by_id(read_lines(content, str(path), Knowledge), str(path), problems)

@@ -86,7 +86,7 @@ class RecordedTeacher:
             content = gzip.decompress((self._folder / name).read_bytes())
         except (OSError, EOFError) as error:
             raise TeacherError(f"the recorded answers {name} for {self._dataset!r} are damaged: {error}") from None
-        answers = by_id(read_lines(content, name), name, problems)
+        answers = by_id(read_lines(content, name, Knowledge), name, problems)
         if problems:
             raise TeacherError(f"the recorded answers for {self._dataset!r} are damaged: {problems[0]}")
         return answers

@@ -76,7 +76,7 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
 def load_ranker(folder: Path) -> TrainedNetwork:
     """Return the model in a folder. Raises ModelFolderError if it is missing or damaged."""
     missing = f"no trained model here ({RECORD_FILE} is missing); run `msd train`"
-    record = read_record(folder / RECORD_FILE, RankerRecord, FORMAT, missing, "train again", ModelFolderError)
+    record = read_record(folder / RECORD_FILE, RankerRecord, missing, "train again", ModelFolderError)
     model = TrainedRanker(record.feature_schema, record.config, record.vector_dim, record.conversions)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
@@ -87,14 +87,6 @@ def load_ranker(folder: Path) -> TrainedNetwork:
             f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})"
         ) from None
     return TrainedNetwork(model.eval(), record)
-
-
-def check_model_folder(out: Path) -> None:
-    """Raise ModelFolderError if the folder holds anything but a model: training clears it."""
-    if out.is_file():
-        raise ModelFolderError(f"{out} is a file; name a folder for the model")
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, WORK)):
-        raise ModelFolderError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
 def finished_network(folder: Path, run: str) -> TrainedNetwork | None:

@@ -14,14 +14,14 @@ import numpy as np
 import polars as pl
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.model import NetworkName, RankerConfig
-from msd.step import STEP_FILE, fingerprint_of, mark_done
+from msd.report import bar
+from msd.step import STEP_FILE, check_out, fingerprint_of, mark_done
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 from msd.training.choice import (
     SIMPLER,
@@ -37,10 +37,10 @@ from msd.training.choice import (
 from msd.training.crossfit import CrossfitError, UserHalves
 from msd.training.folder import (
     FORMAT,
+    RECORD_FILE,
     WORK,
     ModelFolderError,
     TrainedNetwork,
-    check_model_folder,
     finished_network,
     save_ranker,
 )
@@ -155,7 +155,7 @@ def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None,
     """Return the student's folder, if given, and the model's. Raises typer.BadParameter."""
     if len(folders) == 2 or (len(folders) == 1 and not semantics):
         student, out = folders[0] if len(folders) == 2 else None, folders[-1]
-        check_model_folder(out)
+        check_out(out, (RECORD_FILE, WORK), "model", ModelFolderError)
         return student, out
     expected = "expected 3 folders, DATASET STUDENT OUT, or with --no-semantics 2, DATASET OUT"
     raise typer.BadParameter(f"{expected}; got {len(folders) + 1}")
@@ -176,13 +176,5 @@ def _train(
 @contextmanager
 def training_bar(console: Console, name: str, steps: int) -> Iterator[Hear]:
     """Show a progress bar with epoch, step and loss; yield its callback. `steps`: per epoch."""
-    columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:
-        bar = bars.add_task(name, total=steps, epoch=1, loss=0.0)
-
-        def hear(epoch: int, step: int, loss: float) -> None:
-            bars.update(bar, completed=step, epoch=epoch, loss=loss)
-            # A full bar stops its clock, but the epoch that fills it need not be the last.
-            bars.tasks[0].finished_time = None
-
-        yield hear
+    with bar(console) as heard:
+        yield lambda epoch, step, loss: heard(f"{name}, epoch {epoch}", step, steps, f"loss {loss:.4f}")

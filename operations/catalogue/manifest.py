@@ -58,8 +58,7 @@ class CatalogueManifest(SelfHashed):
 def write_manifest(folder: Path, bundle_id: str, schema: FeatureSchema, parts: Mapping[str, PartEntry]) -> None:
     """Seal a catalogue; parts are sorted by name."""
     manifest = CatalogueManifest(bundle_id=bundle_id, feature_schema=schema, parts=dict(sorted(parts.items())))
-    sealed = manifest.model_copy(update={"sha256": manifest.digest()})
-    write_bytes_atomic(folder / CATALOGUE, sealed.model_dump_json(indent=2).encode())
+    write_bytes_atomic(folder / CATALOGUE, manifest.sealed().model_dump_json(indent=2).encode())
 
 
 def open_catalogue(folder: Path, *, proof: Proof | None = None) -> CatalogueManifest:

@@ -56,4 +56,4 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundles(work: Path) -> Bundles:
     """A small reference model in fp32 and in the best precision."""
-    return made_bundles(work, MAKINGS, lambda doing, done, total: None)
+    return made_bundles(work, MAKINGS, lambda *_: None)

@@ -26,7 +26,7 @@ from msd.contract.bundle import (
     open_bundle,
 )
 from msd.contract.errors import MsdError
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
@@ -145,11 +145,10 @@ def test_int8_bundle_is_proved_in_both_precisions(
     assert bundle.precision.chosen == "int8"
     assert set(bundle.manifest.tolerances) - set(exported.bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
-    runtime, codecs = OnnxRuntime(bundle, "cpu", 1, "int8"), BundleRows(bundle).codecs
+    runtime, rows = OnnxRuntime(bundle, "cpu", 1, "int8"), BundleRows(bundle)
     differences = []
     for golden in read_goldens(bundle.path(GOLDENS)):
-        tensors = golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors
-        differences.append(np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max())
+        differences.append(np.abs(runtime.run(rows.tensors(golden))["pctr"] - golden.expected["pctr"]).max())
     # How far int8 is off depends on the CPU's kernels; the bundle declares twice the largest difference measured.
     assert 1e-5 < max(differences) <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
     assert not export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)

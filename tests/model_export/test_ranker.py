@@ -20,7 +20,6 @@ from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER
-from msd.contract.golden import golden_tensors
 from msd.contract.openvino import OpenVinoGraph
 from msd.contract.precision import Precision
 from msd.dataset.split import Part
@@ -43,8 +42,7 @@ def _example(exported: Exported, place: int = 1) -> Tensors:
     """The tensors of one of the requests that the graph was proved on."""
     request = list(serving_requests(exported.inputs.dataset, exported.features, 60))[place]
     rows = BundleRows(exported.bundle)
-    codecs = rows.codecs
-    return golden_tensors(exported.bundle.schema, codecs["user"], codecs["item"], rows.golden(request)).tensors
+    return rows.tensors(rows.golden(request))
 
 
 @BOTH

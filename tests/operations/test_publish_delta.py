@@ -188,7 +188,7 @@ def test_rejects_invalid_removed_ids(delta: Path, removed: str) -> None:
     manifest = DeltaManifest.model_validate_json((delta / DELTA).read_bytes())
     entry = FileEntry(sha256=sha256_file(delta / REMOVED), size=len(removed))
     changed = manifest.model_copy(update={"files": {**manifest.files, REMOVED: entry}})
-    (delta / DELTA).write_text(changed.model_copy(update={"sha256": changed.digest()}).model_dump_json())
+    (delta / DELTA).write_text(changed.sealed().model_dump_json())
 
     with pytest.raises(BundleError, match=r"removed.json: does not list the removed ids of each side, user and item"):
         open_delta(delta)

@@ -202,7 +202,7 @@ def test_tensors_command_rejects_other_folders(tiny_folder: Path, tmp_path: Path
     (tmp_path / "thesis.txt").write_text("mine", "utf-8")
     code, said = run("tensors", tiny_folder, tmp_path)
     assert code == 2
-    assert "holds other things than tensors" in said
+    assert "holds other things than a dataset's tensors" in said
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

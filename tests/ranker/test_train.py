@@ -190,7 +190,8 @@ def test_progress_clock_continues_after_an_epoch() -> None:
                 seconds[0] += 5.0
                 hear(epoch, step, 0.25)
     assert "train, epoch 3" in out.getvalue()
-    assert "0:00:30 step 2, loss 0.2500" in out.getvalue()
+    assert "2/2 0:00:30" in out.getvalue()
+    assert "loss 0.2500" in out.getvalue()
 
 
 def _ranker(world: World) -> Ranker:

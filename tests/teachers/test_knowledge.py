@@ -85,8 +85,8 @@ def test_all_faults_of_a_folder_are_named(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "Invalid JSON"),
-        ('{"format": 2}', "format: should be 1"),
+        ("{", "not JSON"),
+        ('{"format": 2}', "format 2, this release reads 1"),
         ('{"format": 1}', "teacher: is missing"),
     ],
 )

@@ -45,7 +45,7 @@ BRIEF = ChaosPlan(
 
 
 def brief_run(name: str, bundle: Path, folder: Path) -> Run:
-    return Run(name, bundle, folder, BRIEF, lambda doing, done, total: None)
+    return Run(name, bundle, folder, BRIEF, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from model_export.foreign.source import load_foreign
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, MARKER, Bundle, open_bundle
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset
@@ -93,11 +93,11 @@ def write(run: Run, tmp_path: Path) -> Write:
 
 def _serves(bundle: Bundle, precision: Precision = "fp32") -> dict[str, float]:
     """Return the greatest difference of the service's runtime from the goldens, by head."""
-    runtime, codecs = OnnxRuntime(bundle, "cpu", 1, precision), BundleRows(bundle).codecs
+    runtime, rows = OnnxRuntime(bundle, "cpu", 1, precision), BundleRows(bundle)
     worst = dict.fromkeys(bundle.manifest.heads, 0.0)
     for golden in read_goldens(bundle.path(GOLDENS)):
         assert set(golden.expected) == set(worst)
-        found = runtime.run(golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors)
+        found = runtime.run(rows.tensors(golden))
         for head, scores in golden.expected.items():
             worst[head] = max(worst[head], float(np.abs(found[head] - scores).max()))
     return worst
