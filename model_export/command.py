@@ -60,7 +60,9 @@ def export(
     columns: Annotated[
         str, typer.Option(metavar="NAME,NAME…", help="With --onnx: the columns of the graph's only input, in order.")
     ] = "",
-    replay: Annotated[Path | None, typer.Option(help="Also write the verified requests, for `msd replay`.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the verified requests, for `msd replay`.")
+    ] = None,
     precision: Annotated[
         PrecisionOption, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
     ] = PrecisionOption.FP32,
@@ -71,7 +73,10 @@ def export(
         ),
     ] = 200,
     explain: Annotated[
-        Path | None, typer.Option(help="Also write what was factorised in the graph, what was not and why, as JSON.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write what was factorised in the graph, what was not and why, as JSON."
+        ),
     ] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also measure how uncertain scores are, for exploration.")

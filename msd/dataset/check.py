@@ -61,7 +61,7 @@ def check_dataset(folder: Path) -> DatasetReport:
         problems.append(Problem(where.file, message, column=where.clicks or where.label))
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
     repeats = _of_repeats(dataset.events, counts["repeated_events"])
-    notes = (*outlook(dataset, parts), *repeats, *say_delays(dataset.events))
+    notes = (*outlook(dataset, parts), *_of_missing(dataset), *repeats, *say_delays(dataset.events))
     return DatasetReport(dataset.config.name, tuple(problems), counts, notes)
 
 
@@ -71,6 +71,17 @@ def _of_repeats(events: pl.DataFrame, repeated: Count) -> list[str]:
     return [
         f"{repeated} events repeat an earlier one's user, item and time: if the log has rows twice, they count twice"
     ]
+
+
+def _of_missing(dataset: Dataset) -> list[str]:
+    missing = [name for name, column in _columns(dataset).items() if column.null_count() == column.len()]
+    return [f"{name} is missing in every row: name another column or path, or leave it out" for name in missing]
+
+
+def _columns(dataset: Dataset) -> dict[str, pl.Series]:
+    """Return the columns of the features by name."""
+    tables = {"user": dataset.users, "item": dataset.items, "context": dataset.events}
+    return {feature.name: tables[feature.side][feature.name] for feature in dataset.config.features}
 
 
 def _counts(dataset: Dataset) -> dict[str, Count]:
@@ -96,10 +107,7 @@ def _counts(dataset: Dataset) -> dict[str, Count]:
         "users_without_text": users["text"].null_count() if dataset.config.users else None,
         **dataset.bid_requests,
     }
-    tables = {"user": users, "item": items, "context": events}
-    for feature in dataset.config.features:
-        counts[f"missing_{feature.name}"] = tables[feature.side][feature.name].null_count()
-    return counts
+    return counts | {f"missing_{name}": column.null_count() for name, column in _columns(dataset).items()}
 
 
 def _part_counts(dataset: Dataset, events: pl.DataFrame) -> dict[str, Count]:

@@ -13,7 +13,7 @@ from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
 from msd.teachers.allowance import BudgetSpent
 from msd.teachers.checks import Doubtful, weigh
-from msd.teachers.journal import Journal, Refusal, claim, key_of
+from msd.teachers.journal import QUARANTINE_FILE, Journal, Refusal, claim, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
 from msd.teachers.prompts import messages, usage_of
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
@@ -179,7 +179,9 @@ def _finish(
     left_out = [one.id for one in doubtful if one.left_out]
     _write_doubtful(folder, doubtful)
     if keys and not any(kept):
-        raise TeacherError(f"none of {len(refusals) + len(left_out)} answers can be used; see {folder}")
+        name = QUARANTINE_FILE if refusals else DOUBTFUL_FILE
+        why = f" ({refusals[0].reason})" if refusals else ""
+        raise TeacherError(f"none of {len(refusals) + len(left_out)} answers can be used{why}; see {folder / name}")
     record = _record(dataset, teacher, journal, list(keys.values()), [len(answers) for answers in kept])
     files = {
         name: "".join(f"{answer.model_dump_json()}\n" for answer in answers).encode()

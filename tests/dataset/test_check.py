@@ -93,6 +93,12 @@ def test_too_few_texts_are_noted(tmp_path: Path, template: str, count: str) -> N
     assert "`msd train DATASET OUT --no-semantics`. Or add columns to items.csv that describe an item" in found
 
 
+def test_feature_without_a_value_is_noted(tmp_path: Path) -> None:
+    found = notes(tmp_path, events=EVENTS.replace(",ios", ","))
+    assert "device is missing in every row" in found
+    assert "price is missing" not in found
+
+
 def test_users_without_a_table_are_noted(tmp_path: Path) -> None:
     found = notes(tmp_path, NO_USERS, EVENTS.replace("\nu1", "\nv1").replace("v1,1,1700000001,1", "v1,1,1700000001,0"))
     assert "only clicks are known of users: 5 of 5 users have one in the profile window" in found
