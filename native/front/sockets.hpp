@@ -302,7 +302,8 @@ class Sockets {
     }
     const int on = 1;
     if (!is_secure) setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    auto made = std::make_unique<Connection>(descriptor, is_secure, now_, limits_.max_head, limits_.max_body);
+    // Of those that are accepted together, the first is older.
+    auto made = std::make_unique<Connection>(descriptor, is_secure, clock_s(), limits_.max_head, limits_.max_body);
     poller_.add(descriptor, made.get(), true, false);
     count_++;
     Connection* const one = made.get();
