@@ -5,7 +5,7 @@ and may ask nobody but the service.
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from msd.contract.bundle import Bundle
 from tests.browser.playground_page import NoChromium, PlaygroundPage, chromium
@@ -13,6 +13,9 @@ from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, wait_until
 from tests.service.worded import compared_service, with_words
+
+PATIENCE_MS = 120_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +45,7 @@ def playground(bundles: tuple[Bundle, Bundle], tmp_path_factory: pytest.TempPath
 def tab(browser: Browser) -> Iterator[Page]:
     """An empty page with nothing remembered."""
     context = browser.new_context(viewport={"width": 1_440, "height": 1_000}, locale="en-GB", timezone_id="Asia/Tokyo")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 

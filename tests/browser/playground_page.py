@@ -87,6 +87,13 @@ class PlaygroundPage(WatchedTab):
         """Waits until what is shown is of the latest request, explanation and all."""
         expect(self.tab.locator("#main:not(.stale) .strip").first).to_be_visible()
 
+    @contextmanager
+    def rescored(self) -> Iterator[None]:
+        """Waits for the explained ranking that the block asks for; `settle` alone may see that of before."""
+        with self.tab.expect_response(lambda reply: '"explain":true' in (reply.request.post_data or "")):
+            yield
+        self.settle()
+
     @property
     def rows(self) -> Locator:
         return self.tab.locator("#lists .ads:not(.other) li")

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from loadtest.session.page import load_page
+from tests.browser.conftest import PATIENCE_MS
 from tests.browser.playground_page import WatchedTab
 from tests.demo import test_report
 from tests.docs.site import build_site
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def phone(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-GB")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     yield context.new_page()
     context.close()
 
@@ -41,7 +42,7 @@ def check(phone: Page, file: Path) -> None:
 def test_pages_of_the_service_fit(phone: Page, playground: LiveService, path: str, selector: str) -> None:
     watched = WatchedTab(phone, playground.url)
     phone.goto(playground.url + path)
-    expect(phone.locator(selector).first).to_be_visible(timeout=20_000)
+    expect(phone.locator(selector).first).to_be_visible()
     expect(phone.locator(".models.is-open")).to_have_count(0)
     watched.check_width()
     watched.check_silence()

@@ -203,9 +203,9 @@ def test_teachers_words_are_shown(page: PlaygroundPage) -> None:
 
 
 def test_history_can_be_written(page: PlaygroundPage) -> None:
-    page.tab.get_by_role("button", name="or write a history of your own").click()
+    with page.rescored():
+        page.tab.get_by_role("button", name="or write a history of your own").click()
     expect(page.tab.get_by_text("Somebody the service has not met")).to_be_visible()
-    page.settle()
     before = [page.figures(one) for one in sorted(page.order())]
     page.find("Add a click").fill("tent number 77")
     page.find("Add a click").press("Enter")  # at once, before anything can have been found
@@ -214,9 +214,9 @@ def test_history_can_be_written(page: PlaygroundPage) -> None:
     expect(page.tab.locator("#why .bars.clicks .name")).to_have_text(["Tent number 77"])
     page.settle()
     assert [page.figures(one) for one in sorted(page.order())] != before
-    page.tab.get_by_role("button", name="Remove Tent number 77 from the history").click()
+    with page.rescored():
+        page.tab.get_by_role("button", name="Remove Tent number 77 from the history").click()
     expect(page.tab.get_by_text("There are none.")).to_be_visible()
-    page.settle()
     assert [page.figures(one) for one in sorted(page.order())] == before
 
 
@@ -315,10 +315,9 @@ def test_browser_rejects_markup_and_inline_scripts(page: PlaygroundPage) -> None
         "document.body.innerHTML = '<b>harm</b>'",
         "document.head.append(Object.assign(document.createElement('script'), { textContent: 'document.title = 1' }))",
         "document.body.setAttribute('onclick', 'document.title = 1'); document.body.click()",
-        "fetch('https://example.org/').then(() => { document.title = 1; })",
+        "await fetch('https://example.org/'); document.title = 1",
     ):
-        page.tab.evaluate(f"() => {{ try {{ {harm}; }} catch {{ }} }}")
-    page.tab.wait_for_timeout(100)
+        page.tab.evaluate(f"async () => {{ try {{ {harm}; }} catch {{ }} }}")
     assert page.tab.title() == "Playground · msd-ctr"
     assert page.rows.count() == 12
     page.console.clear()
