@@ -137,11 +137,12 @@ openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a
 image: $(BUNDLE)/manifest.json  ## Builds, runs and checks the container image: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
 	$(BIN)/python -m lab.image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
 
-wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/wheel; it serves from an empty environment for ten seconds.
+wheel: $(INSTALLED)  ## A wheel with the core and the instant demo, in runs/wheel; it serves from an empty environment.
 	rm -rf runs/wheel && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir runs/wheel .
 	$(PYTHON) -m venv runs/wheel/venv
 	runs/wheel/venv/bin/python -m pip install --quiet "$$(ls runs/wheel/*.whl)[cpu,encode]"
-	cd runs/wheel && timeout --preserve-status --signal=INT 10 venv/bin/msd demo --instant --port 18080
+	cd runs/wheel && { venv/bin/msd demo --instant --port 14080 & echo $$! > pid; wait $$!; } | \
+	{ grep --max-count 1 "Serving on" && kill $$(cat pid) && cat > /dev/null; }
 
 # Byte 18 of an ELF file is the machine, 183 for arm64.
 wheel-arm64: $(INSTALLED)  ## The same wheel for Linux on arm64, in runs/wheel-arm64, by the compiler of the package ziglang.

@@ -42,4 +42,4 @@ class Helm:
         return [document for document in yaml.safe_load_all(ended.stdout) if document]
 
     def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([self._program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([self._program, *arguments], capture_output=True, text=True, timeout=300, check=False)

@@ -68,7 +68,7 @@ class Pod:
             )
         try:
             for name in ("startupProbe", "readinessProbe"):
-                wait_until(lambda name=name: process.poll() is not None or self.probe(name), 60.0)
+                wait_until(lambda name=name: process.poll() is not None or self.probe(name))
             if process.poll() is not None:
                 raise ChartError(f"the container ended: {self._log.read_text('utf-8')[-600:]}")
             yield
@@ -106,7 +106,7 @@ class Pod:
 
     def _run_to_end(self, container: dict[str, Any]) -> str:
         command, environ = self._command(container), self._environ(container)
-        ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        ended = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
         if ended.returncode:
             raise ChartError(f"{container['name']}: {ended.stderr.strip()}")
         return ended.stdout.strip()

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -23,10 +22,10 @@ from tests.bundles.ranker_graph import Recipe
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
 from tests.operations.fetch.conftest import TOKEN, keeper
+from tests.service.live import wait_until
 
 _PROPAGATION_S = 0.7
 """Until new connections go to a new pod: less than preStop of these rehearsals."""
-_WHILE_S = 0.5
 _CLIENTS = 4
 _REQUEST = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
 
@@ -100,7 +99,7 @@ class Rehearsal:
             with pod.running():
                 if not (pod.probe("livenessProbe") and pod.probe("readinessProbe")):
                     raise ChartError("started, but neither alive nor ready")
-                with httpx.Client(verify=context, headers={"Authorization": f"Bearer {key}"}) as asking:
+                with httpx.Client(verify=context, headers={"Authorization": f"Bearer {key}"}, timeout=60) as asking:
                     reply = asking.post(f"https://127.0.0.1:{pod.port}/v1/score", json=_REQUEST)
         finally:
             redis.terminate()
@@ -113,7 +112,7 @@ class Rehearsal:
         folder.mkdir()
         small = {
             "settings": {"workers": 1, "drainSeconds": 0, "deadlineMs": 20_000},
-            "shutdown": {"preStopSeconds": 1},
+            "shutdown": {"preStopSeconds": 3},
             "listen": {"host": "127.0.0.1", "port": free_port(), "adminPort": free_port()},
             "image": {"repository": "registry.example.com/ads/msd-ctr"},
         }
@@ -128,16 +127,16 @@ class Rehearsal:
 
 def _replies_during_rollout(old: Pod, new: Pod) -> "Counter[str]":
     """Return the replies by bundle version. Raises ChartError if some are no scores, or one pod gave none."""
-    ports, stopped = [old.port], Event()
+    ports, seen, stopped = [old.port], set[str](), Event()
     with ThreadPoolExecutor(_CLIENTS) as pool, ExitStack() as before:
         before.enter_context(old.running())
-        clients = [pool.submit(_client, ports, stopped) for _ in range(_CLIENTS)]
+        clients = [pool.submit(_client, ports, seen, stopped) for _ in range(_CLIENTS)]
         try:
-            time.sleep(_WHILE_S)
+            wait_until(lambda: seen)
             with new.running():
                 Timer(_PROPAGATION_S, ports.append, (new.port,)).start()
                 before.close()
-                time.sleep(_WHILE_S)
+                wait_until(lambda: len(seen) > 1)
                 # They leave before the last pod does.
                 stopped.set()
                 replies = sum((client.result() for client in clients), Counter[str]())
@@ -148,9 +147,9 @@ def _replies_during_rollout(old: Pod, new: Pod) -> "Counter[str]":
     return replies
 
 
-def _client(ports: list[int], stopped: Event) -> "Counter[str]":
-    """Return the replies to requests without a pause, each connection kept as long as it can be. As behind a Service, a
-    new one goes to the last of `ports`."""
+def _client(ports: list[int], seen: set[str], stopped: Event) -> "Counter[str]":
+    """Return the replies to requests without a pause, which are also `seen`, each connection kept as long as it can be.
+    As behind a Service, a new one goes to the last of `ports`."""
     replies = Counter[str]()
     while not stopped.is_set():
         with closing(http.client.HTTPConnection("127.0.0.1", ports[-1], timeout=60)) as connection:
@@ -161,7 +160,9 @@ def _client(ports: list[int], stopped: Event) -> "Counter[str]":
                     reply = connection.getresponse()
                     document = json.loads(reply.read())
                     replies[str(document.get("model_version", reply.status))] += 1
+                    seen.update(replies)
                     is_open = not reply.will_close
             except (OSError, http.client.HTTPException) as error:
                 replies[repr(error)] += 1
+                seen.update(replies)
     return replies
