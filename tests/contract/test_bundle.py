@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
@@ -127,7 +127,7 @@ def test_rejects_other_manifests(folder: Path, content: bytes | dict[str, object
         open_bundle(folder)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(Manifest.model_fields)), any_json(st.text(max_size=5)))
 def test_any_manifest_opens_or_is_rejected(folder: Path, whole_bundle: Bundle, key: str, value: object) -> None:
     shutil.copy(whole_bundle.folder / MANIFEST, folder / MANIFEST)

@@ -154,7 +154,7 @@ def _tensors(message: Message) -> Iterator[TensorProto]:
 _SECRET = 123.0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), is_inner=st.booleans(), flips=st.integers(0, 2))
 def test_rejects_what_a_parser_reads_from_other_files(
     tmp_path_factory: pytest.TempPathFactory, seed: int, is_inner: bool, flips: int

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -130,7 +130,7 @@ def test_rejects_wrong_ids_and_writes_nothing(path: Path, ids: list[str], messag
     assert not path.exists()
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(st.data())
 def test_rejects_any_wrong_byte(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "items.rows"
@@ -147,7 +147,7 @@ def test_rejects_any_wrong_byte(tmp_path: Path, data: st.DataObject) -> None:
         open_items(path).raw(ids)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.data())
 def test_rejects_file_of_wrong_length(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "items.rows"

@@ -107,7 +107,7 @@ cells = st.one_of(
 
 
 @given(values=st.lists(cells, min_size=1, max_size=40), name=st.text(max_size=10), context=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_column_gets_a_guess_of_its_length(values: list[str | None], name: str, context: bool) -> None:
     found = guess(pl.Series(name, values, dtype=pl.String), context=context)
     assert found.values.len() == len(values)

@@ -66,7 +66,7 @@ def test_labelled_row_of_several_impressions(tmp_path: Path) -> None:
 
 
 @given(counts=st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_sums_of_counts_are_kept(counts: list[tuple[int, int]]) -> None:
     shown, clicked = np.array([(one + other, other) for one, other in counts]).T
     table = Table("e.csv", pl.DataFrame({"shown": shown.astype(str), "clicked": clicked.astype(str)}))

@@ -42,7 +42,7 @@ def item_key(item: str) -> tuple[bool, int, str]:
 
 
 @given(rows=others, cuts=st.sampled_from([(0.5, 0.8, 0.9), (0.29, 0.57, 0.86), (1 / 3, 0.7, 0.95)]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_parts_follow_time_and_keep_ties_together(
     config: DatasetConfig, rows: list[tuple[str, str, int, int]], cuts: tuple[float, float, float]
 ) -> None:

@@ -118,7 +118,7 @@ class Maps(RuleBasedStateMachine):
 
 
 TestMaps = Maps.TestCase
-TestMaps.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestMaps.settings = settings(max_examples=60, stateful_step_count=60)
 
 
 @given(st.lists(st.integers(0, 5_000), unique=True, max_size=400))

@@ -31,7 +31,7 @@ def _bent(seed: int, n: int = 6_000) -> tuple[Floats, Floats]:
     return logits, (rng.random(n) < _sigmoid(truth)).astype(np.float64)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), n=st.integers(2, 300), digits=st.sampled_from([0, 2, 9]))
 def test_isotonic_curve_rises_strictly_through_few_knots(seed: int, n: int, digits: int) -> None:
     rng = np.random.default_rng(seed)

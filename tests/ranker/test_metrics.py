@@ -147,7 +147,7 @@ def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
     ]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     seed=st.integers(0, 2**32),
     users=st.integers(2, 12),

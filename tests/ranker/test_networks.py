@@ -89,7 +89,7 @@ def _chosen(tensors: dict[str, Tensor], places: list[int]) -> dict[str, Tensor]:
 
 
 @EVERY
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(places=st.lists(st.integers(0, 6), min_size=1, max_size=12))
 def test_scores_ignore_order_neighbours_and_duplicates(made: Made, places: list[int]) -> None:
     model, tensors = _network(made), _tensors(made[1], 7)

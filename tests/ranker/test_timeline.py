@@ -78,7 +78,7 @@ def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, flo
     return sum(weights), sum(w for w, (_, label) in zip(weights, rows, strict=True) if label), as_of
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(past=pasts(), delay=st.sampled_from([0, 5, 10, 30]))
 def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int) -> None:
     """Clicked or not, one entry an item, with how often and when it was last seen, and its click rate before."""
@@ -102,7 +102,7 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int)
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(past=pasts(), delay=st.sampled_from([0, 5, 10, 30]))
 def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> None:
     timeline, at = walk(past, delay), past.dataset.events["at"]
@@ -113,7 +113,7 @@ def test_live_counts_are_of_events_that_are_known(past: Past, delay: int) -> Non
             np.testing.assert_allclose([column[row] for column in counts], _faded(known, at[row]), rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(past=pasts())
 def test_counts_are_of_earlier_training_rows(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
@@ -126,7 +126,7 @@ def test_counts_are_of_earlier_training_rows(past: Past) -> None:
             np.testing.assert_allclose([column[row] for column in counts], _faded(known, as_of), rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(past=pasts())
 def test_aged_counts_are_of_an_earlier_time(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
@@ -146,7 +146,7 @@ def test_aged_counts_are_of_an_earlier_time(past: Past) -> None:
                     np.testing.assert_allclose(found, _faded(earlier_rows, then), rtol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(past=pasts(), data=st.data())
 def test_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
     events = past.dataset.events

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.bundle import open_bundle
@@ -51,7 +51,7 @@ def scored(client: httpx.Client, impressions: Impressions, **more: object) -> li
     return list(answer.json()["imp"].values())
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(impressions=IMPRESSIONS, top_k=st.none() | st.integers(1, 50))
 def test_impressions_are_scored_as_alone_and_equal_ads_to_the_bit(
     client: httpx.Client, impressions: Impressions, top_k: int | None

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -153,7 +153,7 @@ def anonymous(client: httpx.Client) -> dict[str, Any]:
     )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(user=PERSONAL, device=DEVICE, refusal=st.sampled_from(REFUSALS))
 def test_without_consent_scores_do_not_depend_on_who_it_is(
     client: httpx.Client,

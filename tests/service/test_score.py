@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.pricing import formula_of
@@ -97,7 +97,7 @@ def test_wrong_pricing_is_refused(client: httpx.Client, pricing: object, field: 
     assert words in answer.json()["error"]["message"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     chosen=st.lists(st.integers(0, ITEMS + 5), min_size=1, max_size=40),
     others=st.lists(st.integers(0, ITEMS + 5), max_size=60),

@@ -94,7 +94,7 @@ def test_plain_embeddings_equal_the_published_model() -> None:
     np.testing.assert_allclose(found[:6], expected, atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(texts=st.lists(st.text(max_size=60), max_size=5), batch_size=st.integers(1, 4))
 def test_vector_does_not_depend_on_its_batch(student: Student, texts: list[str], batch_size: int) -> None:
     alone = encode_texts(student, TEXTS[:2])

@@ -108,7 +108,7 @@ def test_interrupted_run_resumes(tiny: Dataset, tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(1, 600))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_half_written_line_is_asked_again(small: Dataset, tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("out")
     collect_knowledge(small, Parrot(), folder, ignore)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -282,7 +282,7 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
     return built.model(bounded)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(model=models())
 def test_random_graph_is_factorised_exactly(model: onnx.ModelProto) -> None:
     report = factorise(model, sides_of(model)).report

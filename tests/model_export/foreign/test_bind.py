@@ -88,7 +88,7 @@ def test_input_gets_its_columns(one: Input, expected: Any) -> None:  # noqa: ANN
     np.testing.assert_array_equal(found, expected(tensors).astype(found.dtype))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(candidates=st.integers(1, 9), seed=st.integers(0, 99))
 def test_spliced_graph_scores_as_the_graph(
     tmp_path_factory: pytest.TempPathFactory, candidates: int, seed: int

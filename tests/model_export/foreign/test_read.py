@@ -43,7 +43,7 @@ def test_rejects_truncated_other_or_missing_file(graph: Path, tmp_path: Path, co
         read_model(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_damage_is_an_error_of_the_file_or_none(
     graph: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

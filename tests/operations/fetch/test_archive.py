@@ -151,7 +151,7 @@ _TEXTS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     changes=st.lists(st.tuples(_PLACES, _TEXTS | st.binary(min_size=1, max_size=12)), max_size=5),
     cut=st.integers(0, 3_000),
