@@ -126,14 +126,13 @@ def start_redis() -> Iterator[Callable[..., ValkeyServer]]:
 
     def start(port: int | None = None, **config: str) -> ValkeyServer:
         server = ValkeyServer(port=port or free_port(), config={"save": "", **config})
-        server.start()
+        server.start(60)
         servers.append(server)
         return server
 
     yield start
     for server in servers:
-        if server.is_running():
-            server.terminate()
+        server.terminate()
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def form(value: Any) -> Any:  # noqa: ANN401 - of JSON
 def test_command_gets_the_reply_on_the_page(running: LiveService, command: Block, shown: Block) -> None:
     text = command.text.replace(_ADDRESS, f"127.0.0.1:{running.port}").replace("curl -s", "curl -s --noproxy '*'")
 
-    ended = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True, timeout=60)
+    ended = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True, timeout=300)
 
     assert form(json.loads(ended.stdout)) == form(json.loads(shown.text))
 
@@ -76,7 +76,7 @@ def test_script_runs(running: LiveService, script: Block, tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -23,7 +23,7 @@ from loadtest.traffic import bursts, constant, poisson
 from tests.scripted_server import HANG, Act, End, Reply, scripted_server
 
 REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
-BRIEF = LoadLimits(connections=4, patience_s=0.6)
+PATIENT = LoadLimits(connections=4, patience_s=60.0)
 
 
 def test_sends_each_request_once_in_turn() -> None:
@@ -62,7 +62,7 @@ def test_outcomes_are_counted_apart() -> None:
     statuses = [200, 429, 504, 200, 500]
     acts: list[Act] = [*(Reply(status) for status in statuses), End.CLOSE]
     with scripted_server(*acts * 10) as server:
-        found = open_loop(Target(server.url, REQUESTS), constant(300, 0.2), 0.2, BRIEF)
+        found = open_loop(Target(server.url, REQUESTS), constant(300, 0.2), 0.2, PATIENT)
 
     assert found.offered == 60
     assert found.statuses == {200: 20, 429: 10, 504: 10, 500: 10}
@@ -75,8 +75,8 @@ def test_partial_replies_are_no_goodput() -> None:
     whole, partial = b'{"candidates":{"id":["\\"degraded\\":"]}}', b'{"candidates":{},"degraded":{"a":1}}'
     acts = [Reply(body=whole), Reply(body=partial), Reply(body=whole), Reply(429, whole)]
     with scripted_server(*acts * 10) as server:
-        # A second in which to answer what is asked at once, so that all comes in time.
-        found = open_loop(Target(server.url, REQUESTS), np.zeros(40), 1.0, BRIEF)
+        # Ten seconds in which to answer what is asked at once, so that all comes in time.
+        found = open_loop(Target(server.url, REQUESTS), np.zeros(40), 10.0, PATIENT)
 
     assert found.statuses == {200: 30, 429: 10}
     assert (found.degraded, found.in_time, found.latency.count) == (10, 20, 30)
@@ -94,7 +94,7 @@ def test_opens_more_connections_up_to_the_limit() -> None:
 def test_closed_loop_sends_when_a_reply_came() -> None:
     soon = Reply(wait_s=0.01)
     with scripted_server(*[soon] * 3, Reply(429), soon) as server:
-        found = closed_loop(Target(server.url, REQUESTS), 3, 0.3, BRIEF)
+        found = closed_loop(Target(server.url, REQUESTS), 3, 2.0, PATIENT)
 
     assert server.connections == 3
     assert found.statuses[429] == 1
@@ -105,7 +105,7 @@ def test_closed_loop_sends_when_a_reply_came() -> None:
 def test_client_replaces_a_lost_connection() -> None:
     soon = Reply(wait_s=0.005)
     with scripted_server(soon, soon, End.CLOSE, soon, End.CLOSE, soon) as server:
-        found = closed_loop(Target(server.url, REQUESTS), 2, 0.3, BRIEF)
+        found = closed_loop(Target(server.url, REQUESTS), 2, 2.0, PATIENT)
 
     assert server.connections == 4
     assert found.lost == 2
@@ -121,7 +121,7 @@ def test_sends_nothing_on_a_connection_that_the_service_has_closed() -> None:
                 time.sleep(0.001)
             time.sleep(0.02)
 
-        limits = LoadLimits(connections=1, most=1, patience_s=5.0)
+        limits = LoadLimits(connections=1, most=1, patience_s=60.0)
         found = open_loop(Target(server.url, REQUESTS), constant(100, 0.1), 0.1, limits, until_closed)
 
     assert (found.statuses, found.lost, found.unanswered) == ({200: 10}, 0, 0)
@@ -143,7 +143,7 @@ def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: Act, me
         if ends_at is None:
             stack.close()
         with pytest.raises(ClientError, match=message.format(url=server.url) if end != HANG else message):
-            _run(loop, server.url)
+            _run(loop, server.url, LoadLimits(connections=4, patience_s=0.6) if end == HANG else PATIENT)
     assert len(server.bodies) >= (ends_at or 0)
 
 
@@ -154,25 +154,26 @@ def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: Act, me
 )
 def test_counts_a_request_without_a_reply(end: Act, lost: int, unanswered: int) -> None:
     with scripted_server(Reply(), Reply(), end, Reply()) as server:
-        found = open_loop(Target(server.url, REQUESTS), constant(50, 0.2), 0.2, BRIEF)
+        limits = LoadLimits(connections=4, patience_s=3.0)
+        found = open_loop(Target(server.url, REQUESTS), constant(50, 0.2), 0.2, limits)
 
     assert (found.statuses, found.lost, found.unanswered) == ({200: 9}, lost, unanswered)
 
 
 def test_slow_service_is_waited_for_as_long_as_it_replies() -> None:
-    with scripted_server(Reply(wait_s=0.2)) as server:
-        limits = LoadLimits(connections=1, most=1, patience_s=1.0)
+    with scripted_server(Reply(wait_s=0.4)) as server:
+        limits = LoadLimits(connections=1, most=1, patience_s=2.5)
         found = open_loop(Target(server.url, REQUESTS), constant(100, 0.08), 0.08, limits)
 
     assert (found.statuses, found.unanswered) == ({200: 8}, 0)
 
 
-def _run(loop: str, url: str) -> None:
+def _run(loop: str, url: str, limits: LoadLimits = PATIENT) -> None:
     target = Target(url, REQUESTS)
     if loop == "open":
-        open_loop(target, constant(50, 2), 2, BRIEF)
+        open_loop(target, constant(50, 2), 2, limits)
     else:
-        closed_loop(target, 2, 2, BRIEF)
+        closed_loop(target, 2, 2, limits)
 
 
 def test_arrivals_have_their_rate_and_bursts_come_together() -> None:

@@ -86,7 +86,7 @@ def run_locust(service: LiveService, folder: Path, **environment: str) -> "subpr
         env={**os.environ, "PYTHONPATH": str(ROOT), "LOADTEST_CANDIDATES": "20:3,30:1", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

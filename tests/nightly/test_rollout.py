@@ -59,7 +59,9 @@ class Fleet:
     def run(self, lift: float) -> list[Stage]:
         """Roll out while users click every other time, `lift` times as often at the new bundle's ads."""
         with ThreadPoolExecutor(1) as thread, ExitStack() as stack:
-            clients = [stack.enter_context(httpx.Client(base_url=url, trust_env=False)) for url in self.urls]
+            clients = [
+                stack.enter_context(httpx.Client(base_url=url, trust_env=False, timeout=60)) for url in self.urls
+            ]
             stages = thread.submit(roll_out, self.config, self.rollout, self.folder, "b2")
             for number in itertools.count():
                 if stages.done():

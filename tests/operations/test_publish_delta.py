@@ -240,7 +240,7 @@ def test_running_service_sees_whole_rows(
     url = redis_server.connection_url
     publish(bundle.folder, url, quiet)
     request = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i5"]}, "user": {"history": []}}
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000) as running:
+    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url) as running:
         before = running.score(request).json()["candidates"]["pctr"]
         seen: list[list[float]] = []
         stop = threading.Event()

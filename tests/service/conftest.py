@@ -20,6 +20,6 @@ def anyio_backend() -> str:
 def shared_redis() -> Iterator[ValkeyServer]:
     """One server for the tests of a file."""
     server = ValkeyServer(port=free_port(), config={"save": ""})
-    server.start()
+    server.start(60)
     yield server
     server.terminate()

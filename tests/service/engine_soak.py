@@ -38,7 +38,7 @@ from tests.service.fronted import HEAD, Fronted, answer_of, deployed
 
 _THREADS, _CLIENTS, _MOST = 4, 24, 200
 _SWAP_S = 0.05
-_END_S = 30.0
+_END_S = 120.0
 """Within this, all loads are released."""
 _FORMS: list[dict[str, object]] = [{}, {}, {"explain": True}, {"explore": {}}, {"top_k": 3}, {"wrong": 1}]
 _INFER = b"/v2/models/msd/infer"

@@ -27,6 +27,7 @@ _PATIENCE_S = 120.0
 PAUSE_S = 0.005
 """Between two requests of a client that asks all the time: it leaves time to the service, and to other tests."""
 _OWN_PROCESS = ("serve", "check")
+_LIMITS = dict.fromkeys(("HEAD_TIMEOUT_S", "BODY_TIMEOUT_S", "REPLY_TIMEOUT_S", "HANG_S", "END_S"), 120.0)
 Process = ForkedProcess | subprocess.Popen[bytes]
 
 
@@ -102,11 +103,13 @@ def live_service(
     """`msd serve` on a free port, with settings by their names; it ends with the block.
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
-    a test says when, however slow the machine. `open_files` is the most that it may have open; its process is
-    `prepare`d before all else. Names in capitals are those of `service.limits`, which it then has in its process.
+    a test says when, however slow the machine, and explanations may take as long as they do. `open_files` is the most
+    that it may have open; its process is `prepare`d before all else. Names in capitals are those of `service.limits`,
+    which it then has in its process.
     """
-    bounds = {name: settings.pop(name) for name in list(settings) if name.isupper()}
-    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
+    bounds = _LIMITS | {name: settings.pop(name) for name in list(settings) if name.isupper()}
+    patient = {"deadline_ms": 60_000, "store_timeout_ms": 3_000, "explain_share": 1}
+    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, **patient, **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
         **{f"MSD_{name.upper()}": str(value) for name, value in given.items()},
@@ -161,7 +164,7 @@ def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         out, error = Path(folder) / "out", Path(folder) / "error"
         process = ForkedProcess(arguments, {**kept, **environment}, ROOT, out, error)
         try:
-            code = process.wait(60)
+            code = process.wait(_PATIENCE_S)
         finally:
             process.kill()
         return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), error.read_text("utf-8"))

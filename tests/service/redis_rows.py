@@ -33,8 +33,7 @@ def publish(bundle: Bundle, url: str) -> None:
 
 
 def redis_service(bundle: Path, folder: Path, url: str, **settings: object) -> AbstractContextManager[LiveService]:
-    """The time limit is wide: the machine may be busy."""
-    return live_service(bundle, folder, **{"store": "redis", "redis_url": url, "store_timeout_ms": 500, **settings})  # type: ignore[arg-type]
+    return live_service(bundle, folder, **{"store": "redis", "redis_url": url, **settings})  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -32,7 +32,8 @@ class Proxy:
         self._flows = threading.Event()
         self._flows.set()
         self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def hold(self) -> None:
         """From now on the server's words wait."""
@@ -44,6 +45,8 @@ class Proxy:
 
     def close(self) -> None:
         self.let_go()
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends a wait for clients
+        self._accepting.join()
         for end in (self._listener, *self._sockets):
             end.close()
 
@@ -51,10 +54,11 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                self._sockets.append(client)
                 server = socket.create_connection(("127.0.0.1", self._server_port))
+                self._sockets.append(server)
             except OSError:
                 return
-            self._sockets += [client, server]
             for source, target, waits in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._carry, args=(source, target, waits), daemon=True).start()
 

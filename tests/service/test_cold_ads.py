@@ -101,7 +101,7 @@ def test_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle
     without = asking("")
     assert score(cold, without)["degraded"] == {"candidates": {"cold 0": "category_prior"}}
     assert abs(score(cold, without)["candidates"]["pctr"][0] - reply["candidates"]["pctr"][0]) > 1e-3
-    assert cold.metric('msd_degraded_total{rung="encoded",side="item"}') >= 20
+    wait_until(lambda: cold.metric('msd_degraded_total{rung="encoded",side="item"}') >= 20)
 
 
 def test_more_texts_than_a_request_may_have_encoded_are_dropped_and_counted(cold: LiveService) -> None:

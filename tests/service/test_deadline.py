@@ -75,8 +75,8 @@ def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(bundle: 
         # What an item gets of which nothing is known, by the same user in the same context.
         unknown = client.post("/v1/score", json={**REQUEST, "candidates": {"id": ["of no row"]}})
         assert pctr[count:] == pytest.approx([unknown.json()["candidates"]["pctr"][0]] * (40 - count), abs=1e-5)
-        assert running.metric("msd_partial_total") >= 1
-        assert running.metric('msd_degraded_total{rung="prior",side="item"}') >= 40 - count
+        wait_until(lambda: running.metric("msd_partial_total") >= 1)
+        wait_until(lambda: running.metric('msd_degraded_total{rung="prior",side="item"}') >= 40 - count)
 
 
 IDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20)

@@ -29,7 +29,7 @@ def scores_of(answer: Answer) -> list[float]:
     return found
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(1, FAILS), min_size=1, max_size=40), st.integers(1, 4))
 def test_each_request_gets_its_own_result_and_a_failing_run_fails_alone(
     bundle: Bundle, counts: list[int], threads: int
@@ -78,7 +78,7 @@ def test_close_keeps_the_callers_state_in_python(bundle: Bundle) -> None:
     assert state_of_thread()
 
 
-@pytest.mark.parametrize(("left_s", "runs"), [((600, 90, 60, 60), [9, 3, 4, 2, 1]), ((40, 41, 39), [9, 3, 1, 2])])
+@pytest.mark.parametrize(("left_s", "runs"), [((600, 90, 60, 60), [9, 3, 4, 2, 1]), ((40, 55, 25), [9, 3, 1, 2])])
 def test_earliest_due_runs_first(bundle: Bundle, left_s: tuple[int, ...], runs: list[int]) -> None:
     """A long deadline is due when half of its time is over: from then on it precedes later requests."""
     bench, is_open = Bench(), threading.Event()

@@ -76,6 +76,7 @@ def test_weights_change_while_it_runs(running: LiveService, bundles: Path) -> No
     assert set(all_of_them.values()) == {"next"}
     # A weight that rises moves users into its arm alone.
     assert all(half[user] == "next" for user, arm in few.items() if arm == "next")
+    wait_until(lambda: running.metric("msd_queued_rows") == 0)  # all requests are counted
     assert running.metric('msd_arm_requests_total{slot="2"}') > len(USERS)
     total = sum(running.metric(f'msd_arm_requests_total{{slot="{slot}"}}') for slot in range(1, 9))
     assert total == 6 * len(USERS)
@@ -102,7 +103,7 @@ def test_invalid_experiment_changes_nothing(running: LiveService, bundles: Path)
     assert set(arms(running).values()) == {"champion", "next"}
     (bundles / EXPERIMENT).unlink()
     wait_until(lambda: "arm" not in running.score({"user_id": "u1", "candidates": {"id": ["i1"]}}).json())
-    assert running.metric("msd_bundle_refused") == 0
+    wait_until(lambda: running.metric("msd_bundle_refused") == 0)
 
 
 def let_shadow(service: LiveService, bundles: Path) -> None:
@@ -145,7 +146,7 @@ def test_shadow_makes_nobody_wait_and_what_it_misses_is_counted(running: LiveSer
     wait_until(lambda: running.metric('msd_requests_total{code="200"}') == counted + 80)
     wait_until(lambda: (shadowed(running) - before).total() == 80)
     assert (shadowed(running) - before)["busy"] > 0
-    assert running.metric("msd_queued_rows") == 0
+    wait_until(lambda: running.metric("msd_queued_rows") == 0)
 
 
 def shadowed(service: LiveService) -> Counter[str]:

@@ -109,7 +109,7 @@ def test_worst_body_holds_the_loop_for_few_calls_with_redis(
 ) -> None:
     url = redis_server.connection_url
     publish(bundle, url)
-    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "live": live, "store_timeout_ms": 10_000}
+    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "live": live}
     with live_service(bundle.folder, tmp_path, prepare=work.obey, **settings) as running:
         unknown = _score(candidates={"id": [f"unknown-{number}" for number in range(2_000)]})
         for body in (_score(), unknown):

@@ -27,9 +27,7 @@ def test_serves_with_the_network_closed(
     monkeypatch.setenv("GUARD_REPORT", str(report))
     settings = {"redis_url": published.connection_url} if store == "redis" else {}
     reseal(copied_bundle, tolerances={"onnxruntime-cpu-fp32": 1e-5, "openvino-cpu-fp32": 1e-5})
-    with live_service(
-        copied_bundle, tmp_path, python_path=GUARD, store=store, runtime=runtime, store_timeout_ms=500, **settings
-    ) as running:
+    with live_service(copied_bundle, tmp_path, python_path=GUARD, store=store, runtime=runtime, **settings) as running:
         for request in golden_requests():
             assert running.score(request).status_code == 200
         assert "degraded" not in running.score(golden_requests()[0]).json()

@@ -30,7 +30,7 @@ from service.redis.keys import live_key
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.redis_rows import until
-from tests.service.test_topologies import move_slot
+from tests.service.test_topologies import fail_over_after, move_slot
 
 pytestmark = pytest.mark.anyio
 
@@ -109,7 +109,7 @@ def compare(reference: Reference, found: Mapping[RowSide, PackedStates]) -> None
             assert_close(live.state, expected.state)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(batches())
 def test_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, drawn: list[LiveBatch]) -> None:
     reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24)
@@ -145,7 +145,7 @@ def url(shared_redis: ValkeyServer, plain: Redis) -> str:
     return str(shared_redis.connection_url)
 
 
-@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(drawn=batches())
 async def test_redis_keeps_what_the_fold_says(url: str, plain: Redis, drawn: list[LiveBatch]) -> None:
     reference = Reference()
@@ -464,6 +464,7 @@ async def test_cluster_keeps_what_the_fold_says_while_a_slot_moves(tmp_path: Pat
     rows: dict[RowSide, dict[str, bytes]] = {"user": {"u1": row}, "item": {"i1": row}}
     first, second = (LiveBatch(half, rows, RULES, LAG_S) for half in (events[:60], events[60:]))
     with cluster(tmp_path) as fleet:
+        fail_over_after([*fleet.masters, *fleet.replicas], 60_000)
         async with states_of(fleet.url) as states, states_of(fleet.url) as other:
             assert await states.add(first) == reference.add(first)
             compare(reference, {side: await states.get(side, ids) for side, ids in IDS.items()})

@@ -121,7 +121,7 @@ sys.stderr.write("half a line")
 sys.stderr.flush()
 raise ValueError("the end")
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert [json.loads(line)["event"] for line in ended.stdout.splitlines()] == [str(number) for number in range(500)]
     assert ended.stderr.startswith("half a line")
     assert ended.stderr.endswith("ValueError: the end\n")
@@ -179,7 +179,7 @@ logs.configure_logs("info")
 for logs.LINES_PER_S in (0, 0, 0, 0, 1e9):
     logging.getLogger("some.library").warning("it rains")
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=300, check=True)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
 
     assert {"event", "level", "timestamp"} <= set(lines[0])
@@ -194,7 +194,7 @@ from service.telemetry.logs import configure_logs
 configure_logs("info")
 structlog.get_logger("a").info("bundle", folder="/\\udcff", number=2**70)
 """
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=300, check=True)
     (line,) = [json.loads(line) for line in ended.stdout.splitlines()]
 
     assert (line["folder"], line["number"]) == ("/\udcff", 2**70)

@@ -97,7 +97,7 @@ def test_every_answer_is_documented(
     for operation in operations:
 
         @seed(0)
-        @settings(max_examples=examples // len(operations), deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples // len(operations), suppress_health_check=list(HealthCheck))
         @given(case=operation.as_strategy(generation_mode=mode))
         def validate(case: Any) -> None:  # noqa: ANN401
             # Generated keys would be sent in place of ours.

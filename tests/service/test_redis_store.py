@@ -66,7 +66,7 @@ def test_many_requests_at_once_share_one_connection(
     (copied_bundle / "items.rows").unlink()
     url = published.connection_url
     with (
-        redis_service(copied_bundle, tmp_path, url, store_timeout_ms=10_000, cache_mb=0) as running,
+        redis_service(copied_bundle, tmp_path, url, cache_mb=0) as running,
         ThreadPoolExecutor(80) as pool,
     ):
         assert not any(pool.map(is_degraded, [running] * 160))
@@ -225,7 +225,7 @@ NONSENSE = [
 ]
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 @given(
     says=st.sampled_from(NONSENSE) | st.binary(max_size=300) | REPLIES.map(b"".join),
     hangs_up=st.booleans(),

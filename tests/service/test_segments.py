@@ -128,7 +128,7 @@ def replies(pieces: list[bytes], busy_s: float = 0.0) -> bytes:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
-        return uvloop.run(asyncio.wait_for(go(ours, theirs), 20))
+        return uvloop.run(asyncio.wait_for(go(ours, theirs), 120))
 
 
 def cut(whole: bytes, places: list[int]) -> list[bytes]:
@@ -145,7 +145,7 @@ ENDS = [
 _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"Content-Length: 2\r\n\r\nab"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sent=st.lists(requests(), min_size=1, max_size=4),
     end=st.sampled_from(ENDS),
@@ -211,7 +211,7 @@ def exchanged(service: LiveService, pieces: list[bytes]) -> bytes:
 
 
 @seed(0)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(pieces=STREAMS)
 def test_any_bytes_get_an_answer_or_the_end(service: LiveService, pieces: list[bytes]) -> None:
     answer = exchanged(service, pieces)

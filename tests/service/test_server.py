@@ -114,7 +114,7 @@ def test_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:
 
     wait_until(catches_sigterm)
     process.send_signal(signal.SIGTERM)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert b"Traceback" not in out + errors
 

@@ -47,7 +47,7 @@ def test_rows_damaged_after_they_were_verified_are_refused(copied_bundle: Path) 
 def test_limit_of_file_sizes_is_one_message(bundle: Bundle) -> None:
     """It counts for memory that is mapped, too."""
     command = f"ulimit -f 1; exec {sys.executable} -m msd serve {bundle.folder}"
-    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     assert "error: a file cannot be written (File too large); free disk space, or raise its limit" in ended.stderr
 

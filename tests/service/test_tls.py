@@ -70,7 +70,7 @@ def mutual(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def hasty(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The same for clients that never say all."""
-    with _served(bundle, files, tmp_path_factory.mktemp("hasty"), 1) as running:
+    with _served(bundle, files, tmp_path_factory.mktemp("hasty"), 3) as running:
         yield running
 
 
@@ -113,7 +113,9 @@ def test_any_other_client_is_not(mutual: LiveService, files: Files, which: str) 
     context = files.context(None if which == "none" else trustme.CA())
     before = closed(mutual, files, "handshake")
     with (
-        httpx.Client(base_url=f"https://127.0.0.1:{mutual.port}", verify=context, trust_env=False) as client,
+        httpx.Client(
+            base_url=f"https://127.0.0.1:{mutual.port}", verify=context, trust_env=False, timeout=60
+        ) as client,
         pytest.raises(httpx.TransportError),
     ):
         client.post("/v1/score", json=GOOD)
@@ -263,5 +265,6 @@ def test_handshake_that_does_not_begin_does_not_keep_the_service(bundle: Bundle,
             wait_until(lambda: client.get("/health/ready").status_code == 200)
             with socket.create_connection(("127.0.0.1", running.port)):
                 # Taken in after the silent one.
-                assert httpx.get(f"{url}/health/live", verify=files.context(), trust_env=False).status_code == 200
+                with httpx.Client(base_url=url, verify=files.context(), trust_env=False, timeout=60) as other:
+                    assert other.get("/health/live").status_code == 200
                 assert running.terminate() == 0

@@ -44,8 +44,9 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One cluster for all tests; the last one breaks it."""
+    """One cluster for all tests; the last one breaks it. No other node is taken for dead, however slow the machine."""
     with cluster(tmp_path_factory.mktemp("cluster")) as running:
+        fail_over_after([*running.masters, *running.replicas], 60_000)
         yield running
 
 
@@ -100,6 +101,12 @@ def test_catalogue_goes_to_all_nodes_of_a_cluster(fleet: Fleet, bundle: Bundle, 
     after = [master.client().dbsize() for master in fleet.masters]
     assert sum(after) == sum(before) + 60
     assert all(now > then for now, then in zip(after, before, strict=True))
+
+
+def fail_over_after(nodes: Sequence[RedisProcess], ms: int) -> None:
+    """Silence of a node, after which these take it for dead."""
+    for node in nodes:
+        node.ask("CONFIG", "SET", "cluster-node-timeout", ms)
 
 
 def move_slot(slot: int, source: RedisProcess, target: RedisProcess, keys: Sequence[bytes] | None = None) -> None:
@@ -158,10 +165,17 @@ async def test_rows_of_a_dead_master_are_stale_until_its_replica_takes_over(flee
 
         await until(is_partly_stale)
         assert state(store) == "down"
+        fail_over_after([*fleet.masters[1:], *fleet.replicas], 1_500)
         await until(lambda: is_whole(store))
         change(fleet.replicas[0].client(), bundle, lost, source)
         await until_counted(store, [lost], await impressions(store, [source]))
         await until(lambda: state(store) == "up")
+
+
+def down_after(sentinels: Sequence[RedisProcess], ms: int) -> None:
+    """Silence of a master, after which these take it for dead."""
+    for sentinel in sentinels:
+        sentinel.ask("SENTINEL", "SET", "ads", "down-after-milliseconds", ms)
 
 
 async def test_sentinels_name_the_master_and_a_failover_is_followed(bundle: Bundle, tmp_path: Path) -> None:
@@ -173,6 +187,7 @@ async def test_sentinels_name_the_master_and_a_failover_is_followed(bundle: Bund
             assert known.found.all()
             replica = fleet.replicas[0].client()
             await until(lambda: replica.dbsize() >= ITEMS + USERS + 2)
+            down_after(fleet.sentinels, 60_000)
             fleet.masters[0].kill()
             fleet.sentinels[0].kill()
 
@@ -182,6 +197,7 @@ async def test_sentinels_name_the_master_and_a_failover_is_followed(bundle: Bund
                 return rows.stale is not None and bool(rows.stale.all())
 
             await until(is_stale)
+            down_after(fleet.sentinels[1:], 1_000)
             await until(lambda: is_whole(store))
             change(replica, bundle, "i1", "i2")
             await until_counted(store, ["i1"], await impressions(store, ["i2"]))

@@ -200,7 +200,5 @@ def test_no_interleaving_mixes_versions(
     Interleavings.world = World(tmp_path, redis_server.connection_url, bundle, other_bundle)
     run_state_machine_as_test(
         Interleavings,
-        settings=settings(
-            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=20, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )

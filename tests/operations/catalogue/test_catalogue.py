@@ -183,7 +183,7 @@ def test_signal_ends_all_processes_and_leaves_nothing(
             wait_until(lambda: len(list(out.glob(".*"))) == processes)
             (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
             # All processes write there: it ends with the last of them.
-            _, errors = running.communicate(timeout=60)
+            _, errors = running.communicate(timeout=300)
         except BaseException:
             os.killpg(running.pid, signal.SIGKILL)
             raise

@@ -136,7 +136,7 @@ def test_running_service_scores_by_published_row(
     url = redis_server.connection_url
     publish(cold_bundle.folder, url, quiet)
     request = {"user_id": "u1", "at": AT, "candidates": {"id": ["i5", "s0-1"]}, "user": {"history": []}}
-    settings = {"store": "redis", "redis_url": url, "store_timeout_ms": 2_000, "encoder": "off"}
+    settings = {"store": "redis", "redis_url": url, "encoder": "off"}
     with live_service(cold_bundle.folder, tmp_path, **settings) as running:
         before = running.score(request).json()
         assert before["degraded"]["candidates"] == {"s0-1": "prior"}
