@@ -138,9 +138,10 @@ class ScoringJob : public Job {
   }
 
   // What has become of it, for Python: (fate, what `look` returned of each part, the reply's body, what `translate` returned
-  // or None, the part that was read last); or the error that it has failed with.
-  nb::object outcome() const {
-    if (ending == Ending::kFailed) return error_.is_valid() ? error_ : nb::handle(PyExc_RuntimeError)(why_);
+  // or None, the part that was read last); or, once, the error that it has failed with.
+  nb::object outcome() {
+    // An error that is raised holds the frames that hold the job, which Python's garbage collector cannot look into.
+    if (ending == Ending::kFailed) return error_.is_valid() ? std::exchange(error_, {}) : nb::handle(PyExc_RuntimeError)(why_);
     return nb::make_tuple(static_cast<int>(fate_), followed(), bytes_of(reply_), or_none(made_), part_);
   }
 

@@ -1,16 +1,19 @@
 """Requests on their way: what becomes of one that waits outside the queue."""
 
 import asyncio
+import gc
 import json
 import socket
 import struct
 from collections.abc import Sequence
+from typing import NoReturn
+from weakref import ref
 
 import pytest
 
 from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import CheckedRequest
+from msd.contract.request import CheckedRequest, InvalidRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
 from service.routes.forms import Forms
@@ -137,3 +140,24 @@ async def test_followers_are_asked_once_of_tensors_and_not_of_refused_ones(
 
     assert answer.status == status
     assert follower == (["wants", "follow"] if status == 200 else [])
+
+
+@pytest.mark.anyio
+async def test_errors_of_refused_requests_are_not_kept(bundle: Bundle) -> None:
+    errors: list[ref[Exception]] = []
+
+    def translate(*_: object) -> NoReturn:
+        error = InvalidRequest("as any other")
+        errors.append(ref(error))
+        raise error
+
+    metrics, settings = Metrics(), Settings(bundle=bundle.folder)
+    engine, model = ScoringEngine(metrics, 1_000), load_model(bundle, settings, metrics)
+    service = Fronted(settings, metrics, engine, Pipeline(Frames(metrics, 100), translate=translate), deployed([model]))
+    async with service.serve():
+        answer = await service.ask(b"{}", path=b"/v2/models/msd/infer")
+    engine.close()
+    gc.collect()
+
+    assert answer.status == 400
+    assert [error() for error in errors] == [None]
