@@ -46,7 +46,7 @@ def read_ids(table: Table, column: str) -> pl.Series:
     ids = _as_text(table, column)
     if ids is None:
         return _nothing(table, pl.String)
-    table.flag_missing(column)
+    table.flag_missing(column, "; leave the row out")
     empty = ids == ""
     table.flag(column, empty, "is an empty id")
     long = ids.str.len_bytes() > MAX_ID_BYTES
@@ -60,7 +60,7 @@ def read_unique_ids(table: Table, column: str) -> pl.Series:
     """Return the IDs of a table with one row per ID."""
     ids = read_ids(table, column)
     repeated = ids.is_not_null() & ids.is_first_distinct().not_()
-    table.flag(column, repeated, "repeats the id of an earlier row")
+    table.flag(column, repeated, "repeats the id of an earlier row; keep one")
     return _without(ids, repeated)
 
 

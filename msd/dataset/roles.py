@@ -36,7 +36,9 @@ NAMES: dict[RoleName, tuple[str, ...]] = {
         "datum".split()
     ),
     "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked klick geklickt".split()),
-    "impressions": tuple("impressions imps n_impressions impression_count num_impressions shows exposures".split()),
+    "impressions": tuple(
+        "impressions imps impr n_impressions impression_count num_impressions shows exposures".split()
+    ),
     "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
     "request": tuple(
         "request_id req_id impression_id imp_id auction_id bid_id bid_request_id query_id event_id id".split()

@@ -91,7 +91,7 @@ def test_log_without_users_texts_or_times(tmp_path: Path) -> None:
 
 
 def test_aggregated_rows_are_recognised(tmp_path: Path) -> None:
-    frame = log().with_columns(impressions=pl.col("pos") + 200, clicks=pl.col("pos") - 1).drop("Clicked?", "pos")
+    frame = log().with_columns((pl.col("pos") + 200).alias("Impr."), clicks=pl.col("pos") - 1).drop("Clicked?", "pos")
     dataset = make(tmp_path, frame)
     assert (dataset.config.events.impressions, dataset.config.events.clicks) == ("impressions", "clicks")
     assert count_clicks(dataset.events) == (240 * 202.5, 240 * 1.5)
