@@ -209,8 +209,7 @@ class GuardMiddleware:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            self._guard.check(scope, self._guard.need(scope["path"]))
+        self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
 
 
