@@ -95,14 +95,10 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
 def new_desk(
     schema: FeatureSchema, form: object, served: object, run: Run | None, heads: Sequence[str], capacity: int
 ) -> tuple[object, ...]:
-    """Return one thread's frame, its tensors, what the core says of them, and how to run the model on the first
-    candidates; None if the core does. `form`: of the schema."""
+    """Return one thread's frame, its tensors, and how to run the model on the first candidates; None if the core does.
+    `form`: of the schema."""
     assert core is not None, "the core has a schema first"
     tensors = new_tensors(schema, capacity)
-    memory = tuple(
-        (spec.name, tensors[spec.name], spec.dtype == "float32", spec.side == "item", spec.shape)
-        for spec in schema.tensors
-    )
     of_candidates = [spec.name for spec in schema.tensors if spec.side == "item"]
 
     def run_first(count: int) -> tuple[NDArray[np.float32], ...]:
@@ -111,7 +107,7 @@ def new_desk(
         # A runtime may return a slice of a larger array.
         return tuple(np.ascontiguousarray(scores[head]) for head in heads)
 
-    return core.Frame(form, served, tensors, capacity), tensors, memory, None if run is None else run_first
+    return core.Frame(form, served, tensors, capacity), tensors, None if run is None else run_first
 
 
 def given_rows(user: Rows, items: Rows) -> tuple[object, object]:

@@ -86,13 +86,12 @@ struct HeldRowFile {
       : body(body_, true),
         proved(proved_, true, blocks()),
         checksums(checksums_, false, 4 * blocks()),
-        parts{body.as<uint8_t>(), body.size(), proved.as<uint8_t>(), checksums.as<const uint8_t>(), descriptor, base,
-              place(sections[0]), place(sections[1]), place(sections[2]),
-              numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]},
-        file(parts) {
-    const bool fits = parts.starts.size >= 2 * kStart && parts.width && !(parts.width % kWord) && parts.record_size &&
-                      parts.count <= parts.rows.size / (parts.width + parts.record_size) &&
-                      (!parts.row_starts.size || parts.row_starts.size >= parts.start_bytes * (parts.count + 1));
+        file{body.as<uint8_t>(), body.size(), proved.as<uint8_t>(), checksums.as<const uint8_t>(), descriptor, base,
+             place(sections[0]), place(sections[1]), place(sections[2]),
+             numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]} {
+    const bool fits = file.starts.size >= 2 * kStart && file.width && !(file.width % kWord) && file.record_size &&
+                      file.count <= file.rows.size / (file.width + file.record_size) &&
+                      (!file.row_starts.size || file.row_starts.size >= file.start_bytes * (file.count + 1));
     if (!fits) throw nb::value_error("the sections do not fit the count");
   }
 
@@ -105,7 +104,6 @@ struct HeldRowFile {
   }
 
   const Buffer body, proved, checksums;
-  const RowFile::Parts parts;
   const RowFile file;
 };
 
@@ -231,7 +229,8 @@ struct HeldFrame {
 
   const Schema& schema;
   std::vector<Buffer> buffers;
-  Request request;  // of Python's own
+  std::vector<Memory> memory;  // in these
+  Request request;             // of Python's own
   Frame frame;
   Reply reply;
   nb::bytes body;
@@ -240,30 +239,31 @@ struct HeldFrame {
 
  private:
   Tensors tensors_of(const nb::dict& tensors, size_t capacity) {
-    const auto memory = [&](const char* name, size_t rows, size_t width) -> void* {
-      if (!width) return nullptr;
-      return buffers.emplace_back(tensors[name], true, 4 * rows * width).as<void>();
+    const auto tensor = [&]<class T>(T*, const char* name, const std::vector<size_t>& row) -> T* {
+      const bool is_per_candidate = std::string_view(name).starts_with("item_");
+      size_t size = sizeof(T) * (is_per_candidate ? capacity : 1);
+      for (const size_t axis : row) size *= axis;
+      if (!size) return nullptr;
+      T* const data = buffers.emplace_back(tensors[name], true, size).template as<T>();
+      memory.push_back({name, data, size, std::is_same_v<T, float>, is_per_candidate, {row.begin(), row.end()}});
+      return data;
     };
-    const auto integers = [&](const char* name, size_t rows, size_t width) {
-      return static_cast<int32_t*>(memory(name, rows, width));
-    };
-    const auto floats = [&](const char* name, size_t rows, size_t width) {
-      return static_cast<float*>(memory(name, rows, width));
-    };
+    constexpr int32_t* kIntegers = nullptr;
+    constexpr float* kFloats = nullptr;
     const RecordLayout &user = schema.user.layout, &item = schema.item.layout;
     const size_t length = schema.history_length;
-    return {integers("user_categorical", 1, user.categoricals),
-            integers("item_categorical", capacity, item.categoricals),
-            integers("context_categorical", 1, schema.context_categorical.size()),
-            integers("history_categorical", length, item.categoricals),
-            floats("user_dense", 1, schema.user.dense_width()),
-            floats("user_semantic", 1, user.dim),
-            floats("item_dense", capacity, schema.item.dense_width()),
-            floats("item_semantic", capacity, item.dim),
-            floats("context_dense", 1, schema.context_dense.size()),
-            floats("history_semantic", length, item.dim),
-            floats("history_mask", 1, length),
-            floats("history_outcomes", length, kOutcomeFeatures)};
+    return {tensor(kIntegers, "user_categorical", {user.categoricals}),
+            tensor(kIntegers, "item_categorical", {item.categoricals}),
+            tensor(kIntegers, "context_categorical", {schema.context_categorical.size()}),
+            tensor(kIntegers, "history_categorical", {length, item.categoricals}),
+            tensor(kFloats, "user_dense", {schema.user.dense_width()}),
+            tensor(kFloats, "user_semantic", {user.dim}),
+            tensor(kFloats, "item_dense", {schema.item.dense_width()}),
+            tensor(kFloats, "item_semantic", {item.dim}),
+            tensor(kFloats, "context_dense", {schema.context_dense.size()}),
+            tensor(kFloats, "history_semantic", {length, item.dim}),
+            tensor(kFloats, "history_mask", {length}),
+            tensor(kFloats, "history_outcomes", {length, kOutcomeFeatures})};
   }
 };
 

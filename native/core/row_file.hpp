@@ -38,55 +38,51 @@ class RowFile {
     size_t start, size;
   };
 
-  struct Parts {
-    uint8_t* body;
-    size_t body_size;
-    uint8_t* proved;         // one flag a block
-    const uint8_t* checksums;  // four bytes a block
-    int descriptor;
-    size_t base;
-    Place starts, row_starts, rows;
-    uint64_t seed;
-    size_t width, count, start_bytes, record_size;
-  };
-
-  explicit RowFile(const Parts& parts) : file_(parts) {}
+  uint8_t* body;
+  size_t body_size;
+  uint8_t* is_proved;        // one flag a block
+  const uint8_t* checksums;  // four bytes a block
+  int descriptor;
+  size_t base;
+  Place starts, row_starts, rows;
+  uint64_t seed;
+  size_t width, count, start_bytes, record_size;
 
   // The rows of many ids. Each stage touches the memory of all ids, so that one miss of the caches hides the others; apart
   // from the hashes, whose reads would wait for it.
   void find(const std::vector<std::string_view>& ids, Scratch& scratch, std::vector<RowBytes>& found) const {
     found.assign(ids.size(), RowBytes{});
-    if (!file_.count) return;
+    if (!count) return;
     auto& [words, probes] = scratch;
-    const size_t width = file_.width / kWord;
-    words.resize(width * ids.size());
+    const size_t step = width / kWord;
+    words.resize(step * ids.size());
     probes.resize(ids.size());
-    for (size_t k = 0; k < ids.size(); k++) probes[k].hash = hash(ids[k], &words[width * k]);
+    for (size_t k = 0; k < ids.size(); k++) probes[k].hash = hash(ids[k], &words[step * k]);
     for (Probe& probe : probes) {
-      probe.hash %= file_.starts.size / kStart - 1;
-      prefetch(file_.body + file_.starts.start + kStart * probe.hash);
+      probe.hash %= starts.size / kStart - 1;
+      prefetch(body + starts.start + kStart * probe.hash);
     }
     for (Probe& probe : probes) {
-      const uint8_t* const bucket = proved(file_.starts.start + kStart * probe.hash, 2 * kStart);
+      const uint8_t* const bucket = proved(starts.start + kStart * probe.hash, 2 * kStart);
       probe.place = load<uint32_t>(bucket);
-      probe.end = std::min(load<uint32_t>(bucket + kStart), static_cast<uint32_t>(file_.count));
-      if (!file_.row_starts.size)
+      probe.end = std::min(load<uint32_t>(bucket + kStart), static_cast<uint32_t>(count));
+      if (!row_starts.size)
         for (size_t place = probe.place; place < probe.end; place++)
-          prefetch(file_.body + file_.rows.start + least_size() * place);
+          prefetch(body + rows.start + least_size() * place);
     }
     for (size_t k = 0; k < ids.size(); k++)
       for (size_t place = probes[k].place; place < probes[k].end && !found[k].at; place++)
-        found[k] = row(place, &words[width * k]);
+        found[k] = row(place, &words[step * k]);
   }
 
  private:
   // A row's without a history, with its id.
-  size_t least_size() const { return file_.width + file_.record_size; }
+  size_t least_size() const { return width + record_size; }
 
   // Of an id, whose words it writes. A longer one is truncated: unlike others', its last byte is not zero.
   uint64_t hash(std::string_view id, uint64_t* words) const {
-    uint64_t hash = file_.seed;
-    for (size_t start = 0; start < file_.width; start += kWord) {
+    uint64_t hash = seed;
+    for (size_t start = 0; start < width; start += kWord) {
       const uint64_t word = start < id.size() ? word_of(id.data() + start, id.size() - start) : 0;
       words[start / kWord] = word;
       hash = (hash ^ word) * 0x9E3779B97F4A7C15ull;
@@ -99,42 +95,40 @@ class RowFile {
   // What stands at a place, if that is the id's.
   RowBytes row(size_t place, const uint64_t* words) const {
     size_t start = least_size() * place, stop = start + least_size();
-    if (file_.row_starts.size) {
-      const uint8_t* ends = proved(file_.row_starts.start + file_.start_bytes * place, 2 * file_.start_bytes);
-      start = file_.start_bytes == 4 ? load<uint32_t>(ends) : load<uint64_t>(ends);
-      stop = file_.start_bytes == 4 ? load<uint32_t>(ends + 4) : load<uint64_t>(ends + 8);
+    if (row_starts.size) {
+      const uint8_t* ends = proved(row_starts.start + start_bytes * place, 2 * start_bytes);
+      start = start_bytes == 4 ? load<uint32_t>(ends) : load<uint64_t>(ends);
+      stop = start_bytes == 4 ? load<uint32_t>(ends + 4) : load<uint64_t>(ends + 8);
     }
-    if (start > stop || stop > file_.rows.size || stop - start < least_size()) throw Damaged{};
-    const uint8_t* const own = proved(file_.rows.start + start, file_.width);
-    for (size_t at = 0; at < file_.width; at += kWord)
+    if (start > stop || stop > rows.size || stop - start < least_size()) throw Damaged{};
+    const uint8_t* const own = proved(rows.start + start, width);
+    for (size_t at = 0; at < width; at += kWord)
       if (load<uint64_t>(own + at) != words[at / kWord]) return {};
-    start += file_.width;
-    return {proved(file_.rows.start + start, stop - start), stop - start};
+    start += width;
+    return {proved(rows.start + start, stop - start), stop - start};
   }
 
   // Bytes that may be read.
   const uint8_t* proved(size_t start, size_t size) const {
     if (size)
       for (size_t block = start >> kBlockBits, last = (start + size - 1) >> kBlockBits; block <= last; block++)
-        if (!__atomic_load_n(file_.proved + block, __ATOMIC_ACQUIRE)) prove(block);
-    return file_.body + start;
+        if (!__atomic_load_n(is_proved + block, __ATOMIC_ACQUIRE)) prove(block);
+    return body + start;
   }
 
   // Threads that verify one block concurrently write the same bytes.
   void prove(size_t block) const {
     uint8_t content[kBlock];
-    const size_t start = block << kBlockBits, size = std::min(kBlock, file_.body_size - start);
+    const size_t start = block << kBlockBits, size = std::min(kBlock, body_size - start);
     for (size_t done = 0; done < size;) {
-      const ssize_t part = pread(file_.descriptor, content + done, size - done, file_.base + start + done);
+      const ssize_t part = pread(descriptor, content + done, size - done, base + start + done);
       if (part <= 0) throw Damaged{};
       done += part;
     }
-    if (Crc32::of(content, size) != load<uint32_t>(file_.checksums + 4 * block)) throw Damaged{};
-    std::memcpy(file_.body + start, content, size);
-    __atomic_store_n(file_.proved + block, uint8_t{1}, __ATOMIC_RELEASE);
+    if (Crc32::of(content, size) != load<uint32_t>(checksums + 4 * block)) throw Damaged{};
+    std::memcpy(body + start, content, size);
+    __atomic_store_n(is_proved + block, uint8_t{1}, __ATOMIC_RELEASE);
   }
-
-  const Parts file_;
 };
 
 }  // namespace native

@@ -38,6 +38,15 @@ struct Tensors {
       *history_outcomes;
 };
 
+// One of them, as a runtime sees it.
+struct Memory {
+  std::string name;
+  void* data;
+  size_t size;                      // bytes
+  bool is_float, is_per_candidate;  // else int32; else one row
+  std::vector<int64_t> row;         // the shape of one row
+};
+
 enum class Outcome {
   kFilled,
   kUnread,   // `msd.contract` refuses the request

@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "../core/tensors.hpp"
+
 namespace native {
 
 // Opaque types of the runtime, and its functions, by their places in the table.
@@ -200,20 +202,11 @@ class OrtModel {
   OrtHeld<OrtSession, 95> session_;
 };
 
-// A tensor of one thread, with room for as many candidates as a request may have.
-struct Memory {
-  std::string name;
-  void* data;
-  size_t size;                      // bytes
-  bool is_float, is_per_candidate;  // else int32; else one row
-  std::vector<int64_t> row;         // the shape of one row
-};
-
 // A graph bound to one thread's tensors: its values are made once, those of candidates again where their number changes.
 class BoundOrtModel {
  public:
   // Throws std::runtime_error if the graph needs a tensor that is not there.
-  BoundOrtModel(const OrtModel& model, std::vector<Memory> memory, const std::vector<std::string>& heads)
+  BoundOrtModel(const OrtModel& model, const std::vector<Memory>& memory, const std::vector<std::string>& heads)
       : model_(model), heads_(heads), values_(model.library(), model.inputs.size()) {
     for (const OrtForm& input : model.inputs) {
       const auto found = std::find_if(memory.begin(), memory.end(), [&](const Memory& one) { return one.name == input.name; });

@@ -18,7 +18,6 @@ struct Desk {
   nb::object frame, tensors;
   std::optional<nb::object> run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
   HeldFrame* held = nullptr;      // in `frame`
-  std::vector<Buffer> buffers;
   std::vector<std::vector<float>> scores;  // by head, and their uncertainty
   std::vector<float*> into;                // by head
   Run heads{{}, 0};
@@ -27,10 +26,8 @@ struct Desk {
   std::string whole;  // a reply with its head
 };
 
-// (name, array, whether it is of floats, whether it is per candidate, shape of a row) of a tensor
-using TensorForm = std::tuple<std::string, nb::object, bool, bool, std::vector<int64_t>>;
-// What `new_desk()` returns: (frame, tensors, the form of each, run(count) or None)
-using DeskForm = std::tuple<nb::object, nb::object, std::vector<TensorForm>, std::optional<nb::object>>;
+// What `new_desk()` returns: (frame, tensors, run(count) or None)
+using DeskForm = std::tuple<nb::object, nb::object, std::optional<nb::object>>;
 
 // Of one side
 using RowsInMemory = std::variant<const HeldRowFile*, const HeldArena*>;
@@ -69,20 +66,14 @@ struct LoadedModel {
   // With Python's lock.
   std::unique_ptr<Desk> make_desk() const {
     auto desk = std::make_unique<Desk>();
-    std::vector<TensorForm> tensors;
-    std::tie(desk->frame, desk->tensors, tensors, desk->run) = nb::cast<DeskForm>(new_desk());
+    std::tie(desk->frame, desk->tensors, desk->run) = nb::cast<DeskForm>(new_desk());
     desk->held = nb::cast<HeldFrame*>(desk->frame);
-    std::vector<Memory> memory;
-    for (const auto& [name, array, is_float, is_per_candidate, row] : tensors) {
-      const Buffer& buffer = desk->buffers.emplace_back(array, true);
-      memory.push_back({name, buffer.as<void>(), buffer.size(), is_float, is_per_candidate, row});
-    }
     for (const std::string& head : heads) {
       desk->into.push_back(desk->scores.emplace_back(capacity).data());
       desk->heads.heads.push_back({head, desk->into.back()});
     }
     desk->scores.emplace_back(capacity);
-    if (ort) desk->model = std::make_unique<BoundOrtModel>(*ort, std::move(memory), heads);
+    if (ort) desk->model = std::make_unique<BoundOrtModel>(*ort, desk->held->memory, heads);
     return desk;
   }
 };

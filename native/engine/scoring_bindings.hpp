@@ -5,15 +5,6 @@
 
 namespace {
 
-struct HeldPlan {
-  std::shared_ptr<const Plan> plan;
-
-  HeldPlan(nb::object of, const nb::object& model, const nb::object& assignment, bool is_by_user,
-           std::optional<nb::object> wants, nb::object look, std::optional<nb::object> translate)
-      : plan(std::make_shared<const Plan>(std::move(of), model, assignment, is_by_user, std::move(wants), std::move(look),
-                                          std::move(translate))) {}
-};
-
 // infer_request(JSON, bytes behind it or None, schema): (ID, body of the scoring request, outputs by name with whether in
 // bytes, whether all are), or None if Python is to translate it
 std::optional<std::tuple<std::string, nb::bytes, std::vector<std::pair<std::string, bool>>, bool>> infer_request(
@@ -35,7 +26,7 @@ void add_scoring(nb::module_& module) {
            nb::keep_alive<1, 7>(), nb::keep_alive<1, 10>());
   // Plan(what `of` is to be of its jobs, model, assignment or a callable, whether that needs the user, wants or None, look,
   // translate or None)
-  nb::class_<HeldPlan>(module, "Plan")
+  nb::class_<Plan>(module, "Plan")
       .def(nb::init<nb::object, const nb::object&, const nb::object&, bool, std::optional<nb::object>, nb::object,
                     std::optional<nb::object>>());
 }

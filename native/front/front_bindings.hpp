@@ -54,18 +54,13 @@ struct Telling {
   const std::shared_ptr<Front>& front;
 
   static nb::object address(const sockaddr_storage& client) {
+    const bool is_six = client.ss_family == AF_INET6;
+    if (!is_six && client.ss_family != AF_INET) return nb::none();
+    const auto& four = reinterpret_cast<const sockaddr_in&>(client);
+    const auto& six = reinterpret_cast<const sockaddr_in6&>(client);
     char text[INET6_ADDRSTRLEN] = "";
-    if (client.ss_family == AF_INET) {
-      const auto& four = reinterpret_cast<const sockaddr_in&>(client);
-      inet_ntop(AF_INET, &four.sin_addr, text, sizeof text);
-      return nb::make_tuple(text, ntohs(four.sin_port));
-    }
-    if (client.ss_family == AF_INET6) {
-      const auto& six = reinterpret_cast<const sockaddr_in6&>(client);
-      inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof text);
-      return nb::make_tuple(text, ntohs(six.sin6_port));
-    }
-    return nb::none();
+    inet_ntop(client.ss_family, is_six ? static_cast<const void*>(&six.sin6_addr) : &four.sin_addr, text, sizeof text);
+    return nb::make_tuple(text, ntohs(is_six ? six.sin6_port : four.sin_port));
   }
 
   nb::tuple operator()(HandedRequest& one) const {
@@ -124,9 +119,8 @@ void add_front(nb::module_& module) {
       .def("stop", &HeldFront::stop)
       // serve(plan or None, whether it is for the playground to compare with)
       .def("serve",
-           [](HeldFront& held, std::optional<const HeldPlan*> plan, bool is_aside) {
-             held.front->serve(plan ? (*plan)->plan : nullptr, is_aside);
-           })
+           [](HeldFront& held, std::shared_ptr<Plan> plan, bool is_aside) { held.front->serve(std::move(plan), is_aside); },
+           nb::arg("plan").none(), nb::arg("is_aside"))
       .def("forget_plans", [](HeldFront& held) { held.front->forget_plans(); })
       // reply(number, bytes, is_last, closes)
       .def("reply",
