@@ -5,6 +5,7 @@ A file system may hang: each look has a thread of its own, and is given up after
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -122,7 +123,11 @@ def _stamp(paths: Sequence[Path]) -> _Stamp:
 
 def _stamp_of(path: Path) -> tuple[int, ...] | None:
     try:
-        about = path.stat()
+        return mark_of(path.stat())
     except OSError:
         return None
+
+
+def mark_of(about: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file does. Its ctime cannot be set."""
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns

@@ -26,6 +26,7 @@ from service.scoring.model import Model, ModelKey, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
+from service.watched_files import mark_of
 
 Marks = tuple[tuple[str, tuple[int, ...]], ...]
 _NUMBERS = itertools.count(1)
@@ -100,7 +101,7 @@ class PinnedBundle:
             raise BundleError(str(error).replace(str(self.bundle.folder), str(self.origin))) from error
 
     def _marks_now(self) -> Marks:
-        return tuple((name, _mark(os.fstat(descriptor))) for name, descriptor in self._files.items())
+        return tuple((name, mark_of(os.fstat(descriptor))) for name, descriptor in self._files.items())
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ def marks_of(folder: Path, rows: bool) -> Marks:
     found = []
     for name in _names(rows):
         try:
-            found.append((name, _mark((folder / name).stat())))
+            found.append((name, mark_of((folder / name).stat())))
         except FileNotFoundError:
             continue
     return tuple(found)
@@ -160,11 +161,6 @@ def marks_of(folder: Path, rows: bool) -> Marks:
 
 def _names(rows: bool) -> list[str]:
     return [name for name in FILES if rows or name not in ROWS.values()]
-
-
-def _mark(about: os.stat_result) -> tuple[int, ...]:
-    # ctime too, which cannot be set.
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:

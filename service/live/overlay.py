@@ -113,7 +113,7 @@ class LiveRows:
         rules = state_rules(schema)
         if of_user is not None:
             user = with_counts(user, of_user, rules["user"].half_life_s, moment)
-            self.tell(max(0.0, at - float(user.records["as_of"][0])))
+            self._metrics.live_ages.observe(max(0.0, at - float(user.records["as_of"][0])))
         items = with_counts(items, of_items, rules["item"].half_life_s, moment)
         self._tell_newest(stream)
         return user, items
@@ -130,10 +130,6 @@ class LiveRows:
         rules = state_rules(schema)
         half_lives = rules["user"].half_life_s, rules["item"].half_life_s
         return user.packed[0], items.packed, items.stream, self._lag_s, *half_lives
-
-    def tell(self, age_s: float) -> None:
-        """Observe the age of a user's live state."""
-        self._metrics.live_ages.observe(age_s)
 
     async def _both(
         self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None

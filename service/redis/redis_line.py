@@ -153,10 +153,7 @@ class Line(asyncio.Protocol):
     def ping(self) -> None:
         self.send(_PING, 1, lambda replies: None)
 
-    def data_received(self, data: bytes) -> None:
-        self._take(data)
-
-    def _take(self, data: bytes = b"") -> None:
+    def data_received(self, data: bytes = b"") -> None:
         """Answer queries with what has arrived; after `VALUES_AT_ONCE` values, wait for the loop's next turn."""
         taken = 0
         try:
@@ -170,7 +167,7 @@ class Line(asyncio.Protocol):
                 taken += len(reply) if isinstance(reply, list) else 1
                 if taken >= VALUES_AT_ONCE:
                     self._transport.pause_reading()
-                    asyncio.get_running_loop().call_soon(self._take)
+                    asyncio.get_running_loop().call_soon(self.data_received)
                     return
             if not self.ended.done():
                 self._transport.resume_reading()

@@ -20,7 +20,6 @@ from msd.contract.openrtb import (
 )
 from msd.contract.request import InvalidRequest
 from service.errors import NoOpenrtbMapping
-from service.json_parser import JsonParser
 from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
@@ -40,53 +39,50 @@ class OpenrtbReply(BaseModel):
     imp: dict[str, ScoreReply] = Field(description="By imp.id, as /v1/score replies.")
 
 
-class OpenrtbForm:
-    """The form of requests, for any thread. All impressions together have the limits of one /v1/score request."""
-
-    def __init__(self, parser: JsonParser, metrics: Metrics, max_candidates: int) -> None:
-        self._parser, self._metrics, self._max_candidates = parser, metrics, max_candidates
-
-    def translate(self, deployment: Deployment, request_id: str, body: bytes) -> Translated:
-        """Return the scoring request of each named impression. Raises RequestError, BodyTooLarge, NoOpenrtbMapping."""
-        asked = read_openrtb(self._parser.load(body), self._max_candidates)
-        bid_request = asked.request
-        try:
-            own_id, imps = id_of(bid_request), impressions_of(bid_request)
-            # By the first arm's mapping, because the user determines the arm.
-            identity = identity_of(_mapping_of(deployment.champion), bid_request)
-        except InvalidRequest as error:
-            error.field = f"request.{error.field}"
-            raise
-        places = {imp: place for place, imp in enumerate(imps)}
-        more = {name: value for name in ("at", "top_k") if (value := getattr(asked, name)) is not None}
-        parts, unfit = [], 0
-        for imp, candidates in asked.candidates.items():
-            if imp not in imps:
-                raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
-            part_id = f"{request_id}/{places[imp]}"
-            model = deployment.arm_of(identity.user_id or part_id).model
-            fields = model.schema.settable["context"]
-            context, odd = context_of(_mapping_of(model), fields, bid_request, imps[imp], identity)
-            unfit += len(odd)
-            columns = {name: column for name, column in candidates if column is not None}
-            document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
-            parts.append((part_id, _dumped(document)))
-        if unfit:
-            self._metrics.openrtb_unfit.inc(unfit)
-        user: OpenrtbUser = "missing" if identity.user_id is None else "given"
-        self._metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
-        named = list(asked.candidates)
-        pieces = [b",%b:" % orjson.dumps(imp) for imp in named]
-        head = orjson.dumps({"id": own_id, "consent": identity.has_consent}).removesuffix(b"}")
-        pieces[0] = b'%b,"imp":{%b' % (head, pieces[0][1:])
-        return Translated(
-            request_id,
-            parts,
-            None,
-            [*pieces, b"}}"],
-            None,
-            lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
-        )
+def translate_impressions(
+    deployment: Deployment, request_id: str, document: object, max_candidates: int, metrics: Metrics
+) -> Translated:
+    """Return the scoring request of each named impression; all together have the limits of one. Raises RequestError,
+    NoOpenrtbMapping."""
+    asked = read_openrtb(document, max_candidates)
+    bid_request = asked.request
+    try:
+        own_id, imps = id_of(bid_request), impressions_of(bid_request)
+        # By the first arm's mapping, because the user determines the arm.
+        identity = identity_of(_mapping_of(deployment.champion), bid_request)
+    except InvalidRequest as error:
+        error.field = f"request.{error.field}"
+        raise
+    places = {imp: place for place, imp in enumerate(imps)}
+    more = {name: value for name in ("at", "top_k") if (value := getattr(asked, name)) is not None}
+    parts, unfit = [], 0
+    for imp, candidates in asked.candidates.items():
+        if imp not in imps:
+            raise InvalidRequest("is not the ID of an impression of the request", f"candidates.{imp}")
+        part_id = f"{request_id}/{places[imp]}"
+        model = deployment.arm_of(identity.user_id or part_id).model
+        fields = model.schema.settable["context"]
+        context, odd = context_of(_mapping_of(model), fields, bid_request, imps[imp], identity)
+        unfit += len(odd)
+        columns = {name: column for name, column in candidates if column is not None}
+        document = {"user_id": identity.user_id, "context": context, "candidates": columns, **more}
+        parts.append((part_id, _dumped(document)))
+    if unfit:
+        metrics.openrtb_unfit.inc(unfit)
+    user: OpenrtbUser = "missing" if identity.user_id is None else "given"
+    metrics.openrtb[user if identity.has_consent else "no_consent"].inc()
+    named = list(asked.candidates)
+    pieces = [b",%b:" % orjson.dumps(imp) for imp in named]
+    head = orjson.dumps({"id": own_id, "consent": identity.has_consent}).removesuffix(b"}")
+    pieces[0] = b'%b,"imp":{%b' % (head, pieces[0][1:])
+    return Translated(
+        request_id,
+        parts,
+        None,
+        [*pieces, b"}}"],
+        None,
+        lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
+    )
 
 
 def _mapping_of(model: Model) -> OpenrtbMapping:

@@ -90,12 +90,6 @@ class Arena:
             if self._make_room(size):
                 self._hold(row_id, tail, size, rows, row, epoch)
 
-    @property
-    def end(self) -> int:
-        """The place after the last one that was ever taken."""
-        end: int = self._ids.end
-        return end
-
     def drop(self, row_id: str) -> None:
         if (held := self._ids.find(row_id)) >= 0:
             self._bytes -= self._size_of(row_id, self._ids.tail(held))

@@ -65,37 +65,18 @@ class Model:
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     """Load a verified bundle. Raises MsdError if runtime or rows file are invalid."""
     runtime = open_runtime(bundle, settings)
-    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
+    schema, manifest, capacity = bundle.schema, bundle.manifest, settings.max_candidates
+    codecs = {side: RowCodec(schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
-    schema, version = bundle.schema, bundle.manifest.model_version
-    manifest, form, rows = bundle.manifest, core_schema(schema, codecs), store.core_rows()
-    served = core_model(version, manifest.formula, settings.explore_share, manifest.uncertainty)
-    loaded = _loaded(bundle, runtime, rows, form, served, settings.max_candidates)
-    own = CoreModel(form, served, rows, threading.local(), loaded)
-    return Model(
-        bundle=bundle,
-        schema=schema,
-        version=version,
-        runtime=runtime,
-        store=store,
-        codecs=codecs,
-        native=own,
-    )
-
-
-def _loaded(
-    bundle: Bundle, runtime: Runtime, rows: CoreRows | None, form: object, served: object, capacity: int
-) -> Any:  # noqa: ANN401 - the core has no types
-    """Return what scoring threads run; `form`: of the schema."""
+    form, rows, heads = core_schema(schema, codecs), store.core_rows(), tuple(manifest.heads)
+    served = core_model(manifest.model_version, manifest.formula, settings.explore_share, manifest.uncertainty)
+    desk = partial(new_desk, schema, form, served, runtime.run if runtime.native is None else None, heads, capacity)
+    openrtb = manifest.openrtb and core_openrtb(manifest.openrtb)
     assert native.core is not None, "the schema has a form"
-    heads = tuple(bundle.manifest.heads)
-    run = runtime.run if runtime.native is None else None
-    users, items = (None, None) if rows is None else (rows.users, rows.items)
-    desk = partial(new_desk, bundle.schema, form, served, run, heads, capacity)
-    openrtb = bundle.manifest.openrtb and core_openrtb(bundle.manifest.openrtb)
-    return native.core.LoadedModel(
-        form, native.core.Runner(), heads, runtime.native, users, items, desk, capacity, openrtb
-    )
+    runner, (users, items) = native.core.Runner(), (None, None) if rows is None else (rows.users, rows.items)
+    loaded = native.core.LoadedModel(form, runner, heads, runtime.native, users, items, desk, capacity, openrtb)
+    own = CoreModel(form, served, rows, threading.local(), loaded)
+    return Model(bundle, schema, manifest.model_version, runtime, store, codecs, own)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

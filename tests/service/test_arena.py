@@ -130,5 +130,5 @@ def test_letting_go_takes_turns_and_leaves_nothing(count: int, most: int) -> Non
         turns += 1
 
     assert turns <= count // most + 1
-    assert (len(arena), arena.end, arena._records.nbytes) == (0, 0, 0)
+    assert (len(arena), arena._ids.end, arena._records.nbytes) == (0, 0, 0)
     assert arena.look_up(["u0"]).places.tolist() == [-1]

@@ -16,7 +16,7 @@ from service.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, check_served
-from service.routes.oip.tensors import InferRequest, Parts, read_parts, split_body
+from service.routes.oip.tensors import InferRequest, read_parts, split_body
 from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 
@@ -25,42 +25,38 @@ _PATH = re.compile(rf"{OIP}/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _SHOWN = 80
 
 
-class InferForm:
-    """The form of requests, for any thread."""
-
-    def __init__(self, parser: JsonParser, max_candidates: int) -> None:
-        self._parser, self._max_candidates = parser, max_candidates
-
-    def translate(
-        self, deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
-    ) -> Translated:
-        """Return the scoring request of tensors. Raises RequestError, BodyTooLarge; HTTPException if the model that the
-        path names does not score it."""
-        found = _PATH.fullmatch(path)
-        if found is None:
-            raise HTTPException(404)
-        check_served(deployment, *found.groups())
-        head, rest = split_body(body, json_length)
-        parts = read_parts(self._parser.load(head), rest)
-        request = parts.request
-        own_id = request.id or request_id
-        return Translated(
-            own_id,
-            [(own_id, self._scoring_body(deployment, parts, found[2]))],
-            _timeout_s(request),
-            partial(_refuse_outputs, request),
-            outputs_of(request),
-            lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
-        )
-
-    def _scoring_body(self, deployment: Deployment, parts: Parts, version: str | None) -> bytes:
-        """Return the body of /v1/score. Raises HTTPException if another version scores the user."""
-        most, check_json = self._max_candidates, self._parser.check
-        body = scoring_body(parts, deployment.schema_of, most, check_json)
-        user_id = None if version is None else user_of(body)
-        if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
-            raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
-        return body
+def translate_tensors(
+    deployment: Deployment,
+    path: str,
+    json_length: bytes | None,
+    request_id: str,
+    body: bytes,
+    max_candidates: int,
+    parser: JsonParser,
+) -> Translated:
+    """Return the scoring request of tensors. Raises RequestError, BodyTooLarge; HTTPException if the model that the
+    path names does not score it."""
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise HTTPException(404)
+    name, version = found.groups()
+    check_served(deployment, name, version)
+    head, rest = split_body(body, json_length)
+    parts = read_parts(parser.load(head), rest)
+    request = parts.request
+    own_id = request.id or request_id
+    scoring = scoring_body(parts, deployment.schema_of, max_candidates, parser.check)
+    user_id = None if version is None else user_of(scoring)
+    if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
+        raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
+    return Translated(
+        own_id,
+        [(own_id, scoring)],
+        _timeout_s(request),
+        partial(_refuse_outputs, request),
+        outputs_of(request),
+        lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
+    )
 
 
 def _timeout_s(request: InferRequest) -> float | None:
