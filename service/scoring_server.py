@@ -5,8 +5,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 import native
@@ -79,9 +77,10 @@ class ScoringServer(HttpServer):
         self._is_settled = False
 
     def run(self) -> None:
+        for number in handled_signals():
+            signal.signal(number, self._hear)
         try:
-            with self._handled_signals():
-                super().run()
+            super().run()
         finally:
             self._rollout.stop()
         if self._admin is not None:
@@ -133,15 +132,6 @@ class ScoringServer(HttpServer):
         # A connected client may have a request on the way: the first, or the next on a kept connection.
         await self._await_connections(LINGER_S)
         await super().shutdown()
-
-    @contextmanager
-    def _handled_signals(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._hear) for number in handled_signals()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         """Record the signal only: a handler may run between any two steps of the loop."""

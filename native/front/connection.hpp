@@ -4,7 +4,7 @@
 #include <deque>
 #include <memory>
 
-#include "parser.hpp"
+#include "scoring_head.hpp"
 
 namespace {
 
@@ -24,6 +24,7 @@ enum class HttpState {
 // One request, until its reply is written.
 struct HttpRequest {
   HttpHead head;
+  ScoringHead asked;  // what the head says to the engine, if it is for the engine
   std::vector<std::string> pieces;  // of the body, so that memory of large ones is soon that of others
   uint64_t number = 0;
   double began = 0.0;

@@ -7,7 +7,6 @@
 
 #include "../engine/scoring_job.hpp"
 #include "replies.hpp"
-#include "scoring_head.hpp"
 #include "sockets.hpp"
 
 namespace {
@@ -350,7 +349,7 @@ class Front : public Keeper, public Sockets {
 
   // Wait for the body of a request that the engine can answer, by its head, once its key is known to be good.
   bool await_body(Connection& one, HttpRequest& request) {
-    ScoringHead head;
+    ScoringHead& head = request.asked = {};
     const bool is_for_engine = std::max<size_t>(request.head.length, request.body_bytes) <= limits_.max_body &&
                                head.read(request.head, limits_.max_deadline_s);
     bool is_known = !limits_.needs_keys;
@@ -391,8 +390,7 @@ class Front : public Keeper, public Sockets {
   // Have the engine score the first request; true if it is answered already.
   bool score(Connection& one) {
     HttpRequest& request = *one.requests.front();
-    ScoringHead head;
-    head.read(request.head, limits_.max_deadline_s);
+    const ScoringHead& head = request.asked;
     const double deadline = request.began + (head.seconds > 0.0 ? head.seconds : limits_.deadline_s);
     std::string id(head.request_id);
     if (id.empty()) {
@@ -444,11 +442,17 @@ class Front : public Keeper, public Sockets {
     if (engine_.put(job)) return;
     // It was closed.
     jobs_--;
-    Connection& one = *std::exchange(job.connection, nullptr);
-    one.requests.front()->job = nullptr;
+    Connection& one = *detached(job);
     release(job);
     free(&job);
     lose(one);
+  }
+
+  // The connection that waited for a job, if any does.
+  static Connection* detached(ScoringJob& job) {
+    Connection* const one = std::exchange(job.connection, nullptr);
+    if (one) one->requests.front()->job = nullptr;
+    return one;
   }
 
   // If the connection has more to do than to wait for a job, go on where that has answered; else it wakes this thread when
@@ -481,9 +485,8 @@ class Front : public Keeper, public Sockets {
   void late(ScoringJob& job, const char* why) {
     tally_.inc(Count::kShedLate);
     release(job);
-    Connection* const one = std::exchange(job.connection, nullptr);
+    Connection* const one = detached(job);
     if (!one) return;
-    one->requests.front()->job = nullptr;
     char waited[96];
     std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began),
                   1000 * (now_ - job.queued_at));
@@ -521,20 +524,14 @@ class Front : public Keeper, public Sockets {
         observe(Measure::kRequest, job->seconds());
       });
     release(*job);
-    Connection* const one = std::exchange(job->connection, nullptr);
-    if (one) one->requests.front()->job = nullptr;
+    if (job->connection && !is_answered && (job->ending == Ending::kLate || job->ending == Ending::kNoTime))
+      late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
+    Connection* const one = detached(*job);
+    // An explanation, or what is wrong with the request, is for Python.
+    if (one && !is_answered && !job->is_sent) return hand(*one, std::unique_ptr<ScoringJob>(job));
     if (one && job->is_sent) {
       write(*one, job->left);
       answered(*one);
-    } else if (one && !is_answered) {
-      if (job->ending == Ending::kLate || job->ending == Ending::kNoTime) {
-        job->connection = one;
-        one->requests.front()->job = job;
-        late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
-      } else {
-        // An explanation, or what is wrong with the request, is for Python.
-        return hand(*one, std::unique_ptr<ScoringJob>(job));
-      }
     }
     free(job);
   }
@@ -543,13 +540,10 @@ class Front : public Keeper, public Sockets {
   void take_given(ScoringJob& job) {
     job.is_away = false;
     if (job.is_given() && !job.is_claimed()) return put(job);
-    Connection* const one = std::exchange(job.connection, nullptr);
-    if (one) {
-      one->requests.front()->job = nullptr;
-      release(job);
-      return hand(*one, std::unique_ptr<ScoringJob>(&job));
-    }
-    free(&job);
+    Connection* const one = detached(job);
+    if (!one) return free(&job);
+    release(job);
+    hand(*one, std::unique_ptr<ScoringJob>(&job));
   }
 
   void free(ScoringJob* job) {
