@@ -19,6 +19,7 @@ from service.http.access import BEGAN, CYCLE, JOB, Headers
 
 _CLOSE = (b"connection", b"close")
 _WITHOUT_LENGTH = (204, 304)
+_GONE: Message = {"type": "http.disconnect"}
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -127,10 +128,9 @@ class RequestCycle:
         """`job`: of a scoring request that the engine has read, or None. It has the body."""
         self.is_whole, self.is_late, self.is_gone = is_whole, is_late, False
         self._bridge, self._number = bridge, number
-        self._body = b""
         self._closes, self._expects = closes, expects
-        self._came = asyncio.Event()
-        self._has_come = self._is_answered = False
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
+        self._is_answered = False
         self._is_head = method == b"HEAD"
         self._start: Message | None = None
         self._parts: list[bytes] = []
@@ -167,27 +167,20 @@ class RequestCycle:
                 self._bridge.front.abandon(self._number)
 
     def come(self, body: bytes, is_whole: bool) -> None:
-        """The body has come, or as much of it as exceeds the limit; then its end, perhaps before that was received."""
-        self._body += body
-        self.is_whole, self._has_come = is_whole, True
-        self._came.set()
+        """The body has come, or as much of it as exceeds the limit; then its end."""
+        self.is_whole = is_whole
+        self._messages.put_nowait({"type": "http.request", "body": body, "more_body": not is_whole})
 
     def leave(self) -> None:
         """The client has left."""
         self.is_gone = True
-        self._came.set()
+        self._messages.put_nowait(_GONE)
 
     async def _receive(self) -> Message:
         if self._expects and not self.is_whole:
             self._expects = False
             self._bridge.front.go_on(self._number)
-        while not (self._has_come or self.is_gone):
-            self._came.clear()
-            await self._came.wait()
-        if self.is_gone:
-            return {"type": "http.disconnect"}
-        body, self._body, self._has_come = self._body, b"", False
-        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
+        return _GONE if self.is_gone else await self._messages.get()
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
