@@ -104,7 +104,8 @@ class Components:
         self._tell(deployment)
         if self._starting is not None:
             self._starting.cancel()
-        self.readiness.proved()
+        # The deployment is proved, and its store was reached.
+        self.readiness.arrived(*self.readiness.missing)
 
     def _tell(self, deployment: Deployment) -> None:
         self.metrics.serves(

@@ -42,14 +42,9 @@ class Readiness:
         if self.missing:
             raise NotReady("not ready: " + "; ".join(f"{part}: {reason}" for part, reason in self.missing.items()))
 
-    def arrived(self, part: str) -> None:
-        self.missing.pop(part, None)
-        self.changed()
-        self._metrics.ready.set(self.is_ready)
-
-    def proved(self) -> None:
-        """Mark everything as ready: a proved deployment serves, and its store was reached."""
-        self.missing.clear()
+    def arrived(self, *parts: str) -> None:
+        for part in parts:
+            self.missing.pop(part, None)
         self.changed()
         self._metrics.ready.set(self.is_ready)
 

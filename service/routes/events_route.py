@@ -25,7 +25,7 @@ from msd.contract.request import (
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
-from service.http.access import send_json
+from service.http.access import send_reply
 from service.http.body import read_json_body
 from service.json_parser import JsonParser
 from service.limits import MAX_EVENTS
@@ -127,7 +127,7 @@ class EventsRoute:
             raise EventsUnavailable("the request log has no room for conversions; send the batch again")
         self._metrics.events_noted["conversion"].inc(conversions)
         reply = orjson.dumps({"accepted": accepted, "duplicates": duplicates})
-        await send_json(send, 202, reply)
+        await send_reply(send, 202, [(b"content-type", b"application/json")], reply)
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
         """Return impressions and clicks with a time, limited to the near future."""
