@@ -39,7 +39,7 @@ class Load:
     def __init__(self, service: LiveService, clients: int) -> None:
         self.statuses: Counter[int] = Counter()
         self.lost: list[str] = []
-        self.refused = 0
+        self.refused: list[str] = []
         self._service = service
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
@@ -58,8 +58,8 @@ class Load:
                     answer = client.post("/v1/score", json=golden_requests()[0])
                     assert answer.json()["candidates" if answer.status_code == 200 else "error"]
                     self.statuses[answer.status_code] += 1
-                except httpx.ConnectError:
-                    self.refused += 1
+                except httpx.ConnectError as error:
+                    self.refused.append(repr(error))
                     return
                 except Exception as error:
                     self.lost.append(repr(error))
