@@ -59,19 +59,24 @@ class Engine {
     return true;
   }
 
-  // Claim a keeper's jobs past their deadline, of which some run: to be answered even if no thread becomes free. What waits
-  // in vain is handed back.
-  std::vector<Job*> claim_late(const Keeper& keeper) {
+  struct Late {
+    std::vector<Job*> waiting, running;  // those that run change in their threads
+  };
+
+  // Claim a keeper's jobs past their deadline: to be answered even if no thread becomes free. What waits in vain is handed
+  // back.
+  Late claim_late(const Keeper& keeper) {
     const double now = clock_s();
-    std::vector<Job*> late, found;
+    Late found;
+    std::vector<Job*> late;
     {
       const std::lock_guard lock(mutex_);
       late = waiting_.take_late(now, &keeper);
       for (Job* const job : running_)
-        if (job && job->keeper == &keeper && job->deadline + kOverrunS < now && job->claim()) found.push_back(job);
+        if (job && job->keeper == &keeper && job->deadline + kOverrunS < now && job->claim()) found.running.push_back(job);
     }
     for (Job* const job : late)
-      if (job->claim()) found.push_back(job);
+      if (job->claim()) found.waiting.push_back(job);
     hand_back(late);
     return found;
   }

@@ -187,8 +187,14 @@ class Front : public Keeper, public Sockets {
   }
 
   void tick() override {
-    if (jobs_)
-      for (Job* const job : engine_.claim_late(*this)) late(static_cast<ScoringJob&>(*job), kTooLate);
+    if (jobs_) {
+      const Engine::Late found = engine_.claim_late(*this);
+      for (Job* const job : found.waiting) late(static_cast<ScoringJob&>(*job), kTooLate);
+      for (Job* const job : found.running) {
+        ScoringJob& one = static_cast<ScoringJob&>(*job);
+        late(one, kTooLate, one.sent.request_id);
+      }
+    }
     for_each([this](Connection& one) {
       bound_times(one);
       if (one.descriptor < 0 || one.requests.empty()) return;
@@ -482,7 +488,9 @@ class Front : public Keeper, public Sockets {
   static constexpr const char* kNoTime = "deadline exceeded: too little time left for one model run";
 
   // Answer a claimed job that cannot be scored in time.
-  void late(ScoringJob& job, const char* why) {
+  void late(ScoringJob& job, const char* why) { late(job, why, job.shown_id); }
+  // The same, also while it runs.
+  void late(ScoringJob& job, const char* why, const std::string& id) {
     tally_.inc(Count::kShedLate);
     release(job);
     Connection* const one = detached(job);
@@ -490,13 +498,13 @@ class Front : public Keeper, public Sockets {
     char waited[96];
     std::snprintf(waited, sizeof waited, " (%.0f ms until it was queued, %.0f since)", 1000 * (job.queued_at - job.began),
                   1000 * (now_ - job.queued_at));
-    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.sent.form, job.shown_id, Count::kLate);
+    refused_by_engine(*one, {504, "deadline_exceeded", std::string(why) + waited}, job.sent.form, id, Count::kLate);
     go_ahead(*one);
   }
 
-  void release(ScoringJob& job) {
+  // `rows`: the candidates that were scored, of which the admission learns.
+  void release(ScoringJob& job, size_t rows = 0) {
     if (std::exchange(job.is_released, true)) return;
-    const size_t rows = job.has(Fate::kScored) ? job.candidates() : 0;
     engine_.admit([&](Admission& admission, auto) {
       if (rows) admission.read(job.sent.body.size(), rows, job.sent.form);
       admission.leave(job.load, job.bucket);
@@ -523,7 +531,7 @@ class Front : public Keeper, public Sockets {
         inc(Count::kAnswered);
         observe(Measure::kRequest, job->seconds());
       });
-    release(*job);
+    release(*job, job->has(Fate::kScored) ? job->candidates() : 0);
     if (job->connection && !is_answered && (job->ending == Ending::kLate || job->ending == Ending::kNoTime))
       late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
     Connection* const one = detached(*job);
