@@ -33,6 +33,7 @@ def create_app(components: Components) -> FastAPI:
         title="msd-ctr",
         version=components.settings.build.version,
         description="Calibrated click probabilities for candidate ads.",
+        lifespan=components.alive,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

@@ -70,7 +70,7 @@ class Components:
         self.score = ScoreRoute(settings, self.serving, *parts, metrics)
 
     @asynccontextmanager
-    async def alive(self) -> AsyncIterator[None]:
+    async def alive(self, _: object) -> AsyncIterator[None]:
         """Do the background work; release everything at the end."""
         tasks = self._background_tasks()
         try:

@@ -5,9 +5,12 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 import native
+from msd.contract.errors import MsdError
 from service.app import admin_app, create_app
 from service.components import Components
 from service.deployment.rollout import BundleFollower, Rollout
@@ -39,9 +42,13 @@ class AdminServer(HttpServer):
         self.should_exit = True
         self._thread.join(LINGER_S)
 
-    async def startup(self) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup()
         self._log.info("admin_listening", host=self.address[0], port=self.address[1])
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Leave signals to the main thread."""
+        return nullcontext()
 
     def _run(self) -> None:
         try:
@@ -76,11 +83,14 @@ class ScoringServer(HttpServer):
         self._ends_at: float | None = None
         self._is_settled = False
 
-    def run(self) -> None:
-        for number in handled_signals():
-            signal.signal(number, self._hear)
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
         try:
             super().run()
+        except SystemExit as error:
+            if self.started or not error.code:
+                raise
+            raise MsdError("the service could not start; the log has the reason") from error
         finally:
             self._rollout.stop()
         if self._admin is not None:
@@ -91,11 +101,7 @@ class ScoringServer(HttpServer):
         """Return whether a scoring thread still runs a model that is not waited for any more."""
         return self._parts.liveness.is_running
 
-    async def serve(self) -> None:
-        async with self._parts.alive():
-            await super().serve()
-
-    async def startup(self) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._watchdog.listen()
         await super().startup()
         self._parts.score.open(self.front)
@@ -124,16 +130,26 @@ class ScoringServer(HttpServer):
             gc.freeze()
         return False
 
-    async def shutdown(self) -> None:
-        """Answer accepted requests, then stop."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer accepted requests, then stop as uvicorn does."""
         self._drain()
         self._rollout.stop()
         await self.close_listener()
         # A connected client may have a request on the way: the first, or the next on a kept connection.
         await self._await_connections(LINGER_S)
-        await super().shutdown()
+        await super().shutdown(sockets)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, do not raise the signals again at the end: draining is success."""
+        before = {number: signal.signal(number, self.handle_exit) for number in handled_signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Record the signal only: a handler may run between any two steps of the loop."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._parts.settings.drain_seconds

@@ -81,6 +81,9 @@ class AccessMiddleware:
         self._log = structlog.get_logger("msd.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         access = access_of(scope)
 
         async def send_with_id(message: Message) -> None:

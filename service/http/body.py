@@ -27,9 +27,9 @@ class BodyMiddleware:
         self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "HEAD":
+        if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        if is_scoring(scope["path"]):
+        if scope["type"] != "http" or is_scoring(scope["path"]):
             await self._app(scope, receive, send)
             return
         unread = [await read_body(scope, receive, self._settings)]

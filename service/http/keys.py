@@ -209,7 +209,8 @@ class GuardMiddleware:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guard.check(scope, self._guard.need(scope["path"]))
+        if scope["type"] == "http":
+            self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
 
 

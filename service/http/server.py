@@ -1,12 +1,11 @@
-"""A port: the native front reads HTTP; an event loop runs the app, which answers what the front hands over."""
+"""A port: the native front reads HTTP; uvicorn runs the loop and the app, which answers what the front hands over."""
 
 import asyncio
-import itertools
 import socket
 from typing import Any
 
 import structlog
-import uvloop
+import uvicorn
 from starlette.types import ASGIApp
 
 import native
@@ -28,7 +27,7 @@ _LAST_REPLIES_S = 3.0
 _WORTH_TRIMMING = 2**23
 
 
-class HttpServer:
+class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
@@ -41,7 +40,7 @@ class HttpServer:
     ) -> None:
         """`engine` scores what is for it, with the help of `scoring`; `max_waiting`: requests that may wait on a
         connection. Raises TlsError."""
-        self.should_exit = False
+        super().__init__(_config(app))
         self._metrics, self._listener = metrics, listener
         self.front = front_of(settings, engine, max_waiting)
         self._bridge = Bridge(self.front, app, scoring)
@@ -50,21 +49,9 @@ class HttpServer:
         self._told_bytes = self._peak = 0
         self._log = structlog.get_logger("msd.server")
 
-    def run(self) -> None:
-        """Run until shutdown. Raises MsdError if the listener cannot start."""
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self.serve())
-
-    async def serve(self) -> None:
-        await self.startup()
-        for counter in itertools.count():
-            if await self.on_tick(counter):
-                break
-            await asyncio.sleep(_TICK_S)
-        await self.shutdown()
-
-    async def startup(self) -> None:
-        """Listen."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the app, then listen."""
+        await super().startup([])
         self.address = listen(self._listener)
         self._bridge.open()
         if self._tls is None:
@@ -74,18 +61,18 @@ class HttpServer:
             self._tls.open(self._listener)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the port, ten times a second; return whether to shut down."""
         if counter % ONCE_A_SECOND == 0:
             self._look_after()
-        return self.should_exit
+        return await super().on_tick(counter)
 
-    async def shutdown(self) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer accepted requests for a while, then end."""
         await self.close_listener()
         self.front.close_idle()
         await self._await_connections(_LAST_REPLIES_S)
         self._bridge.close()
         self.front.stop()
+        await super().shutdown(sockets)
 
     async def close_listener(self) -> None:
         """Accept the connections that the kernel has queued, then close the listener."""
@@ -135,3 +122,8 @@ def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) ->
         limits.MAX_DEADLINE_MS / 1000,
     )
     return native.core.Front(engine, sizes, times, settings.keys_file is not None)
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    """Return uvicorn's configuration without the parts that the front has."""
+    return uvicorn.Config(app, http=asyncio.Protocol, loop="uvloop", ws="none", lifespan="on", log_config=None)

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from msd.contract import instructions
 
-# What a service imports until it is ready; the last two are only imported while it starts.
+# What a service imports until it is ready; the last four are only imported while it starts.
 _PRELOADED = [
     *("service.process", "service.command", "operations.check.command"),
-    *("onnxruntime", "pydantic.v1"),
+    *("onnxruntime", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
     __name__,
 ]
 
