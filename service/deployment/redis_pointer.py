@@ -90,7 +90,7 @@ def _read_identity(path: Path, size: int, inode: int, changed_ns: int) -> tuple[
         with os.fdopen(open_regular(path), "rb") as file:
             document = json.loads(file.read())
         return str(document["bundle_id"]), float(document["created_at"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return "", 0.0
 
 

