@@ -63,6 +63,8 @@ def read_record(path: Path, kind: type[Record], absent: str, remedy: str, error:
         return kind.model_validate_json(json.dumps(document))
     except (FileNotFoundError, NotADirectoryError):
         raise error(f"{path.parent}: {absent}") from None
+    except OSError as wrong:
+        raise error(f"{path}: cannot be read ({wrong.strerror}); {remedy}") from None
     except ValidationError as wrong:
         raise error(f"{path}: {first_fault(wrong)}; {remedy}") from None
     except (ValueError, RecursionError) as wrong:

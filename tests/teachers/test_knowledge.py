@@ -80,6 +80,8 @@ def test_all_faults_of_a_folder_are_named(folder: Path, tmp_path: Path) -> None:
     assert "there is no such folder" in fault(tmp_path / "nowhere")
     (folder / "teach.json").unlink()
     assert "`msd teach` has not finished there; run it again" in fault(folder)
+    (folder / "teach.json").mkdir()
+    assert "teach.json: cannot be read (Is a directory)" in fault(folder)
 
 
 @pytest.mark.parametrize(
