@@ -22,9 +22,10 @@ _SWITCHES = {
     EVENTS_PATH: "it needs MSD_LIVE=on",
     "/v1/admin": "it needs MSD_KEYS_FILE, and moves to MSD_ADMIN_PORT",
     "/metrics": "it is on MSD_ADMIN_PORT",
+    "/playground/score-without": "it needs MSD_PLAYGROUND_WITHOUT",
     "/playground": "it needs MSD_PLAYGROUND=true",
 }
-"""What adds or moves a route, by its prefix."""
+"""What adds or moves a route, by its prefix; the first that fits."""
 
 
 def create_app(components: Components) -> FastAPI:
@@ -97,8 +98,8 @@ def _add_routes(app: FastAPI, components: Components) -> None:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     path: str = request.scope["path"]
     if isinstance(error, HTTPException) and (error.status_code, error.detail) == (404, "Not Found"):
-        hints = [f"; {hint}" for prefix, hint in _SWITCHES.items() if path.startswith(prefix)]
-        error = HTTPException(404, "".join(["no such route", *hints]))
+        hint = next((f"; {hint}" for prefix, hint in _SWITCHES.items() if path.startswith(prefix)), "")
+        error = HTTPException(404, f"no such route{hint}")
     answer = error_response(error, path)
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers

@@ -87,6 +87,8 @@ def test_another_content_type(client: httpx.Client, content_type: str) -> None:
         ("GET", "/docs/assets/%2e%2e/%2e%2e/core.py", 404, "no such route"),
         ("POST", "/v1/events", 404, "no such route; it needs MSD_LIVE=on"),
         ("POST", "/v1/admin/swap", 404, "no such route; it needs MSD_KEYS_FILE, and moves to MSD_ADMIN_PORT"),
+        ("POST", "/playground/score-without", 404, "no such route; it needs MSD_PLAYGROUND_WITHOUT"),
+        ("GET", "/playground/", 404, "no such route; it needs MSD_PLAYGROUND=true"),
         ("GET", "/v1/score", 405, "Method Not Allowed"),
         ("PUT", "/v1/score", 405, "Method Not Allowed"),
         ("POST", "/v1/model", 405, "Method Not Allowed"),
