@@ -40,7 +40,7 @@ class Pair:
         # Read for the first time, so that the core proves blocks itself.
         self._unread = world.files()
         self._sources: list[Any] = [
-            core_rows(self._unread[side]) if is_file else self.arenas[side].core() for side in SIDES
+            core_rows(self._unread[side].memory()) if is_file else self.arenas[side].core() for side in SIDES
         ]
         self.tensors = new_tensors(world.schema, CAPACITY)
         self._heads = random.choice([["pctr"], ["pctr", "pcvr"], ["pctr", "value", "pcvr"]])

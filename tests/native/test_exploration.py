@@ -38,7 +38,8 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
         count = random.choice([2, 20, 200, MOST])
         body = _body(random, count, policy, seed, pricing)
         assert (
-            frame.take(body, MOST, *(core_rows(files[side]) for side in SIDES), AT, None, None, False, False) == FILLED
+            frame.take(body, MOST, *(core_rows(files[side].memory()) for side in SIDES), AT, None, None, False, False)
+            == FILLED
         )
         rng = np.random.default_rng(seed)
         scores = {

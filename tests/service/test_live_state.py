@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
-from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, state_rules
 from service.limits import MAX_EVENTS
 from service.live.live_state import (
     NOTHING,
@@ -25,7 +25,7 @@ from service.live.live_state import (
     unpack_counts,
     unpack_state,
 )
-from service.live.overlay import AsOf, state_rules, with_counts, with_history
+from service.live.overlay import AsOf, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
