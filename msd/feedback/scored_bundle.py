@@ -1,5 +1,5 @@
-"""A bundle that scores logged requests again by the contract's reference: its own graph in ONNX Runtime, from its own
-rows. Needs no training data, and no other bundle's schema."""
+"""A bundle that scores logged requests again as services do, by the native core: its own graph in ONNX Runtime, from
+its own rows. Needs no training data, and no other bundle's schema."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from msd.contract.assemble import assemble, wanted_items
+import native
+from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.correction import Correction, Scores
-from msd.contract.request import RequestError, parse_request
+from msd.contract.request import MAX_CANDIDATES, RequestError, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, row_dtype
 from msd.contract.state import Impression
 from msd.feedback.files import FeedbackError
+from native.layout import core_model, core_schema, given_once
+from native.offline import OfflineScorer
 
 _SAMPLE = 1_000
 _COUNTS = ("impressions", "clicks", "as_of")
@@ -35,10 +38,13 @@ class LoggedState(NamedTuple):
 
 class ScoredBundle:
     """An open bundle. `refused` counts requests that its schema does not accept; `seconds` are those of each scored
-    request, from its parsed body to its scores."""
+    request, from its parsed body to its reply."""
 
     def __init__(self, folder: Path, corrections: Mapping[str, Correction] | None = None) -> None:
-        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError."""
+        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError; FeedbackError
+        without the core."""
+        if native.core is None:
+            raise FeedbackError(f"bundles are judged with the native core: {native.REASON}")
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
@@ -47,7 +53,17 @@ class ScoredBundle:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         path = str(self.bundle.path(RANKER))
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        manifest, schema = self.bundle.manifest, self.bundle.schema
+        heads = list(manifest.heads)
+
+        def run(tensors: Tensors) -> Scores:
+            return dict(zip(heads, session.run(heads, tensors), strict=True))
+
+        form = core_schema(schema, {file.codec.side: file.codec for file in (self._users, self._items)})
+        # Requests that explored are judged as any other.
+        served = core_model(manifest.model_version, manifest.formula, explore_share=1.0)
+        self._scorer = OfflineScorer(schema, form, served, heads, None, run, MAX_CANDIDATES)
 
     @property
     def data_until(self) -> float:
@@ -75,9 +91,9 @@ class ScoredBundle:
         )
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
-        """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it. Counts
-        and history are the row's or those of `state`, whichever is newer. Raises FeedbackError if `item_ids` are not
-        its candidates."""
+        """Return the scores [N] by head of a logged request's candidates; None if the bundle does not accept it: its
+        schema, or its prices. Counts and history are the row's or those of `state`, whichever is newer. Raises
+        FeedbackError if `item_ids` are not its candidates."""
         schema = self.bundle.schema
         try:
             request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
@@ -86,7 +102,7 @@ class ScoredBundle:
             return None
         if list(request.ids) != row["item_ids"]:
             raise FeedbackError(f"request {row['request_id']}: item_ids are not its candidates")
-        start, heads = time.perf_counter(), list(self.bundle.manifest.heads)
+        start = time.perf_counter()
         user = self._users.get([request.user_id])
         if state is not None:
             if state.user[-1] > user.records["as_of"][0]:
@@ -99,10 +115,13 @@ class ScoredBundle:
             logged = [state.candidates.get(item_id, _NOTHING) for item_id in wanted[:count]]
             logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
             _renew(items.records, logged)
-        tensors = assemble(schema, request, row["at"], user, items).tensors
-        scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
-        if self._correction is not None:
-            scores = self._correction.correct(scores)
+        given = row["at"], user, given_once(request.ids, items)
+        lines = () if self._correction is None else self._correction.lines
+        try:
+            scores = self._scorer.score(row["request"], row["request_id"], given=given, corrections=lines).scores
+        except ValueError:
+            self.refused += 1
+            return None
         self.seconds.append(time.perf_counter() - start)
         return scores
 

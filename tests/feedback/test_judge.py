@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import native
 from msd.contract.bundle import Bundle
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
 from msd.feedback.gate import Gate, checks_of
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
-from tests.bundles.factory import AT, USERS
+from tests.bundles.factory import AT, USERS, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.feedback.made import events, requests
 
 GATE = Gate(latency=1_000)
@@ -71,6 +73,30 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     assert {name: segment["impressions"] for name, segment in segments.items()} == due
     assert segments["anonymous"]["predicted_over_observed"]["new"] == pytest.approx(1, abs=0.2)
     assert better.figures["models"]["new"]["pcvr"]["predicted_over_observed"] == pytest.approx(1, abs=0.2)
+
+
+def test_scores_come_from_the_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "request_id": "r",
+        "item_ids": ["i1"],
+        "request": b'{"user_id": null, "candidates": {"id": ["i1"]}}',
+        "at": AT,
+    }
+    assert ScoredBundle(bundle.folder).score(row)
+    monkeypatch.delattr(native.core, "Frame")
+    with pytest.raises(AttributeError, match="Frame"):
+        ScoredBundle(bundle.folder).score(row)
+
+
+def test_prices_that_a_bundle_does_not_have_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    candidates = {"id": ["i1"], "bid": [1.0], "pricing": ["cpa"]}
+    body = json.dumps({"user_id": None, "candidates": candidates}).encode()
+    row = {"request_id": "r", "item_ids": ["i1"], "request": body, "at": AT}
+    clicks = ScoredBundle(build_bundle(tmp_path / "clicks", Recipe(heads=("pctr",))).folder)
+
+    assert ScoredBundle(bundle.folder).score(row)
+    assert clicks.score(row) is None
+    assert clicks.refused == 1
 
 
 def test_rejects_rows_and_candidates_of_another_form(bundle: Bundle) -> None:
