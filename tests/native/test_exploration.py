@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.exploration import Choice, exploration_of, first_of
+from msd.contract.exploration import Choice, exploration_of
 from msd.contract.pricing import PRICED
 from msd.contract.request import parse_request
 from native.layout import core_model, core_rows, core_schema, new_tensors
 from tests.native.comparison import FILLED
 from tests.native.worlds import AT, SIDES, draw_world
+from tests.reference.exploration import first_of
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
