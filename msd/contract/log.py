@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msd.contract.pricing import Pricing
 
-REQUESTS, EVENTS = "requests", "events"
+REQUESTS, EVENTS = KINDS = ("requests", "events")
 """Prefixes of the two kinds of files; a dash, the time and `.parquet` follow."""
 
 
