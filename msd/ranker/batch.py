@@ -162,12 +162,19 @@ def with_taste(taste: Taste, features: Features, events: NDArray[np.int64]) -> F
 
 
 def batch_loss(model: TrainedRanker, features: Features, events: NDArray[np.int64], hiding: Hiding) -> Tensor:
-    """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
+    """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5).
+
+    A conversion that has not come yet is not seen: what is seen has the probability of a converted click times the
+    share that has arrived, the likelihood of Chapelle (KDD 2014) with delays of any distribution.
+    """
     opinions = batch_opinions(model, features, events, hiding)
     loss = features.loss_of(opinions.network, events)
     if opinions.conversion is None:
         return loss
-    return loss + features.loss_of(both(opinions.network, opinions.conversion), events, of="conversions")
+    converted = both(opinions.network, opinions.conversion)
+    if features.arrived is not None:
+        converted = both(converted, torch.logit(features.arrived[torch.from_numpy(events)]).expand_as(converted))
+    return loss + features.loss_of(converted, events, of="conversions")
 
 
 def both(logits: Tensor, others: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
 from msd.ranker.arrays import CHUNK, chunks
 from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batch_opinions, with_taste
-from msd.ranker.calibrate import choose_calibration, fit_blend
+from msd.ranker.calibrate import calibrate_delayed, choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import Opinions, Ranker, RankerConfig
 from msd.training.parallel import ALONE, Team, TeamError
@@ -167,7 +167,8 @@ class Judge:
             clicked = self._labels > 0
             logits = np.stack([np.asarray(one.conversion) for one in opinions])[drawn][clicked]
             converted = self._features.converted(self._events[clicked])
-            model.conversion_calibrator.set(choose_calibration(logits, converted))
+            arrived = self._features.share_arrived(self._events[clicked])
+            model.conversion_calibrator.set(calibrate_delayed(logits, converted, arrived))
 
 
 def _check_valid(features: Features, has_conversions: bool) -> None:

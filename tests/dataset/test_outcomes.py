@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msd.dataset.aggregate import count_clicks, with_labels
 from msd.dataset.check import check_dataset
 from msd.dataset.config import EventsConfig
-from msd.dataset.conversions import Delays, say_conversions, say_delays
+from msd.dataset.conversions import Arrival, Delays, say_conversions, say_delays
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.problem import DatasetError
 from msd.dataset.split import split_events
@@ -197,3 +197,31 @@ def test_missing_conversions_are_estimated_from_settled_clicks() -> None:
     place = pl.Series(range(events.height))
     assert "few" in say_conversions(events, place < 50)[0]
     assert "few" not in say_conversions(events, place >= 50)[0]
+
+
+def test_share_of_conversions_that_have_come_is_that_of_the_law() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    # The rate of conversions may change: a share of the newer ones is missing.
+    events = events.filter((pl.col("at") < 20 * DAY) | (pl.int_range(pl.len()) % 3 == 0) | (pl.col("conversion") == 0))
+    found = Arrival.of(events)
+    assert found is not None
+    ages = np.array([0.5, 1, 2, 4, 8, 16]) * DAY
+
+    np.testing.assert_allclose(found.share(30 * DAY - ages), 1 - np.exp(-ages / (2 * DAY)), atol=0.03)
+    assert found.share(np.array([31.0 * DAY])) <= 1e-3
+    assert (np.diff(found.share(np.linspace(0, 30 * DAY, 1_000))) <= 0).all()
+
+
+def test_conversions_of_the_future_make_no_click_old() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    late = pl.when(pl.int_range(pl.len()) == 3).then(90 * DAY).otherwise("converted_at").alias("converted_at")
+    found = Arrival.of(events.with_columns(late, conversion=pl.lit(1, pl.Int8)))
+
+    assert found is not None
+    assert found.end < 30 * DAY
+
+
+def test_too_few_conversions_tell_no_delay() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    assert Arrival.of(events.head(150)) is None
+    assert Arrival.of(events.drop("converted_at")) is None
