@@ -98,7 +98,7 @@ class OpenrtbRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
-    `request_id` is that of the reply that led to it."""
+    `request_id` is that of the reply that led to it. A conversion may have a value, and its currency (ISO 4217)."""
 
     event_id: str
     type: Literal["impression", "click", "conversion"]
@@ -106,6 +106,8 @@ class Event:
     item_id: str
     at: float | None = None
     request_id: str | None = None
+    value: float | None = None
+    currency: str | None = None
 
 
 def events_body(events: Sequence[Event]) -> bytes:

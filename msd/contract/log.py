@@ -77,7 +77,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One received event; duplicates are kept. Times in Unix seconds."""
+    """One received event; duplicates are kept. Times in Unix seconds; a conversion's value in its currency."""
 
     event_id: str
     type: str
@@ -86,3 +86,5 @@ class EventRecord:
     at: float
     request_id: str | None
     received_at: float
+    value: float | None = None
+    currency: str | None = None

@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.dataset.column import read_labels, read_times
+from msd.dataset.column import read_labels, read_numeric, read_times
 from msd.dataset.config import EventsConfig
 from msd.dataset.table import Table
 
-CONVERSION, CONVERTED_AT = "conversion", "converted_at"
+CONVERSION, CONVERTED_AT, CONVERSION_VALUE = "conversion", "converted_at", "conversion_value"
 _HOUR, _DAY = 3_600, 86_400
 _TOLD = {"1 h": _HOUR, "1 d": _DAY, "7 d": 7 * _DAY}
 _NEW_S = 7 * _DAY
@@ -34,6 +34,11 @@ def with_conversions(events: pl.DataFrame, table: Table, where: EventsConfig) ->
     converted = read_labels(table, where.conversion, "conversion")
     table.flag(where.conversion, (converted == 1) & (events["label"] == 0), "is 1 without a click")
     events = events.with_columns(converted.alias(CONVERSION))
+    if where.conversion_value is not None:
+        worth = read_numeric(table, where.conversion_value)
+        table.flag(where.conversion_value, worth < 0, "is below 0")
+        table.flag(where.conversion_value, worth.is_not_null() & (converted == 0), "is the value of no conversion")
+        events = events.with_columns(worth.alias(CONVERSION_VALUE))
     if where.converted_at is None:
         return events
     at = read_times(table, where.converted_at, optional=True)

@@ -33,8 +33,10 @@ EVENT_TYPES = {
     "item_id": pl.String,
     "at": pl.Float64,
     "request_id": pl.String,
+    "value": pl.Float64,
+    "currency": pl.String,
 }
-_OPTIONAL = ("request_id",)
+_OPTIONAL = ("request_id", "value", "currency")
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
 JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
@@ -55,6 +57,7 @@ _LATER: dict[str, pl.DataType] = {
 _TYPES = {name: kind for name, kind in _LATER.items() if name != "explore"}
 _TYPES |= {"bundle_id": pl.String(), "request": pl.Binary()}
 _KINDS = ("impression", "click", "conversion")
+MOST_WORTH = 1e12
 
 
 class FeedbackError(MsdError):
@@ -85,7 +88,7 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
 
 def read_events(logs: Sequence[Path]) -> Iterator[pl.DataFrame]:
     """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s) and
-    request_id, null if there is none. Raises FeedbackError."""
+    request_id, null if there is none; of conversions value and currency. Raises FeedbackError."""
     yield pl.DataFrame(schema=EVENT_TYPES)  # also if all files are removed meanwhile
     yield from map(_read_events, filter(Path.exists, _files(logs, EVENTS)))
 
@@ -144,7 +147,7 @@ def _read_events(file: Path) -> pl.DataFrame:
         if name not in frame.columns:
             if name not in _OPTIONAL:
                 raise FeedbackError(f"{file}: has no column {name!r}; its columns are {', '.join(frame.columns)}")
-            frame = frame.with_columns(pl.lit(None, pl.String).alias(name))
+            frame = frame.with_columns(pl.lit(None, EVENT_TYPES[name]).alias(name))
     try:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
         is_finite = frame["at"].is_finite().all()
@@ -155,7 +158,16 @@ def _read_events(file: Path) -> pl.DataFrame:
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
     if not is_finite:
         raise FeedbackError(f"{file}: a time is not a finite number")
+    _check_values(file, frame)
     others = frame.filter(pl.col("type").is_in(_KINDS).not_())
     if others.height:
         raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")
     return frame
+
+
+def _check_values(file: Path, frame: pl.DataFrame) -> None:
+    wrong = frame.filter(pl.col("value").is_between(0, MOST_WORTH).not_())
+    if wrong.height:
+        raise FeedbackError(
+            f"{file}: an event has the value {wrong['value'][0]}; it should be from 0 to {MOST_WORTH:g}"
+        )

@@ -43,9 +43,9 @@ class Windows:
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, pcvr and bid (null
     without), pricing (cpm, cpc or cpa), segments, request_number (its place in the log), label (0 or 1), click_after_s
-    (seconds to its first click, null without one); with conversions, conversion (0 or 1) and converted_at (unix s);
-    sorted by at, request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time
-    by which waiting ends (unix s)."""
+    (seconds to its first click, null without one); with conversions, conversion (0 or 1), converted_at (unix s, of the
+    first) and conversion_value (the sum, null if none has a value); sorted by at, request_id and item_id, in mapped
+    files. The numbers of events and requests, by outcome; and the time by which waiting ends (unix s)."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
@@ -67,7 +67,9 @@ def join(
 
     A request or an event whose ID comes twice counts once. Clicks that name no request belong to the latest impression
     of the same user and item before them, and conversions to the latest such click; of two at one time, to that of the
-    request whose ID is last. Raises FeedbackError when not one impression can be told from the log, or none is settled.
+    request whose ID is last. A conversion after an impression without a click is a view-through conversion: counted,
+    but not joined. Raises FeedbackError when not one impression can be told from the log, none is settled, or values
+    are in several currencies.
     """
     told = Counter[str]()
     shown = _Seen()
@@ -120,6 +122,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
     """Return each event once, by the request that it names; clicks and conversions that name none, by user and item;
     and whether there are conversions. Note the requests and candidates that were shown."""
     by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*_PAIR), False
+    currencies = set[str | None]()
     for frame in events:
         told["events"] += frame.height
         by_id.add(frame)
@@ -130,6 +133,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         told["impressions"] += kinds["impression"].height
         told["clicks"] += kinds["click"].height
         has_conversion |= not kinds["conversion"].is_empty()
+        currencies |= set(kinds["conversion"].drop_nulls("value")["currency"])
         without, own = distinct.filter(pl.col("request_id").is_null()), kinds["impression"].drop_nulls("request_id")
         told["impressions_without_request"] += kinds["impression"].height - own.height
         shown.add(own.select("request_id"))
@@ -137,6 +141,11 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         named.add(distinct.drop_nulls("request_id"))
         nameless.add(without.filter(pl.col("type") != "impression"))
     nameless.flush()
+    if len(currencies) > 1:
+        found = ", ".join(sorted(currency or "no currency" for currency in currencies))
+        raise FeedbackError(
+            f"values of conversions are in several currencies ({found}): send all in one, with its code"
+        )
     return named, nameless, has_conversion
 
 
@@ -246,14 +255,18 @@ def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, tol
 
 
 def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with conversions of their clicks. The first of several counts."""
+    """Return the impressions with conversions of their clicks: when the first of several came, and the sum of their
+    values."""
     clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
     matched = _matched(conversions, clicks)
     timely = matched.filter(pl.col("after_s").is_between(0, window_s))
-    converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min())
+    worth = pl.when(pl.col("value").count() > 0).then(pl.col("value").sum())
+    converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min(), conversion_value=worth)
     told["conversions"] += conversions.height
     told["joined_conversions"] += converted.height
-    told["conversions_without_click"] += conversions.height - matched.height
+    view_through = _matched(conversions, impressions).height - matched.height
+    told["view_through_conversions"] += view_through
+    told["conversions_without_impression"] += conversions.height - matched.height - view_through
     told["conversions_outside_the_window"] += matched.height - timely.height
     told["repeated_conversions"] += timely.height - converted.height
     return impressions.join(converted, on=_KEY, how="left").with_columns(
@@ -262,12 +275,12 @@ def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: flo
 
 
 def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
-    """Return request_id and item_id of each event's cause, when it happened, and how long after its cause."""
-    named = events.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("happened_at"))
+    """Return request_id and item_id of each event's cause, when it happened, how late that was, and its value."""
+    named = events.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("happened_at"), "value")
     nameless = events.filter(pl.col("request_id").is_null())
     by_request = named.join(causes.select(*_KEY, "at"), on=_KEY, how="inner")
     by_pair = (
-        nameless.select(*_PAIR, pl.col("at").alias("happened_at"))
+        nameless.select(*_PAIR, pl.col("at").alias("happened_at"), "value")
         .sort("happened_at")
         .join_asof(
             causes.select(*_PAIR, "request_id", "at").sort("at", "request_id"),
@@ -280,6 +293,6 @@ def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
         )
         .filter(pl.col("request_id").is_not_null())
     )
-    return pl.concat([one.select(*_KEY, "happened_at", "at") for one in (by_request, by_pair)]).select(
-        *_KEY, "happened_at", after_s=pl.col("happened_at") - pl.col("at")
+    return pl.concat([one.select(*_KEY, "happened_at", "at", "value") for one in (by_request, by_pair)]).select(
+        *_KEY, "happened_at", "value", after_s=pl.col("happened_at") - pl.col("at")
     )

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
     At,
+    Currency,
     Id,
     InvalidRequest,
     RequestError,
     Wire,
+    Worth,
     check_keys,
     has_no_key_twice,
     load_json,
@@ -59,6 +61,15 @@ class WireEvent(Wire):
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
+    value: Worth | None = Field(default=None, description="Of a conversion: what it is worth, in units of `currency`.")
+    currency: Currency | None = Field(default=None, description="Of a conversion's value: its code by ISO 4217.")
+
+    @field_validator("value", "currency")
+    @classmethod
+    def _of_a_conversion(cls, given: object, info: ValidationInfo) -> object:
+        if given is not None and info.data.get("type", "conversion") != "conversion":
+            raise ValueError(f"a {info.data['type']} has none: send it with the conversion")
+        return given
 
 
 class EventBatch(Wire):

@@ -164,6 +164,7 @@ def test_rejects_contradictory_conversion_by_row(tmp_path: Path, row: str, what:
     ("keys", "what"),
     [
         ('converted_at = "bought_at"\n', "name the column of conversions as well"),
+        ('conversion_value = "bought"\n', "conversion_value is of a conversion: name the column"),
         ('conversion = "bought"\nimpressions = "shown"\n', "conversion is of single impressions"),
     ],
 )
@@ -172,6 +173,24 @@ def test_rejects_conversion_keys_that_contradict(tmp_path: Path, keys: str, what
 
     with pytest.raises(DatasetError, match=what):
         load_dataset(write_small(tmp_path, config=config, events=CONVERTED_ROWS))
+
+
+def test_value_of_a_conversion_is_a_column_and_of_conversions_alone(tmp_path: Path) -> None:
+    config = NAMED.replace('bought_at"\n', 'bought_at"\nconversion_value = "basket"\n')
+    head, *lines = CONVERTED_ROWS.splitlines()
+    rows = [f"{line},{9.5 if line.split(',')[5] == '1' else ''}" for line in lines]
+    written = write_small(tmp_path / "a", config=config, events="\n".join([f"{head},basket", *rows]) + "\n")
+    events = load_dataset(written).events
+    assert events.filter(pl.col("conversion_value").is_not_null())["conversion"].to_list() == [1] * 15
+    assert events["conversion_value"].sum() == 15 * 9.5
+
+    rows[0] += "3"
+    rows[5] = rows[5].replace("9.5", "-1")
+    written = write_small(tmp_path / "b", config=config, events="\n".join([f"{head},basket", *rows]) + "\n")
+    with pytest.raises(DatasetError) as failed:
+        load_dataset(written)
+    assert "row 1, basket: '3' is the value of no conversion" in str(failed.value)
+    assert "row 6, basket: '-1' is below 0" in str(failed.value)
 
 
 def _log(days: int, rng: np.random.Generator) -> tuple[pl.DataFrame, int]:

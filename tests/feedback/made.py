@@ -79,4 +79,4 @@ def traffic(
     base = pl.DataFrame({"user_id": names, "item_id": "a", "at": at + 1, "request_id": ids})
     impressions = base.with_columns(event_id=pl.col("request_id"), type=pl.lit("impression"))
     clicks = impressions.filter(pl.Series(clicked)).with_columns(type=pl.lit("click"), at=pl.col("at") + 30)
-    return frame, pl.concat([impressions, clicks]).select(list(EVENT_TYPES))
+    return frame, pl.concat([pl.DataFrame(schema=EVENT_TYPES), impressions, clicks], how="diagonal")
