@@ -105,6 +105,10 @@ class Arrival(NamedTuple):
         share: Floats = np.maximum(np.append(0.0, self.shares)[place], _LEAST)
         return share
 
+    def within(self, share: float) -> float:
+        """Return the seconds within which this share comes."""
+        return float(self.seconds[np.searchsorted(self.shares, share)])
+
 
 class Delays(NamedTuple):
     """Delays of conversions: their number, and the share later than each of `_TOLD`; the clicks of the log's last week,
