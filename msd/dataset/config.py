@@ -52,7 +52,7 @@ ColumnName = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_inside)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-_FILE = "The table, a file or a folder of its parts: Parquet, CSV or JSON."
+_FILE = "The table, a file or a folder of its parts: Parquet, CSV, JSON or Avro; `key=value` folders are columns."
 
 
 class _Section(BaseModel):

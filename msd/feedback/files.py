@@ -10,7 +10,7 @@ import polars as pl
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS
-from msd.dataset.table import POLARS_ERRORS
+from msd.dataset.problem import POLARS_ERRORS
 
 REQUEST_TYPES = {
     "request_id": pl.String(),
