@@ -15,7 +15,7 @@ from msd.dataset.notation import Notation
 from msd.dataset.problem import InitError, Problem, lines_of
 from msd.dataset.roles import Role, RoleName, label_words
 from msd.dataset.table import FILE_ENDINGS, Table, read_table
-from msd.dataset.text_file import Found
+from msd.dataset.text_file import UTF_8, Found
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
@@ -28,8 +28,10 @@ _SAMPLE_SEED = 0
 
 def read_raw(path: Path, found: Found) -> Table:
     """Read a person's file or folder. Raises InitError if it is unreadable or has no header."""
-    if found.encoding and not _is_known(found.encoding):
-        raise InitError(f"--encoding {found.encoding}: is unknown; such as latin-1, cp1252, utf-16 are known")
+    try:
+        codecs.lookup(found.encoding or UTF_8)
+    except LookupError:
+        raise InitError(f"--encoding {found.encoding}: is unknown; such as latin-1, cp1252, utf-16 are known") from None
     if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
         raise InitError(
             f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
@@ -45,14 +47,6 @@ def read_raw(path: Path, found: Found) -> Table:
             "row with the columns' names"
         )
     return table
-
-
-def _is_known(encoding: str) -> bool:
-    try:
-        codecs.lookup(encoding)
-    except LookupError:
-        return False
-    return True
 
 
 def read_core(events: Table, roles: Mapping[RoleName, Role], notation: Notation) -> pl.DataFrame:

@@ -3,7 +3,7 @@ words for what is missing."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import polars as pl
@@ -12,6 +12,7 @@ from msd.dataset.problem import Doubt
 from msd.dataset.table import Table
 
 _UNITS = "€$£¥% \u00a0\u202f"
+_CODE = r"^(?:EUR|USD|GBP|CHF|JPY|PLN|SEK|NOK|DKK|CZK)\b|\b(?:EUR|USD|GBP|CHF|JPY|PLN|SEK|NOK|DKK|CZK)$"
 _SPACED = r"^[+-]?\d{1,3}([ '’\u00a0\u202f\u2009]\d{3})+([.,]\d+)?$"
 _POWER = r"([eE][+-]?\d+)?$"
 _FITS = {  # by the decimal mark; numbers between thousands' marks begin with no zero, and India groups by two
@@ -26,6 +27,7 @@ NOTHING = (
 )
 """Words that no column has for a value."""
 _AMONG_NUMBERS = {"na", "none", "unknown", "unbekannt", "missing", "fehlt", "n.a.", ".", "inf", "-inf", "infinity"}
+_FEW = 50
 _STANDS_FOR_NOTHING = re.compile(r"-9{3,}(\.0+)?")
 
 
@@ -53,7 +55,7 @@ class Notation:
         """Return the table's notation, and the table with its words for missing values as such."""
         present, gone = table.frame, dict[str, str]()
         for raw in table.frame.select(pl.col(pl.String)):
-            words = raw.value_counts().filter(pl.col(raw.name).is_in(NOTHING))
+            words = raw.filter(raw.is_in(NOTHING)).value_counts()
             signs = ["-", "–", "—"] if (raw == "+").any() else []  # beside a plus, a dash is a minus
             words = words.filter(~pl.col(raw.name).is_in(signs)).sort("count", descending=True)
             if words.height:
@@ -61,13 +63,16 @@ class Notation:
                 gone[raw.name] = f"{told} is missing"
                 present = present.with_columns(pl.col(raw.name).replace(dict.fromkeys(words[raw.name].to_list())))
         present = present.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None))
-        shown = (_mark(_bare(_voted(column)[0])) for column in present.select(pl.col(pl.String)))
+        distinct = (column.drop_nulls().unique() for column in present.select(pl.col(pl.String)))
+        shown = (_mark(_bare(_voted(column)[0])) for column in distinct if _may_be_numbers(column))
         marks = frozenset(mark for mark in shown if mark in _OTHER)
-        return cls(table.file, table.separator, given, marks, gone), _with(table, present)
+        return cls(table.file, table.separator, given, marks, gone), replace(table, frame=present)
 
     def numbers(self, text: pl.Series) -> Numbers | None:
         """Return text as finite numbers; None if a cell holds another value. Raises Doubt if its marks have two
         readings, and nothing in the file tells which."""
+        if not _may_be_numbers(text):
+            return None
         voted, words = _voted(text)
         bare = _bare(voted)
         mark = _mark(bare)
@@ -78,7 +83,7 @@ class Notation:
         values = plain.cast(pl.Float64, strict=False)
         values = values.set(values.is_infinite(), None)
         reason = "numbers" + self._told(bare, decimal)
-        if not bool((bare == text).all()) and bool(text.str.contains(f"[{_UNITS}]").any()):
+        if bool(text.str.contains(f"[{_UNITS}A-Z]").any()) and not bool((bare == text).all()):
             reason += ", without their unit"
         if words:
             reason += f", {' and '.join(map(repr, words))} missing"
@@ -135,8 +140,12 @@ def missing_code(values: pl.Series) -> float | None:
     return float(negative[0]) if _STANDS_FOR_NOTHING.fullmatch(f"{negative[0]:g}") else None
 
 
-def _with(table: Table, frame: pl.DataFrame) -> Table:
-    return Table(table.file, frame, table.problems, table.parts, table.rows, table.zoned, table.separator)
+def _may_be_numbers(text: pl.Series) -> bool:
+    """Return whether a few cells are numbers, or words for what is missing: most columns need no further look."""
+    cells = text.drop_nulls().head(_FEW)
+    return (
+        _mark(_bare(cells.filter(~cells.str.strip_chars().str.to_lowercase().is_in(list(_AMONG_NUMBERS))))) is not None
+    )
 
 
 def _voted(text: pl.Series) -> tuple[pl.Series, list[str]]:
@@ -151,7 +160,7 @@ def _voted(text: pl.Series) -> tuple[pl.Series, list[str]]:
 
 def _bare(text: pl.Series) -> pl.Series:
     """Return cells without units, with the minus in front, and without spaces or apostrophes between thousands."""
-    bare = text.str.replace("−", "-", literal=True).str.strip_chars(_UNITS)
+    bare = text.str.replace("−", "-", literal=True).str.replace(_CODE, "").str.strip_chars(_UNITS)
     bare = bare.str.replace(r"^\((.*\d.*)\)$", "-$1").str.replace(r"^([^-]*\d)-$", "-$1")
     spaced = bare.str.contains(_SPACED)
     return bare if not spaced.any() else bare.str.replace_all("[ '’\u00a0\u202f\u2009]", "").zip_with(spaced, bare)

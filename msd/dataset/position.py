@@ -64,7 +64,7 @@ def _counts(raw: pl.Series, requests: pl.Series) -> bool:
     """Return whether the values are 1, 2, … in nearly all requests of several events."""
     if raw.dtype.is_nested() or raw.dtype.is_temporal():
         return False
-    numbers = raw.cast(pl.Int64, strict=False)
+    numbers = raw.cast(pl.String).cast(pl.Int64, strict=False)
     if numbers.null_count() or numbers.min() != 1 or numbers.max() > _LARGEST:  # type: ignore[operator]
         return False
     value = pl.col("value")

@@ -74,8 +74,7 @@ def encoding_of(path: Path, found: Found) -> str:
     """Return a text file's encoding: the given one, or what its bytes show. Raises Doubt if they leave several."""
     if found.encoding:
         return found.encoding
-    decoder, words, start = codecs.getincrementaldecoder("utf-8")(), dict[bytes, None](), b""
-    is_utf_8, row = True, 0
+    words, start, is_utf_8, row = dict[bytes, None](), b"", True, 0
     with _open(path) as binary:
         try:
             while block := binary.read(_BLOCK):
@@ -85,11 +84,12 @@ def encoding_of(path: Path, found: Found) -> str:
                     return UTF_8
                 if is_utf_8 and not block.isascii():
                     try:
-                        decoder.decode(block)
+                        block.decode()
                     except UnicodeDecodeError as error:
                         is_utf_8, row = False, row + block.count(b"\n", 0, error.start)
                 row += block.count(b"\n") * is_utf_8
-                words |= dict.fromkeys(_WORD.findall(block) if len(words) < _MOST_WORDS else ())
+                if not is_utf_8 and len(words) < _MOST_WORDS:
+                    words |= dict.fromkeys(_WORD.findall(block))
         except (gzip.BadGzipFile, EOFError, zlib.error):
             return UTF_8  # reading says in which row the file ends
     if wide := _utf_16(start):

@@ -17,11 +17,12 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.odd.columns import IDS, MEANINGS, ROLES, TIMES
+from tests.dataset.odd.kept_back import KEPT_BACK
 from tests.dataset.odd.layouts import FILES, NESTINGS
 from tests.dataset.odd.notations import ENCODINGS, LABELS, MISSING, NUMBERS
 from tests.dataset.odd.world import IOS, PRICE, OddLog, planted
 
-LOGS = (*NUMBERS, *LABELS, *MISSING, *ENCODINGS, *FILES, *NESTINGS, *MEANINGS, *TIMES, *IDS, *ROLES)
+LOGS = (*NUMBERS, *LABELS, *MISSING, *ENCODINGS, *FILES, *NESTINGS, *MEANINGS, *TIMES, *IDS, *ROLES, *KEPT_BACK)
 BY_SIDES = {"user": "user_id", "item": "item_id"}
 CHOSEN = ("user", "item", "time", "label")
 
