@@ -16,7 +16,7 @@ _CODE = r"^(?:EUR|USD|GBP|CHF|JPY|PLN|SEK|NOK|DKK|CZK)\b|\b(?:EUR|USD|GBP|CHF|JP
 _SPACED = r"^[+-]?\d{1,3}([ '’\u00a0\u202f\u2009]\d{3})+([.,]\d+)?$"
 _POWER = r"([eE][+-]?\d+)?$"
 _FITS = {  # by the decimal mark; numbers between thousands' marks begin with no zero, and India groups by two
-    ".": r"^[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|\d*(?P<d>\.)\d+|\d+\.|"
+    ".": r"^[+-]?(\d+|[1-9]\d{0,2}(,\d{3})+|[1-9]\d?(,\d\d)+,\d{3}|\d*\.\d+|\d+\.|"
     r"([1-9]\d{0,2}(,\d{3})+|[1-9]\d?(,\d\d)+,\d{3})\.\d*)" + _POWER,
     ",": r"^[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+|\d*,\d+|\d+,|[1-9]\d{0,2}(\.\d{3})+,\d*)" + _POWER,
 }

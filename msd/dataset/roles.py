@@ -79,20 +79,18 @@ def find_roles(
     chosen: Mapping[RoleName, str],
     *,
     in_order: bool,
-    shared: Mapping[RoleName, Sequence[str]],
     no_user: bool = False,
     time_format: str | None = None,
 ) -> dict[RoleName, Role]:
     """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
     it, and the user if users are unknown.
 
-    `chosen`: columns named by a person. `shared`: by role, possible ID columns of a given user or item table. Raises
-    InitError with the option to give if the columns do not tell.
+    `chosen`: columns named by a person. Raises InitError with the option to give if the columns do not tell.
     """
     roles = chosen_roles(events, chosen)
-    no_user = no_user or ("user" not in roles and not shared.get("user") and _is_aggregated(events, roles))
+    no_user = no_user or ("user" not in roles and _is_aggregated(events, roles))
     for role in ("user", "item"):
-        if role not in roles and (found := _id_role(events, role, roles, shared.get(role, ()), no_user)):
+        if role not in roles and (found := _id_role(events, role, roles, no_user)):
             roles[role] = found
     if not in_order and (time := find_time(events, roles, time_format)):
         roles["time"] = time
@@ -122,16 +120,12 @@ def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
     return all(role in taken or _by_name(events, role, free, _is_count) for role in ("impressions", "clicks"))
 
 
-def _id_role(
-    events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str], no_user: bool
-) -> Role | None:
+def _id_role(events: Table, role: RoleName, taken: Mapping[RoleName, Role], no_user: bool) -> Role | None:
     """Return the role of the user or item; None for the user if all rows are one user's. Raises InitError if no column
     fits."""
     if found := find_id(events, role, taken):
         return found
     free = _free(events, taken)
-    if len(both := [column for column in shared if column in free]) == 1:
-        return Role(both[0], f"the column that the table of {role}s also has")
     if role == "user" and no_user:
         return None
     if role == "item" and (headline := _headline(events, free, _is_aggregated(events, taken))):

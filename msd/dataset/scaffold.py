@@ -24,7 +24,6 @@ from msd.dataset.table import Table, write_parquet
 from msd.dataset.text_file import Found
 from msd.step import check_out
 
-_SHARED = 0.5
 _MOSTLY = 0.8
 
 
@@ -92,10 +91,7 @@ def init_dataset(
     items, users, clicks, conversions = (tables[path] if path else None for path in others)
     joined = join_log(tables[sources.events], clicks, conversions, chosen, time_format)
     events = joined.table
-    shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
-    roles = find_roles(
-        events, joined.chosen, in_order=in_order, shared=shared, no_user=no_user, time_format=time_format
-    )
+    roles = find_roles(events, joined.chosen, in_order=in_order, no_user=no_user, time_format=time_format)
     roles |= joined.roles
     core = read_core(events, roles, read[sources.events][0])
     origin = ", ".join(path.name for path in sources.given)
@@ -191,14 +187,6 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
         raise InitError(f"{out} cannot be written: {error.strerror}; name another folder") from None
 
 
-def _keys(table: Table | None) -> list[str]:
-    """Return columns that could be a table's ID."""
-    if table is None:
-        return []
-    flat = [column for column in table.frame if not column.dtype.is_nested()]
-    return [column.name for column in flat if column.null_count() == 0 and column.n_unique() == column.len()]
-
-
 def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None) -> _Columns:
     key = f"{side}_id"
     if table is None:
@@ -215,7 +203,7 @@ def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None
 
 
 def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
-    """Return a table's column with the events' IDs: with the same name, a likely name, or the same values."""
+    """Return a table's column with the events' IDs: with the same name, or a likely one."""
     if role.column in table.frame.columns:
         return role.column
     known = set(ids.to_list())
@@ -224,9 +212,6 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
     likely = (*NAMES["user" if side == "user" else "item"], "id")
     for column, share in shares.items():
         if share and clean_name(column) in likely:
-            return column
-    for column in _keys(table):
-        if shares[column] >= _SHARED:
             return column
     raise InitError(
         f"{table.file}: no column holds the {side} ids of the events, such as {', '.join(ids.head(3))}; call it "
