@@ -46,7 +46,7 @@ def flatten(records: Sequence[Record], found: Found) -> tuple[list[Record], list
     rows: list[Record] = []
     sources: list[int] = []
     for source, record in enumerate(flat):
-        entries: Sequence[Record] = record.get(name) or ({},)
+        entries: Sequence[Record] = record.get(name) or ()
         for one in entries:
             # An ad may hold objects in turn, but no further list of them.
             rows.append({key: value for key, value in record.items() if key != name} | _flat(one, f"{name}."))

@@ -27,7 +27,7 @@ NOTHING = (
 )
 """Words that no column has for a value."""
 _AMONG_NUMBERS = {"na", "none", "unknown", "unbekannt", "missing", "fehlt", "n.a.", ".", "inf", "-inf", "infinity"}
-_FEW = 50
+_FEW, _FEW_VALUES, _MOST_WORDS = 50, 32, 4
 _STANDS_FOR_NOTHING = re.compile(r"-9{3,}(\.0+)?")
 
 
@@ -124,12 +124,11 @@ class Notation:
         )
 
     def _by_separator(self, mark: str) -> set[str]:
-        """Return the decimal mark that goes with the file's separator; a semicolon is used with points, too."""
-        if self.separator == ",":
-            return {"."}
+        """Return the decimal marks that go with the file's separator: a semicolon goes with both, if points stand in
+        the numbers; quoted commas among commas tell nothing."""
         if self.separator == ";":
             return {","} if mark == "," or self.marks else {",", "."}
-        return set() if mark == "," or self.separator else {"."}
+        return {"."} if mark == "." and self.separator in ("", ",") else set()
 
 
 def missing_code(values: pl.Series) -> float | None:
@@ -141,18 +140,20 @@ def missing_code(values: pl.Series) -> float | None:
 
 
 def _may_be_numbers(text: pl.Series) -> bool:
-    """Return whether a few cells are numbers, or words for what is missing: most columns need no further look."""
+    """Return whether the first cells with digits are numbers: most columns need no further look."""
     cells = text.drop_nulls().head(_FEW)
-    return (
-        _mark(_bare(cells.filter(~cells.str.strip_chars().str.to_lowercase().is_in(list(_AMONG_NUMBERS))))) is not None
-    )
+    cells = cells.filter(cells.str.contains(r"\d"))
+    return not cells.is_empty() and _mark(_bare(cells)) is not None
 
 
 def _voted(text: pl.Series) -> tuple[pl.Series, list[str]]:
     """Return the column without words for missing values among numbers, if most of it is numbers, and those words."""
     distinct = text.drop_nulls().unique()
-    words = [word for word in distinct.filter(~distinct.str.contains(r"\d")).to_list()]
-    if not words or len(words) > len(_AMONG_NUMBERS) or not {word.strip().lower() for word in words} <= _AMONG_NUMBERS:
+    has_digits = distinct.str.contains(r"\d")
+    words = distinct.filter(~has_digits).to_list()
+    known = {word.strip().lower() for word in words} <= _AMONG_NUMBERS
+    # Beside few values, an unknown word may be one of a category, as "one size" is.
+    if not words or len(words) > _MOST_WORDS or not (known or has_digits.sum() > _FEW_VALUES):
         return text, []
     kept = text.set(text.is_in(words).fill_null(False), None)
     return (kept, sorted(words)) if kept.count() * 2 > text.count() else (text, [])

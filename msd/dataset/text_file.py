@@ -141,10 +141,20 @@ def _utf_16(start: bytes) -> str | None:
     return None
 
 
+def _is_utf_8(word: bytes) -> bool:
+    try:
+        word.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _guessed(path: Path, words: bytes, row: int, found: Found) -> str:
     """Return the encoding in which words that are not ASCII read best. Raises Doubt unless all that read well agree."""
     from charset_normalizer import from_bytes
 
+    if 2 * sum(_is_utf_8(word) for word in words.split(b"\n")) > words.count(b"\n"):
+        raise UnreadableError("holds a byte that is not UTF-8, while other rows are: mend it", row)
     known = [*_WINDOWS, *_ASIAN, *(_OLD if _OLD_LETTER.search(words) else ())]
     read = list(from_bytes(words, cp_isolation=known))
     good = [

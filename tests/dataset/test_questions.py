@@ -56,7 +56,7 @@ def test_without_a_terminal_the_error_names_the_option(tmp_path: Path) -> None:
     ("name", "question", "choices"),
     [
         ("one-odd-byte", "row 701: is not text in UTF-8, and may hold 'Ørs' (cp1252) or 'Řrs' (cp1250)", "cp1252"),
-        ("slot-by-shape", "slot: counts from 1 within each request, and may be the ad's position", "slot none"),
+        ("slot-by-shape", "slot: counts within each request, and may be the ad's position", "slot none"),
         ("point-in-doubt", "'159.108' is 159108 or 159.108, and nothing else in the file tells which", ", ."),
     ],
 )

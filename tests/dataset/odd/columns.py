@@ -122,6 +122,14 @@ MEANINGS = (
     ),
     OddLog("rank-by-shape", "idx: 1 to 5 in every request", answering, ranked("idx"), context("idx"), position="idx"),
     OddLog(
+        "rank-from-zero",
+        "idx: 0 to 4 in every request",
+        answering,
+        lambda: ranked("idx")().with_columns(pl.col("idx") - 1),
+        context("idx"),
+        position="idx",
+    ),
+    OddLog(
         "slot-by-shape",
         "slot: 1 to 5 in every request: a place or a position?",
         answering,

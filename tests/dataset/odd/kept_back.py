@@ -1,4 +1,4 @@
-"""Odd logs that were drawn after the reader was written: at first, 17 of 20 were read rightly or asked about."""
+"""Odd logs that were drawn after the reader was written, of which it read or asked 17 of 20 rightly at first."""
 
 from decimal import Decimal
 from functools import partial
@@ -132,6 +132,8 @@ KEPT_BACK = (
         'quoted "1,218" and no other sign',
         csv(price=lambda value: f"{value:,.0f}"),
         lambda: world(0, 1_000.0).filter(pl.col("price") < 1_000_000),
+        asks="decimal",
+        answer=".",
     ),
     OddLog(
         "day-first",

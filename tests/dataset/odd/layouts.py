@@ -112,6 +112,7 @@ def exploded(frame: pl.DataFrame, folder: Path) -> Path:
         ]
         rows.append(json.dumps({"user_id": group["user"][0], "time": group["at"][0], "impressions": ads}))
     path = folder / "log.jsonl"
+    rows.insert(7, json.dumps({"user_id": "u1", "time": 1_714_550_400, "impressions": []}))  # nothing was shown
     path.write_text("\n".join(rows))
     return path
 

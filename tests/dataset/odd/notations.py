@@ -223,6 +223,12 @@ MISSING = (
         csv("\t", price=missing("\\N"), device=missing("n/a")),
         lambda: with_gaps("price", base=partial(with_gaps, "device")),
     ),
+    OddLog(
+        "own-word",
+        "sold out for a missing price",
+        csv(price=missing("sold out")),
+        partial(with_gaps, "price"),
+    ),
     OddLog("minus-999", "-999 for a missing price", csv(price=missing("-999")), partial(with_gaps, "price")),
     OddLog(
         "anonymous",
@@ -239,6 +245,12 @@ def cities(*names: str) -> pl.DataFrame:
     return frame.with_columns(site=pl.Series([names[number % len(names)] for number in range(frame.height)]))
 
 
+def half_converted(frame: pl.DataFrame, folder: Path) -> Path:
+    path = text(frame, folder)
+    path.write_bytes(path.read_bytes().replace("Zürich".encode(), "Zürich".encode("latin-1"), 1))
+    return path
+
+
 SITE = SIDES | {"site": "context categorical"}
 GERMAN = partial(cities, "Zürich", "Köln", "Düsseldorf", "Weißenfels", "Gänserndorf", "Bonn", "Görlitz", "München")
 ENCODINGS = (
@@ -253,6 +265,14 @@ ENCODINGS = (
     OddLog("utf-16", "UTF-16 with a BOM", csv("\t", encoding="utf-16"), GERMAN, SITE),
     OddLog("utf-8-bom", "UTF-8 with a BOM", csv(encoding="utf-8-sig"), GERMAN, SITE),
     OddLog("utf-16-no-bom", "UTF-16 without a BOM", csv(encoding="utf-16-le"), GERMAN, SITE),
+    OddLog(
+        "broken-utf-8",
+        "UTF-8 but for one row",
+        half_converted,
+        GERMAN,
+        SITE,
+        refused="row 1: holds a byte that is not UTF-8",
+    ),
     OddLog(
         "one-odd-byte",
         "one letter in Latin-1, and no other sign",
