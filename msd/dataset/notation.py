@@ -8,7 +8,7 @@ from typing import Self
 
 import polars as pl
 
-from msd.dataset.problem import Doubt
+from msd.dataset.problem import Doubt, InitError
 from msd.dataset.table import Table
 
 _UNITS = "€$£¥% \u00a0\u202f"
@@ -70,12 +70,18 @@ class Notation:
 
     def numbers(self, text: pl.Series) -> Numbers | None:
         """Return text as finite numbers; None if a cell holds another value. Raises Doubt if its marks have two
-        readings, and nothing in the file tells which."""
+        readings, and nothing in the file tells which; InitError if cells have different ones."""
         if not _may_be_numbers(text):
             return None
         voted, words = _voted(text)
         bare = _bare(voted)
         mark = _mark(bare)
+        if mark is None and bool((_fits(bare, ".") | _fits(bare, ",")).all()):
+            odd = [text.filter(~_fits(bare, one).fill_null(True))[0] for one in _FITS]
+            raise InitError(
+                f"{self.file}, {text.name}: {' and '.join(map(repr, odd))} have other marks of decimals: write all "
+                f"numbers alike, or give --leave-out {text.name}"
+            )
         if mark is None or not bare.count():
             return None
         decimal = self._decided(voted, bare) if mark == "?" else mark or "."
@@ -143,7 +149,11 @@ def _may_be_numbers(text: pl.Series) -> bool:
     """Return whether the first cells with digits are numbers: most columns need no further look."""
     cells = text.drop_nulls().head(_FEW)
     cells = cells.filter(cells.str.contains(r"\d"))
-    return not cells.is_empty() and _mark(_bare(cells)) is not None
+    return not cells.is_empty() and bool((_fits(_bare(cells), ".") | _fits(_bare(cells), ",")).all())
+
+
+def _fits(bare: pl.Series, mark: str) -> pl.Series:
+    return bare.str.contains(_FITS[mark])
 
 
 def _voted(text: pl.Series) -> tuple[pl.Series, list[str]]:
@@ -171,7 +181,7 @@ def _mark(bare: pl.Series) -> str | None:
     """Return the decimal mark by which all cells are numbers, "" if none has a mark, "?" if both are possible; None if
     they are no numbers."""
     cells = bare.drop_nulls().unique()
-    fitting = [mark for mark, pattern in _FITS.items() if bool(cells.str.contains(pattern).all())]
+    fitting = [mark for mark in _FITS if bool(_fits(cells, mark).all())]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
     return "?" if bool(cells.str.contains("[.,]").any()) else ""

@@ -178,6 +178,13 @@ NUMBERS = (
         BALANCE,
     ),
     OddLog(
+        "mixed-in-column",
+        "12,50 and 1,218.50 in one column",
+        csv(";", price=lambda value: f"{value:,.2f}" if value > 50 else german(value, ".2f")),
+        CENTS,
+        refused="price: '6,30' and '1,476.29'",
+    ),
+    OddLog(
         "two-styles",
         "tabs; 12,5 in one column, 7.5 in another, 1,218 in a third",
         csv("\t", price=partial(german, pattern=".3f"), budget=tenths, balance=lambda value: f"{value:.2f}"),
