@@ -69,6 +69,8 @@ def batch_opinions(
     chosen = torch.from_numpy(events).to(features.labels.device)
     tensors, kept = _without_histories(features, chosen, hiding)
     if isinstance(model.ranker, Ranker):
+        if model.ranker.crosses and model.ranker.crosses.repeats and not model.training:
+            tensors |= _history_indices(features, chosen)
         return model.ranker.opinions(tensors, _taste(model.ranker, features, chosen, kept))
     return Opinions(model.ranker(tensors | history_tensors(features, chosen, kept[:, 0])))
 
@@ -190,6 +192,24 @@ def count_tensors(features: Features, events: NDArray[np.int64], hiding: Hiding 
         "item_dense": _rows_and_dense(features.item, chosen, hiding)[1],
         "context_dense": features.context_dense[chosen],
     }
+
+
+def index_tensors(features: Features, events: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return what crosses read of B events, by name, [B, …]: all indices, and the outcomes of histories."""
+    chosen = torch.from_numpy(events).to(features.labels.device)
+    return {
+        "user_categorical": features.user.categorical[features.user.rows[chosen]],
+        "context_categorical": features.context_categorical[chosen],
+        "item_categorical": features.item.categorical[features.item.rows[chosen]],
+        **_history_indices(features, chosen),
+    }
+
+
+def _history_indices(features: Features, chosen: Tensor) -> dict[str, Tensor]:
+    history = features.history[chosen]
+    rows = torch.where(history >= 0, history, features.item.entities.unknown)
+    held = features.item.categorical[rows]
+    return {"history_categorical": held, "history_outcomes": features.history_outcomes[chosen]}
 
 
 def _rows_and_dense(side: SideFeatures, chosen: Tensor, hiding: Hiding | None) -> tuple[Tensor, Tensor]:

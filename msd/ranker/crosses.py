@@ -1,7 +1,7 @@
 """Crosses: a weight for each value of a field, and for each pair of values of two fields of different sides.
 
-A logistic regression on such indicators is what ad platforms start from. `msd.training.train_crosses` chooses the
-crosses and fits their weights.
+A logistic regression on such indicators is what ad platforms start from. How often the user saw this very item is a
+field, too. `msd.training.train_crosses` chooses the crosses and fits their weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Side
 from msd.ranker.embedding import count_values, first_known, is_id
+from msd.ranker.shared import dots
 
 Cross = tuple[str, ...]
 """Names of one field, or of two of different sides; an item's field is the last."""
@@ -20,6 +21,11 @@ MOST_CELLS = 2**20  # of a cross; values beyond share them
 _MOST_VALUES = 2**16
 _MOST_COLUMNS = 64
 _ASKING: tuple[Side, ...] = ("user", "context")
+_SEEN_OFTEN = (0.5, 1.5, 2.5, 3.5, 5.5, 8.5, 13.5)  # impressions between which repeats differ
+# No field of a schema has this name.
+_REPEATS = Categorical.model_construct(
+    name="(repeats)", side="item", vocabulary=(), buckets=2 * len(_SEEN_OFTEN) + 1, is_id=False, serving_value=None
+)
 
 
 class Cells(NamedTuple):
@@ -36,7 +42,7 @@ class Cells(NamedTuple):
     @classmethod
     def of(cls, schema: FeatureSchema, cross: Cross) -> "Cells":
         """Return the cells of a cross of the schema's fields."""
-        fields = {field.name: field for side in (*_ASKING, "item") for field in schema.indexed(side)}
+        fields = {field.name: field for side in (*_ASKING, "item") for field in (*schema.indexed(side), _REPEATS)}
         left, right = (fields[cross[0]] if len(cross) == 2 else None), fields[cross[-1]]
         size = min(right.size, _MOST_VALUES)
         return cls(cross, left, right, (1 if left is None else min(left.size, MOST_CELLS // size), size))
@@ -59,7 +65,7 @@ class Cells(NamedTuple):
 
 def possible_crosses(schema: FeatureSchema) -> list[Cross]:
     """Return all fields, then all pairs of fields of different sides but user ID × item ID."""
-    asking, items = [field for side in _ASKING for field in schema.indexed(side)], schema.indexed("item")
+    asking, items = [field for side in _ASKING for field in schema.indexed(side)], [*schema.indexed("item"), _REPEATS]
     pairs = [*product(asking, items), *product(schema.indexed("user"), schema.indexed("context"))]
     return [
         *((field.name,) for field in (*asking, *items)),
@@ -132,6 +138,7 @@ class Crosses(nn.Module):
 
     weights: Tensor
     base: Tensor
+    often: Tensor
 
     def __init__(self, schema: FeatureSchema, crosses: Sequence[Cross]) -> None:
         super().__init__()
@@ -141,13 +148,16 @@ class Crosses(nn.Module):
             parts.setdefault((cells.right.side == "item", cells.bags), []).append((cells, count))
             count += cells.count
         self.placed = [one for placed in parts.values() for one in placed]
+        self.repeats = any(cells.right is _REPEATS for cells, _ in self.placed)
+        self.item_id = next(field for field in schema.indexed("item") if is_id(field))
+        self.register_buffer("often", torch.tensor(_SEEN_OFTEN), persistent=False)
         self.parts = nn.ModuleList(_Part(schema, placed) for placed in parts.values())
         self.register_buffer("weights", torch.zeros(count))
         self.register_buffer("base", torch.zeros(1, 1))
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return logits [N]. Tensors of user and context have batch 1 or N, those of candidates N."""
-        asking, item = _indices(tensors)
+        asking, item = self._indices(tensors)
         total = self.base
         for part in self.parts:
             assert isinstance(part, _Part)
@@ -162,9 +172,9 @@ class Crosses(nn.Module):
         return total[:, 0]
 
     def cells(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Cells, int, Tensor]]:
-        """Yield each cross's cells, where in `weights` they begin, and those [N, width] of each row, counted from there;
+        """Yield each cross's cells, where in `weights` they begin, and those [N, width] of each row, from there;
         −1 where an ID is unknown or a bag has no more values. All tensors have batch N."""
-        asking, item = _indices(tensors)
+        asking, item = self._indices(tensors)
         for part in self.parts:
             assert isinstance(part, _Part)
             left, right = part(asking, item)
@@ -174,18 +184,35 @@ class Crosses(nn.Module):
                 yield cells, offset, found[:, start : start + cells.width]
                 start += cells.width
 
+    def _indices(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the indices of user and context together [1 or N, C], and those of items [N, C]."""
+        asking = [tensors[name] for side in _ASKING if (name := f"{side}_categorical") in tensors]
+        rows, item = max(map(len, asking)), tensors["item_categorical"]
+        if self.repeats:
+            item = torch.cat([item, self._repeats(tensors)], 1)
+        return torch.cat([one.expand(rows, -1) for one in asking], 1), item
 
-def _indices(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the indices of user and context together [1 or N, C], and those of items [N, C]."""
-    asking = [tensors[name] for side in _ASKING if (name := f"{side}_categorical") in tensors]
-    rows = max(map(len, asking))
-    return torch.cat([one.expand(rows, -1) for one in asking], 1), tensors["item_categorical"]
+    def _repeats(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return how often the user's history has the item [N, 1], in steps, and whether it was clicked there."""
+        column = self.schema.columns[self.item_id.name].start
+        target_N1, held_BL = (
+            tensors["item_categorical"][:, column : column + 1],
+            tensors["history_categorical"][..., column],
+        )
+        same_NL = ((target_N1 == held_BL) & (target_N1 >= first_known(self.item_id))).float()
+        shown_BL1, clicked_BL1, _, _ = torch.split(tensors["history_outcomes"], 1, -1)
+        shown_N1, clicked_N1 = (dots(same_NL, of_BL1[..., 0]) for of_BL1 in (shown_BL1, clicked_BL1))
+        steps_N1 = (shown_N1 > self.often).sum(1, keepdim=True)
+        return (steps_N1 + (len(self.often) + 1) * (clicked_N1 > 0)).to(target_N1.dtype)
 
 
 def _columns(schema: FeatureSchema, field: Categorical | Bag | None) -> range:
-    """Return the field's columns among those of its side; the context's are behind the user's."""
+    """Return the field's columns among those of its side; the context's are behind the user's, and the repeats behind
+    the item's."""
     if field is None:
         return range(1)
+    if field is _REPEATS:
+        return range(end := schema.categorical_width("item"), end + 1)
     columns = schema.columns[field.name]
     behind = schema.categorical_width("user") if field.side == "context" else 0
     return range(columns.start + behind, columns.stop + behind)

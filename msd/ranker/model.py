@@ -175,7 +175,8 @@ class Opinions(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """The schema's tensors → [N] logits of a click, a blend of four experts: network, count model, content model and crosses.
+    """The schema's tensors → [N] logits of a click, a blend of four experts: network, count model, content
+    model and crosses.
 
     They train separately, so that none unlearns what another knows. `blend` [2, E]: weights of the E experts where the
     user's counts are fresh, and where they have the maximum age; weights between are linear in the (logarithmic) age.
@@ -242,7 +243,8 @@ class Ranker(nn.Module):
         if guess is not None:
             network = network + guess  # it learned beside the guess, too
         counts = self.counts(tensors) if self.counts else None
-        crosses = self.crosses(tensors).expand_as(network) if self.crosses else None
+        # No training of the network needs them, and their history.
+        crosses = self.crosses(tensors).expand_as(network) if self.crosses and not self.training else None
         age = torch.zeros_like(network) if self.experts > 1 else None
         if age is not None and self.oldest is not None:
             age = tensors["user_dense"][:, self.ages] / self.oldest

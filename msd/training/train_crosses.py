@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from msd.dataset.split import Part
 from msd.metrics import sigmoid
 from msd.ranker.arrays import chunks
+from msd.ranker.batch import index_tensors
 from msd.ranker.crosses import Cross, Crosses, possible_crosses
 from msd.ranker.features import Features
 
@@ -26,6 +27,7 @@ _START, _LEAST = 0.05, 1e-5  # variances of a weight
 _RAREST = 1e-6  # click rate
 _FLAT = 3e-4  # mean square that a cross must add to the logits
 _MOST_CELLS_A_ROW = 64
+_ROWS_AT_ONCE = 16_384  # whose histories are read together
 _HALF_LIVES = (None, 0.5, 0.25, 0.125)  # of a row's weight, as shares of all rows
 
 
@@ -147,15 +149,11 @@ def _step(one: _Fitted, logits: Floats, labels: Floats, shown: Floats) -> Floats
 def _rows_of(features: Features, model: Crosses, events: NDArray[np.int64]) -> dict[int, _Fitted]:
     """Return the crosses with their rows' cells, by their places in the model's weights, not fitted yet."""
     fitted: dict[int, _Fitted] = {}
-    for part in chunks(len(events)):
-        chosen = torch.from_numpy(events[part])
-        tensors = {
-            "user_categorical": features.user.categorical.cpu()[features.user.rows.cpu()[chosen]],
-            "context_categorical": features.context_categorical.cpu()[chosen],
-            "item_categorical": features.item.categorical.cpu()[features.item.rows.cpu()[chosen]],
-        }
+    model = model.to(features.labels.device)
+    for part in chunks(len(events), _ROWS_AT_ONCE):
+        tensors = index_tensors(features, events[part])
         for cells, offset, found in model.cells(tensors):
-            own = found.numpy()
+            own = found.cpu().numpy()
             if offset not in fitted:
                 rows = np.empty((len(events), cells.width), np.int32)
                 share = np.ones(len(events), np.float32) if cells.bags else None

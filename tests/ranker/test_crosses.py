@@ -162,6 +162,7 @@ def test_crosses_of_many_values_share_weights() -> None:
         return torch.from_numpy(rng.integers(1, 2**24, (64, width)).astype(np.int32))
 
     tensors = {"user_categorical": drawn(1), "item_categorical": drawn(9), "context_categorical": drawn(1)}
+    tensors |= {"history_categorical": drawn(45).reshape(64, 5, 9), "history_outcomes": torch.ones(64, 5, 4)}
     for cells, offset, found in model.cells(tensors):
         assert found.shape == (64, cells.width)
         assert 0 <= int(found.min())
@@ -169,6 +170,33 @@ def test_crosses_of_many_values_share_weights() -> None:
         model.weights[offset : offset + cells.count] = 1.0
     # Each cross adds the mean of its cells, which are all 1.
     torch.testing.assert_close(model(tensors), torch.full((64,), float(len(model.placed))))
+
+
+def test_counts_how_often_the_user_saw_the_item() -> None:
+    """Ads tire: what an item adds falls with each impression that the user's history has of it."""
+    schema = _wide(8)
+    model = Crosses(schema, [("(repeats)",)])
+    ((cells, _),) = model.placed
+    model.weights[:] = torch.arange(cells.count)
+    item = torch.tensor([[3, 0], [4, 0], [5, 0], [0, 0]]).repeat(1, 5)[:, :9].int()
+    history = torch.zeros(1, 5, 9, dtype=torch.int32)
+    history[0, :3, 0] = torch.tensor([3, 4, 0])
+    outcomes = torch.zeros(1, 5, 4)
+    outcomes[0, :3, 0], outcomes[0, 1, 1] = torch.tensor([1.0, 4.0, 9.0]), 2.0
+    asked = {
+        "user_categorical": torch.ones(1, 1, dtype=torch.int32),
+        "context_categorical": torch.ones(1, 1, dtype=torch.int32),
+        "item_categorical": item,
+        "history_categorical": history,
+        "history_outcomes": outcomes,
+    }
+    # Once without a click; four times and clicked; never; an unknown item, which nothing of the history is.
+    assert model(asked).tolist() == [1.0, 12.0, 0.0, 0.0]
+    row = {
+        name: value if name == "item_categorical" else value.expand(4, *value.shape[1:])
+        for name, value in asked.items()
+    }
+    assert model(row).tolist() == [1.0, 12.0, 0.0, 0.0]
 
 
 def test_no_pair_of_both_ids() -> None:

@@ -354,7 +354,7 @@ def test_known_taste_equals_that_of_each_batch(world: World) -> None:
 
 
 def test_model_without_taste_ignores_the_history(world: World, tmp_path: Path) -> None:
-    config = SMALL.model_copy(update={"taste": False})
+    config = SMALL.model_copy(update={"taste": False, "crosses": ()})
     model, _ = train_ranker(world.features, config, SHORT, tmp_path / CHECKPOINT, "tasteless", quiet)
     rows, _ = _valid(world)
     without = replace(world.features, history_outcomes=torch.zeros_like(world.features.history_outcomes))
