@@ -5,8 +5,8 @@ field, too. `msd.training.train_crosses` chooses the crosses and fits their weig
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ _REPEATS = Categorical.model_construct(
 )
 
 
-class Cells(NamedTuple):
+@dataclass(frozen=True)
+class Cells:
     """The weights of a cross: cell `left · values of the right field + right`.
 
     `left` is None for a single field. `sizes`: values of each field, after folding.

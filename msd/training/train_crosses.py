@@ -45,8 +45,8 @@ class _Fitted:
         """Return what weights [count] add to the logits [E]."""
         padded = np.append(weights, 0.0)
         if self.share is None:
-            return padded[self.cells[:, 0]]
-        return padded[self.cells].sum(1) * self.share
+            return np.asarray(padded[self.cells[:, 0]])
+        return np.asarray(padded[self.cells].sum(1) * self.share)
 
     def sums(self, of_rows: Floats) -> Floats:
         """Return the sums [count] of rows' values [E] over the rows of each cell."""
@@ -54,7 +54,7 @@ class _Fitted:
         width, size = self.cells.shape[1], len(self.weights)
         # The last bin takes the rows without a cell.
         places = np.where(self.cells < 0, size, self.cells).ravel()
-        return np.bincount(places, np.repeat(shared, width), size + 1)[:-1]
+        return np.bincount(places, np.repeat(shared, width), size + 1)[:-1].astype(np.float64)
 
 
 def train_crosses(features: Features) -> Crosses:
@@ -85,7 +85,7 @@ def train_crosses(features: Features) -> Crosses:
 def _is_surely_less(loss: Floats, other: Floats) -> bool:
     """Return whether rows' losses [n] are less by more than two standard errors."""
     less = other - loss
-    return float(less.mean()) > 2.0 * float(less.std()) / np.sqrt(len(less))
+    return bool(less.mean() > 2.0 * less.std() / np.sqrt(len(less)))
 
 
 def _chosen(features: Features, model: Crosses, events: NDArray[np.int64]) -> list[Cross]:
