@@ -17,22 +17,28 @@ _JUDGED_BY = 0.7  # noise of the scores by which a page's ads were placed, in lo
 
 
 class Auctions(NamedTuple):
-    """A auctions of N candidates each: what would be shown [A · N], auction by auction, with bids per click [A, N] and
-    the law's click probabilities [A, N] in the first slot; `slots`: how likely each slot is seen."""
+    """A auctions of N candidates each: what would be shown [A · N], auction by auction, with bids [A, N] and the law's
+    click probabilities [A, N] in the first slot. `paid` [A, N]: the probability of what a bid is for, which is a click
+    or, in a world with conversions, a conversion. `slots`: how likely each slot is seen."""
 
     shown: Impressions
     bids: Floats
     chances: Floats
+    paid: Floats
     slots: tuple[float, ...]
 
-    def revenue(self, scores: Floats, places: int = 1) -> float:
-        """Return the expected eCPM (per 1,000 requests) of the `places` candidates with the highest bid × score.
-        `scores` [A · N]: click probabilities. Of ties, the first candidate wins."""
+    def earned(self, scores: Floats, places: int = 1) -> Floats:
+        """Return the expected revenue [A] per 1,000 of each auction, if the `places` candidates with the highest bid ×
+        score are shown. `scores` [A · N]: probabilities of what is paid for. Of ties, the first candidate wins."""
         value = self.bids * scores.reshape(self.bids.shape)
         ranked = np.argsort(-value, axis=1, kind="stable")[:, :places]
         seen = np.array([*self.slots, *([self.slots[-1]] * places)])[:places]
-        earned = np.take_along_axis(self.bids * self.chances, ranked, 1) * seen / self.slots[0]
-        return float(1_000 * earned.sum(1).mean())
+        found: Floats = np.take_along_axis(self.bids * self.paid, ranked, 1) * seen / self.slots[0]
+        return 1_000 * found.sum(1)
+
+    def revenue(self, scores: Floats, places: int = 1) -> float:
+        """Return the expected eCPM (per 1,000 requests): the mean of `earned`."""
+        return float(self.earned(scores, places).mean())
 
     def within_auc(self, scores: Floats) -> float:
         """Return the expected AUC of `scores` [A · N] within an auction: the share of pairs of a clicked and an
@@ -90,7 +96,8 @@ class MadeWorld:
         # An advertiser bids about alike for all its ads.
         own = rng.normal(0.0, _BID_SPREAD, law.recipe.advertisers)
         bids = np.exp(own[law.ads.advertiser[ads]] + rng.normal(0.0, _BID_SPREAD, len(of))).reshape(chances.shape)
-        return Auctions(shown, bids, chances, law.recipe.slots)
+        of_click = law.conversions(shown).reshape(chances.shape) if law.recipe.late_days is not None else 1.0
+        return Auctions(shown, bids, chances, chances * of_click, law.recipe.slots)
 
 
 def make_world(recipe: Recipe, seed: int = 0) -> MadeWorld:

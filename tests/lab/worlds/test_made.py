@@ -51,7 +51,7 @@ def test_seed_reproduces_world_and_auctions(worlds: dict[str, MadeWorld], name: 
 @pytest.mark.parametrize("name", RECIPES)
 def test_no_scorer_earns_more_than_the_law(worlds: dict[str, MadeWorld], name: str) -> None:
     auctions, rng = worlds[name].auctions(200), np.random.default_rng(0)
-    law = auctions.chances.ravel()
+    law = auctions.paid.ravel()
     others = [np.ones_like(law), 1 - law, rng.random(len(law)), law * rng.lognormal(0.0, 0.3, len(law))]
 
     for places in (1, 4):
@@ -59,7 +59,8 @@ def test_no_scorer_earns_more_than_the_law(worlds: dict[str, MadeWorld], name: s
         assert all(auctions.revenue(scores, places) < best for scores in others)
     assert auctions.revenue(law, 4) > auctions.revenue(law)
     assert auctions.revenue(2 * law) == auctions.revenue(law)
-    assert auctions.within_auc(law) == max(auctions.within_auc(scores) for scores in [law, *others])
+    clicks = auctions.chances.ravel()
+    assert auctions.within_auc(clicks) == max(auctions.within_auc(scores) for scores in [clicks, *others])
 
 
 def test_within_auc_is_the_mean_over_drawn_clicks(worlds: dict[str, MadeWorld]) -> None:
