@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,8 @@ from rich.table import Table
 from lab.benchmark.machine import machine_now
 from lab.worlds.cell import MODELS, cell_of
 from lab.worlds.drawing import draw_worlds
+from lab.worlds.open_bandit import NAME as OPEN_BANDIT
+from lab.worlds.open_bandit import WHEEL, Judged, judge_open_bandit
 from lab.worlds.recipe import WorldError
 from lab.worlds.run import Scope, run_worlds
 from lab.worlds.world import WORLDS, Given
@@ -50,6 +52,9 @@ def worlds(
     headlines: Annotated[
         Path | None, typer.Option(metavar="ARCHIVE", help="Your download of the Upworthy Research Archive.")
     ] = None,
+    open_bandit: Annotated[
+        Path | None, typer.Option("--open-bandit", metavar="WHEEL", help=f"The wheel of {WHEEL}. Default: pip's.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of the table.")] = False,
 ) -> None:
     """Measure all models on made and real logs. If interrupted, run it again to resume."""
@@ -57,32 +62,38 @@ def worlds(
     chosen = tuple(models or MODELS)
     for model in chosen:
         cell_of(model)
-    if odd := [name for name in names or () if name not in WORLDS]:
-        raise WorldError(f"there is no world {odd[0]!r}; there are {', '.join(WORLDS)}")
-    asked = {"collm": collm, "headlines": headlines}
-    left_out = [name for name in asked if not names and asked[name] is None]
-    due = names or [name for name in WORLDS if name not in left_out]
+    if odd := [name for name in names or () if name not in (*WORLDS, OPEN_BANDIT)]:
+        raise WorldError(f"there is no world {odd[0]!r}; there are {', '.join((*WORLDS, OPEN_BANDIT))}")
     if out.is_file():
         raise WorldError(f"{out} is a file; name a folder with --out")
+    left_out = [name for name, data in (("collm", collm), ("headlines", headlines)) if not names and data is None]
+    due = [name for name in names or WORLDS if name in WORLDS and name not in left_out]
+    steps = len(due) * (len(chosen) + 1)
     with bar(Console(stderr=True)) as heard:
-        cells = iter(range(len(due) * (len(chosen) + 1)))
+        cells = iter(range(steps))
         found = run_worlds(
-            given,
-            out,
-            Scope(due, chosen, auctions),
-            lambda doing: heard(doing, next(cells, 0), len(due) * (len(chosen) + 1)),
+            given, out, Scope(due, chosen, auctions), lambda doing: heard(doing, next(cells, steps), steps)
         )
-    figures = {"command": shlex.join(["msd", *sys.argv[1:]]), "seed": seed, "auctions": auctions, "worlds": found}
-    text = json.dumps({**figures, "machine": machine_now()}, indent=2)
+    judged = judge_open_bandit(open_bandit) if not names or OPEN_BANDIT in names else []
+    figures = {
+        "command": shlex.join(["msd", *sys.argv[1:]]),
+        "seed": seed,
+        "auctions": auctions,
+        "worlds": found,
+        "estimators": [one.figures() for one in judged],
+        "machine": machine_now(),
+    }
+    text = json.dumps(figures, indent=2)
     write_text_atomic(out / "worlds.json", text + "\n")
-    write_text_atomic(out / "worlds.svg", draw_worlds(found, MODELS))
+    if found:
+        write_text_atomic(out / "worlds.svg", draw_worlds(found, MODELS))
     if as_json:
         typer.echo(text)
         return
-    show([table_of(found)])
+    show([*([table_of(found)] if found else []), *([table_of_estimates(judged)] if judged else [])])
     for name in left_out:
         typer.echo(f"left out: {name}, because its data is not given (--{name})")
-    typer.echo(f"{out}/worlds.json and worlds.svg have all figures")
+    typer.echo(f"{out} has all figures: worlds.json{' and worlds.svg' if found else ''}")
 
 
 def table_of(found: Mapping[str, Any]) -> Table:
@@ -95,4 +106,16 @@ def table_of(found: Mapping[str, Any]) -> Table:
             gain = held["gain"] if model == "ours" else None
             told = "{:+.1%} ({:+.1%}, {:+.1%})".format(gain["first_ecpm"], *gain["ci95"]) if gain else ""
             made.add_row("" if place else world, model, *shown, told)
+    return made
+
+
+def table_of_estimates(judged: Sequence[Judged]) -> Table:
+    """Return one line per campaign of Open Bandit: clicks per 1,000 of the uniform policy, as its own log has them and
+    as estimated from another policy's log, with 95 % intervals."""
+    kinds = ("uniform", "logged", "ips", "snips", "dr")
+    made = table(None, ("open bandit", *kinds, "effective rows", "largest weight"))
+    for one in judged:
+        estimates = {"uniform": one.truth, **one.found._asdict()}
+        told = ("{:.1f} ({:.1f}, {:.1f})".format(estimates[kind].value, *estimates[kind].ci95) for kind in kinds)
+        made.add_row(one.campaign, *told, f"{one.effective:,.0f}", f"{one.largest:,.0f}")
     return made
