@@ -5,6 +5,7 @@ Candidates are events of one moment after the log: each is scored with all that 
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -93,7 +94,7 @@ def _with_auctions(data: Dataset, law: Law, auctions: Auctions) -> Dataset:
     """Return the dataset with candidates as events of one moment, one second after the last, in the test part."""
     names = np.array(PART_NAMES)[split_events(data.events, data.config)]
     log = data.events.with_columns(part=pl.Series(names))
-    columns = columns_of(law, auctions.shown)
+    columns: dict[str, list[Any]] = {**columns_of(law, auctions.shown)}
     count = len(auctions.shown.user)
     constant = {"at": int(log["at"][-1]) + 1, "label": 0, "part": "test", "conversion": 0, "converted_at": None}
     columns |= {name: [value] * count for name, value in constant.items() if name in log.columns}

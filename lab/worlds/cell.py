@@ -60,7 +60,8 @@ def figures_of(bench: Bench, found: Mapping[str, Floats]) -> dict[str, float | N
         figures["within_auc"] = measure(labels, found["within"], bench.groups, weights)["gauc"]
     if auctions := bench.auctions:
         paid = found["candidates"] * found["conversions"]
-        figures["within_auc"] = auctions.within_auc(found["candidates"])
+        within = auctions.within_auc(found["candidates"])
+        figures["within_auc"] = None if np.isnan(within) else within
         figures["first_ecpm"], figures["page_ecpm"] = auctions.revenue(paid), auctions.revenue(paid, PAGE)
     return figures
 
@@ -93,11 +94,10 @@ def _network(bench: Bench, folder: Path, network: str) -> Predictions:
     student, model = folder.parent / "student", folder / "model"
     given: list[str | Path] = ["--no-semantics"]
     if bench.ready.texts:
-        words = [bench.ready.knowledge] if bench.ready.knowledge else []
+        words: list[str | Path] = [bench.ready.knowledge] if bench.ready.knowledge else []
         steps.call("distil", "distill", bench.ready.folder, *words, student, "--no-users")
         given = [student]
-    out = [model, "--network", network]
-    steps.call("train", "train", bench.ready.folder, *given, *out)
+    steps.call("train", "train", bench.ready.folder, *given, model, "--network", network)
     trained, record = load_ranker(model)
     vectors = load_vectors(student) if bench.ready.texts else None
 

@@ -32,10 +32,9 @@ class Field(NamedTuple):
 
     def of(self, features: Features, rows: Ints) -> Ints:
         """Return the codes [len(rows), k] of events."""
-        if self.side == "context":
-            return self.codes[rows]
-        side = features.user if self.side == "user" else features.item
-        return self.codes[side.rows.numpy()[rows]]
+        sides = {"user": features.user, "item": features.item}
+        place = rows if self.side == "context" else sides[self.side].rows.numpy()[rows]
+        return np.asarray(self.codes[place], np.int64)
 
 
 def fields_of(data: Dataset, features: Features, trained: Ints) -> list[Field]:

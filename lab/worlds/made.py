@@ -32,9 +32,9 @@ class Auctions(NamedTuple):
         score are shown. `scores` [A · N]: probabilities of what is paid for. Of ties, the first candidate wins."""
         value = self.bids * scores.reshape(self.bids.shape)
         ranked = np.argsort(-value, axis=1, kind="stable")[:, :places]
-        seen = np.array([*self.slots, *([self.slots[-1]] * places)])[:places]
-        found: Floats = np.take_along_axis(self.bids * self.paid, ranked, 1) * seen / self.slots[0]
-        return 1_000 * found.sum(1)
+        seen = np.array([*self.slots, *([self.slots[-1]] * places)])[: ranked.shape[1]]
+        found = np.take_along_axis(self.bids * self.paid, ranked, 1) * seen / self.slots[0]
+        return np.asarray(1_000 * found.sum(1), np.float64)
 
     def revenue(self, scores: Floats, places: int = 1) -> float:
         """Return the expected eCPM (per 1,000 requests): the mean of `earned`."""
@@ -42,16 +42,17 @@ class Auctions(NamedTuple):
 
     def within_auc(self, scores: Floats) -> float:
         """Return the expected AUC of `scores` [A · N] within an auction: the share of pairs of a clicked and an
-        unclicked candidate that they rank right, over all clicks that the law could draw. A tie counts half."""
+        unclicked candidate that they rank right, over all clicks that the law could draw. A tie counts half. NaN for
+        auctions of one candidate."""
         found, chance = scores.reshape(self.bids.shape), self.chances
         right = pairs = 0.0
-        for place in range(found.shape[1]):
+        for place in range(self.bids.shape[1]):
             both = chance[:, place, None] * (1 - chance)
             both[:, place] = 0.0
             gap = found[:, place, None] - found
             right += float((both * ((gap > 0) + 0.5 * (gap == 0))).sum())
             pairs += float(both.sum())
-        return right / pairs
+        return right / pairs if pairs else float("nan")
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,14 @@ class MadeWorld:
         return user * len(self.law.ads.topic) + ad
 
     def auctions(self, count: int = 2_000, candidates: int = CANDIDATES, seed: int = 0) -> Auctions:
-        """Draw auctions of the day after the log, of ads that run at its end. Users have seen what the log has."""
+        """Draw auctions of the day after the log, of ads that run at its end, all of them if they are fewer than
+        `candidates`. Users have seen what the log has."""
         rng, law = np.random.default_rng([self.seed, seed, 1]), self.law
         second, device = draw_contexts(rng, count)
         user = rng.choice(len(law.users.segment), count, p=law.users.later_visits)
         last = np.full(count, law.ends_at)
+        running = (law.ads.starts < law.ends_at) & (law.ads.ends >= law.ends_at)
+        candidates = min(candidates, int(running.sum()))
         ads = _draw_ads(law, last - 1, user, candidates, rng).ravel()
         of = np.repeat(np.arange(count), candidates)
         pairs, times = self._seen

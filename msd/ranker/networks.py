@@ -32,7 +32,7 @@ class Baseline(nn.Module, ABC):
         """Return the logits [N], before calibration."""
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
-        *amounts, rate = tensors["history_outcomes"].split(1, -1)
+        *amounts, rate = torch.split(tensors["history_outcomes"], 1, -1)
         return self.score(tensors, target, torch.cat([history, *(one.log1p() for one in amounts), rate], -1))
 
     @abstractmethod
@@ -87,7 +87,7 @@ class LogisticRegression(Baseline):
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of all parts."""
         clicked, passed = self.pool(history_BLD, tensors)
-        total = target_ND[:, 0] + clicked[:, 1] + passed[:, 2]
+        total: Tensor = target_ND[:, 0] + clicked[:, 1] + passed[:, 2]
         for side in _ASKING:
             if side in self.weights:
                 total = total + self.weights[side](tensors[f"{side}_categorical"]).sum(-1)
