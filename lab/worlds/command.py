@@ -58,22 +58,11 @@ def worlds(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of the table.")] = False,
 ) -> None:
     """Measure all models on made and real logs. If interrupted, run it again to resume."""
-    given = Given(ml_100k, collm, headlines, rows, seed)
-    chosen = tuple(models or MODELS)
-    for model in chosen:
-        cell_of(model)
-    if odd := [name for name in names or () if name not in (*WORLDS, OPEN_BANDIT)]:
-        raise WorldError(f"there is no world {odd[0]!r}; there are {', '.join((*WORLDS, OPEN_BANDIT))}")
     if out.is_file():
         raise WorldError(f"{out} is a file; name a folder with --out")
     left_out = [name for name, data in (("collm", collm), ("headlines", headlines)) if not names and data is None]
-    due = [name for name in names or WORLDS if name in WORLDS and name not in left_out]
-    steps = len(due) * (len(chosen) + 1)
-    with bar(Console(stderr=True)) as heard:
-        cells = iter(range(steps))
-        found = run_worlds(
-            given, out, Scope(due, chosen, auctions), lambda doing: heard(doing, next(cells, steps), steps)
-        )
+    scope = _scope([name for name in names or (*WORLDS, OPEN_BANDIT) if name not in left_out], models, auctions)
+    found = _run(Given(ml_100k, collm, headlines, rows, seed), out, scope)
     judged = judge_open_bandit(open_bandit) if not names or OPEN_BANDIT in names else []
     figures = {
         "command": shlex.join(["msd", *sys.argv[1:]]),
@@ -94,6 +83,23 @@ def worlds(
     for name in left_out:
         typer.echo(f"left out: {name}, because its data is not given (--{name})")
     typer.echo(f"{out} has all figures: worlds.json{' and worlds.svg' if found else ''}")
+
+
+def _scope(names: Sequence[str], models: Sequence[str] | None, auctions: int) -> Scope:
+    """Return what to measure. Raises WorldError for an unknown world or model."""
+    if odd := [name for name in names if name not in (*WORLDS, OPEN_BANDIT)]:
+        raise WorldError(f"there is no world {odd[0]!r}; there are {', '.join((*WORLDS, OPEN_BANDIT))}")
+    for model in models or ():
+        cell_of(model)
+    return Scope([name for name in names if name in WORLDS], tuple(models or MODELS), auctions)
+
+
+def _run(given: Given, out: Path, scope: Scope) -> dict[str, Any]:
+    """Measure all cells, with a bar."""
+    steps = len(scope.worlds) * (len(scope.models) + 1)
+    cells = iter(range(steps))
+    with bar(Console(stderr=True)) as heard:
+        return run_worlds(given, out, scope, lambda doing: heard(doing, next(cells, steps), steps))
 
 
 def table_of(found: Mapping[str, Any]) -> Table:

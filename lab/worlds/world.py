@@ -12,7 +12,7 @@ from lab.benchmark.collm import COLLM
 from lab.benchmark.ml_100k import ML_100K
 from lab.benchmark.protocol import Folders, Protocol
 from lab.worlds.log import write_world
-from lab.worlds.made import MadeWorld, make_world
+from lab.worlds.made import MadeWorld
 from lab.worlds.recipe import RECIPES, Recipe, WorldError
 from lab.worlds.words import write_words
 from msd.dataset.load import load_dataset
@@ -66,10 +66,10 @@ def _made(recipe: Recipe) -> World:
     def prepare(given: Given, work: Path) -> Ready:
         own = recipe.smaller(given.rows) if given.rows else recipe
         folder, words = work / "dataset", work / "knowledge"
-        write_world(folder, own, given.seed)
+        made = write_world(folder, own, given.seed)
         if own.texts:
             write_words(load_dataset(folder), words)
-        return Ready(folder, words if own.texts else None, own.texts, make_world(own, given.seed))
+        return Ready(folder, words if own.texts else None, own.texts, made)
 
     return World(recipe.name, prepare)
 
