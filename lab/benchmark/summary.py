@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from lab.benchmark.given import Floats
 from lab.benchmark.predictions import REQUEST_S, MeasuredRows

@@ -1,6 +1,6 @@
 """Models that a platform has without us: the ad's click rate, regression with all crosses, and trees on live counts.
 
-Each is fitted on a world's training rows, and its one setting chosen by logloss on the valid rows.
+Each is fitted on a world's training rows, and its settings chosen by logloss on the valid rows.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from msd.dataset.split import Part
 from msd.metrics import mean_logloss, sigmoid
 from msd.ranker.features import Features
 
-_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
+_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # scikit-learn's C
 _ROUNDS, _PATIENCE = 2_000, 50
 _TREES = {
     "objective": "binary",
@@ -54,18 +54,20 @@ def fit_click_rates(bench: Bench, outcomes: Outcomes) -> Predict:
 
 
 def fit_regression(bench: Bench, outcomes: Outcomes) -> Predict:
-    """Return a logistic regression on all fields, IDs included, and on all crosses of `crosses_of`."""
+    """Return a logistic regression on all fields, IDs included, and on all crosses of `crosses_of`, or on none of them
+    where valid rows say so: a strong penalty for crosses is too strong for the fields."""
     trained, valid = outcomes.trained, outcomes.valid
     fields = fields_of(bench.data, bench.features, trained)
-    design = Design(bench.features, fields, crosses_of(fields), trained)
-    x, held = design(bench.features, trained), design(bench.features, valid)
     tried = []
-    for strength in _STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=300)
-        model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
-        loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
-        tried.append((loss, strength, model))
-    best = min(tried, key=lambda one: one[:2])[2]
+    for crosses in (crosses_of(fields), []):
+        design = Design(bench.features, fields, crosses, trained)
+        x, held = design(bench.features, trained), design(bench.features, valid)
+        for strength in _STRENGTHS:
+            model = LogisticRegression(C=strength, max_iter=300)
+            model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
+            loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
+            tried.append((loss, strength, design, model))
+    *_, design, best = min(tried, key=lambda one: one[:2])
     return lambda features, rows: np.asarray(best.predict_proba(design(features, rows))[:, 1], np.float64)
 
 
