@@ -63,7 +63,7 @@ def fit_regression(bench: Bench, outcomes: Outcomes) -> Predict:
         design = Design(bench.features, fields, crosses, trained)
         x, held = design(bench.features, trained), design(bench.features, valid)
         for strength in _STRENGTHS:
-            model = LogisticRegression(C=strength, max_iter=300)
+            model = LogisticRegression(C=strength, max_iter=1_000)
             model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
             loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
             tried.append((loss, strength, design, model))

@@ -18,6 +18,7 @@ _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
 _WEIGHTS = 3  # of an item in a logistic regression: as a target, clicked, and passed
 _OUTCOMES = len(OUTCOME_FEATURES)
+_SMALL = 0.1  # of outcomes, which are larger than initial embeddings, so that they do not drown the items
 
 
 class Baseline(nn.Module, ABC):
@@ -33,7 +34,8 @@ class Baseline(nn.Module, ABC):
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
         *amounts, rate = torch.split(tensors["history_outcomes"], 1, -1)
-        return self.score(tensors, target, torch.cat([history, *(one.log1p() for one in amounts), rate], -1))
+        outcomes = _SMALL * torch.cat([*(one.log1p() for one in amounts), rate], -1)
+        return self.score(tensors, target, torch.cat([history, outcomes], -1))
 
     @abstractmethod
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:

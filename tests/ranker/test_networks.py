@@ -189,7 +189,7 @@ def test_baseline_reads_each_outcome_of_past_impressions(name: str, outcome: str
     model, tensors = _network((name, PLAIN)), _tensors(PLAIN, 4)
     for place in (0, 1):
         other = {**tensors, "history_outcomes": tensors["history_outcomes"].clone()}
-        other["history_outcomes"][:, place, OUTCOME_FEATURES.index(outcome)] += 3.0
+        other["history_outcomes"][:, place, OUTCOME_FEATURES.index(outcome)] += 30.0
         with torch.no_grad():
             assert not torch.allclose(model(other), model(tensors), atol=1e-5)
 
@@ -208,6 +208,7 @@ def test_logistic_regression_adds_its_weights() -> None:
     weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
     outcomes = tensors["history_outcomes"][0, :3].clone()
     outcomes[:, :3] = outcomes[:, :3].log1p()
+    outcomes *= 0.1
     counts = 2 / (1 + np.exp(-(outcomes.numpy() @ weight["pool.weigh.weight"][0] + weight["pool.weigh.bias"])))
     means = [(torch.from_numpy(counts[rows, None]) * outcomes[rows]).mean(0).float() for rows in ([0, 2], [1])]
     numbers = [tensors["user_dense"].expand(3, -1), tensors["item_dense"], *(mean.expand(3, -1) for mean in means)]
