@@ -22,7 +22,7 @@ from msd.training.train import predict, predict_conversions
 
 LAW, OURS = "law", "ours"
 NETWORKS = {OURS: "msd", "deepfm": "deepfm", "din": "din", "dcnv2": "dcnv2"}
-MODELS = ("click_rates", "lr_crosses", "lightgbm", *(name for name in NETWORKS if name != OURS), OURS, LAW)
+MODELS = (*FITS, *(name for name in NETWORKS if name != OURS), OURS, LAW)
 PAGE = 4
 """Places of a page."""
 Cell = Callable[[Bench, Path], Predictions]

@@ -5,6 +5,7 @@ Each is fitted on a world's training rows, and its settings chosen by logloss on
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import lightgbm
 import numpy as np
@@ -53,21 +54,20 @@ def fit_click_rates(bench: Bench, outcomes: Outcomes) -> Predict:
     return lambda features, rows: sigmoid(prior + features.item.dense.numpy()[rows, place].astype(np.float64))
 
 
-def fit_regression(bench: Bench, outcomes: Outcomes) -> Predict:
-    """Return a logistic regression on all fields, IDs included, and on all crosses of `crosses_of`, or on none of them
-    where valid rows say so: a strong penalty for crosses is too strong for the fields."""
+def fit_regression(bench: Bench, outcomes: Outcomes, is_crossed: bool = False) -> Predict:
+    """Return a logistic regression on all fields, IDs included, and on all crosses of `crosses_of` if it `is_crossed`.
+    Two models: a penalty that is strong enough for crosses is too strong for fields alone."""
     trained, valid = outcomes.trained, outcomes.valid
     fields = fields_of(bench.data, bench.features, trained)
+    design = Design(bench.features, fields, crosses_of(fields) if is_crossed else [], trained)
+    x, held = design(bench.features, trained), design(bench.features, valid)
     tried = []
-    for crosses in (crosses_of(fields), []):
-        design = Design(bench.features, fields, crosses, trained)
-        x, held = design(bench.features, trained), design(bench.features, valid)
-        for strength in _STRENGTHS:
-            model = LogisticRegression(C=strength, max_iter=1_000)
-            model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
-            loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
-            tried.append((loss, strength, design, model))
-    *_, design, best = min(tried, key=lambda one: one[:2])
+    for strength in _STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=1_000)
+        model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
+        loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
+        tried.append((loss, strength, model))
+    best = min(tried, key=lambda one: one[:2])[2]
     return lambda features, rows: np.asarray(best.predict_proba(design(features, rows))[:, 1], np.float64)
 
 
@@ -91,7 +91,12 @@ def fit_trees(bench: Bench, outcomes: Outcomes) -> Predict:
     return predict
 
 
-FITS = {"click_rates": fit_click_rates, "lr_crosses": fit_regression, "lightgbm": fit_trees}
+FITS: dict[str, Callable[[Bench, Outcomes], Predict]] = {
+    "click_rates": fit_click_rates,
+    "lr": fit_regression,
+    "lr_crosses": partial(fit_regression, is_crossed=True),
+    "lightgbm": fit_trees,
+}
 
 
 def clicks_of(bench: Bench) -> Outcomes:

@@ -23,7 +23,7 @@ def _short_students(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_worlds_are_measured_once_and_drawn(tmp_path: Path) -> None:
     out = tmp_path / "runs"
     asked = ("lab", "worlds", "late", "position", "--out", str(out), *SMALL)
-    models = ("click_rates", "lr_crosses", "lightgbm", "ours", "law")
+    models = ("click_rates", "lr", "lr_crosses", "lightgbm", "ours", "law")
     first = run_msd(*asked, *(part for model in models for part in ("--model", model)))
     assert first.returncode == 0, first.stderr
     found = json.loads((out / "worlds.json").read_text("utf-8"))["worlds"]
@@ -34,7 +34,7 @@ def test_worlds_are_measured_once_and_drawn(tmp_path: Path) -> None:
         assert all(lines["law"]["first_ecpm"] >= line["first_ecpm"] for line in lines.values())
         assert all(lines["law"]["page_ecpm"] >= line["page_ecpm"] for line in lines.values())
         assert lines["law"]["predicted_over_law"] == 1.0
-        assert world["gain"]["over"] in ("lr_crosses", "lightgbm")
+        assert world["gain"]["over"] in ("lr", "lr_crosses", "lightgbm")
         low, high = world["gain"]["ci95"]
         assert low < world["gain"]["first_ecpm"] < high
         assert json.loads((out / name / "models" / "ours" / "figures.json").read_text("utf-8")) == lines["ours"]
