@@ -66,7 +66,8 @@ class Protocol:
             "code": FORMAT,
             **{name: value for name, value in whole.items() if name not in ("prepare", "looks")},
             "delays_s": list(self.delays_s),
-            "ranker": self.ranker.model_dump(mode="json"),
+            # What a log chooses, such as crosses, is None here, and no setting.
+            "ranker": self.ranker.model_dump(mode="json", exclude_none=True),
             "variants": [_described(variant) for variant in self.variants],
         }
 

@@ -188,10 +188,10 @@ class Crosses(nn.Module):
     def _indices(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the indices of user and context together [1 or N, C], and those of items [N, C]."""
         asking = [tensors[name] for side in _ASKING if (name := f"{side}_categorical") in tensors]
-        rows, item = max(map(len, asking)), tensors["item_categorical"]
+        item = tensors["item_categorical"]
         if self.repeats:
             item = torch.cat([item, self._repeats(tensors)], 1)
-        return torch.cat([one.expand(rows, -1) for one in asking], 1), item
+        return torch.cat(asking, 1), item
 
     def _repeats(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return how often the user's history has the item [N, 1], in steps, and whether it was clicked there."""

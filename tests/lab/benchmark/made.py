@@ -94,14 +94,16 @@ def prepare_tiny(data: Path, work: Path, progress: Progress) -> Folders:
 
 
 def quick(protocol: Protocol, *names: str) -> Protocol:
-    """The protocol with small networks that are hardly trained, and only the variants of these names if any are."""
+    """The protocol with small networks that are hardly trained, and only the variants of these names if any are.
+
+    Without crosses, which may be all that so few rows blend, and which read no live counts."""
     variants: tuple[Variant, ...] = tuple(
         variant for variant in protocol.variants if not names or variant.name in names
     )
     return replace(
         protocol,
         variants=variants,
-        ranker=SMALL,
+        ranker=SMALL.model_copy(update={"crosses": ()}),
         training=QUICK_TRAINING,
         ablation_seeds=1,
     )
