@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lab.worlds.cell import LAW
 from msd.page import to_svg
 
-_COLOURS = ("#adb5bd", "#c46a1b", "#3b5bdb", "#9c36b5", "#0c8599", "#5c940d", "#0b6e4f", "#212529")
+_COLOURS = ("#adb5bd", "#c46a1b", "#3b5bdb", "#9c36b5", "#0c8599", "#5c940d", "#0b6e4f", "#e8590c", "#212529")
 
 
 def draw_worlds(found: Mapping[str, Any], models: tuple[str, ...]) -> str:
