@@ -98,7 +98,8 @@ class OpenrtbRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
-    `request_id` is that of the reply that led to it."""
+    `request_id` is that of the reply that led to it; `position` is the place of the page where an impression was shown,
+    from 1 to 255."""
 
     event_id: str
     type: Literal["impression", "click", "conversion"]
@@ -106,6 +107,7 @@ class Event:
     item_id: str
     at: float | None = None
     request_id: str | None = None
+    position: int | None = None
 
 
 def events_body(events: Sequence[Event]) -> bytes:

@@ -81,6 +81,7 @@ def _events(requests: pl.DataFrame, is_clicked: NDArray[np.bool_]) -> pl.DataFra
         pl.col("item_ids").list.first().alias("item_id"),
         pl.col("at") + 1,
         "request_id",
+        pl.lit(None, pl.Int32).alias("position"),
     )
     clicks = shown.filter(pl.Series(is_clicked)).with_columns(
         pl.col("request_id").alias("event_id") + "-click", pl.lit("click").alias("type"), pl.col("at") + 30

@@ -86,3 +86,5 @@ class EventRecord:
     at: float
     request_id: str | None
     received_at: float
+    position: int | None = None
+    """Place on the page where an impression was shown, from 1; None if it was not said."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -46,12 +47,23 @@ _FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+MAX_POSITION = 255
+"""Places on a page. The wire's own bound: an ad farther down is on another page."""
 ANONYMOUS = ""
 """ID of an anonymous user; no row and no event can have it."""
 Policy = Literal["thompson", "ucb"]
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
+
+
+def _whole_position(value: object) -> object:
+    if type(value) is not int or not 1 <= value <= MAX_POSITION:
+        raise ValueError(f"should be a whole number from 1, the first place of the page, to {MAX_POSITION}")
+    return value
+
+
+Position = Annotated[int, BeforeValidator(_whole_position), Field(ge=1, le=MAX_POSITION)]
 Features = Annotated[
     dict[str, Any],
     WithJsonSchema(

@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 
-from msd.contract.schema import MAX_VALUE_CHARS
+from msd.contract.schema import MAX_VALUE_CHARS, is_position
 from msd.dataset.column import time_forms
 from msd.dataset.roles import TITLES, clean_name
 
@@ -31,7 +31,6 @@ _EXACT = 2**53
 _PROSE_WORDS = 6
 _OF_THE_MOMENT = "free text of the moment, and the student reads texts of items and users only; if it was what was "
 _OF_THE_MOMENT += "shown, name its column with --item; if it tells of the item, bring a table with --items"
-_POSITIONS = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
         guessed = _number(name, text, numbers, reason)
     else:
         guessed = _text(name, text, context)
-    if context and guessed.kind in ("categorical", "numeric") and _POSITIONS.search(name):
+    if context and guessed.kind in ("categorical", "numeric") and is_position(name):
         first: str | int = 1
         if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
             first = str(guessed.values.drop_nulls().mode().sort()[0])

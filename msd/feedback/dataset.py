@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from msd.contract.files import write_text_atomic
+from msd.contract.schema import counts_from
 from msd.dataset.column import FEATURE_TYPES
 from msd.dataset.config import (
     CONFIG_FILE,
@@ -141,7 +142,7 @@ def _merged(
     """Yield the old events that the log has not, and impressions with their contexts, by ranges of time."""
     features = config.side("context")
     columns = [pl.col(one.name).cast(FEATURE_TYPES[one.kind]) for one in features]
-    contexts = [pl.col(_CONTEXT + one.name).alias(one.name) for one in features]
+    contexts = [_shown(one, config.position).alias(one.name) for one in features]
     at = pl.col("at").floor().cast(pl.Int64)
     for *before, shown in ranges([*old, impressions]):
         outcomes = _outcomes(config, shown)
@@ -150,6 +151,13 @@ def _merged(
         kept = [one.join(new, on=["user_id", "item_id", "at"], how="anti", maintain_order="left") for one in known]
         both = pl.concat([*kept, new]).sort("at", maintain_order=True)
         yield both if since is None else both.filter(pl.col("at") >= since)
+
+
+def _shown(feature: FeatureConfig, position: str | None) -> pl.Expr:
+    """Return a context feature of impressions; the position is where each was shown, missing if that is unknown."""
+    if feature.name != position:
+        return pl.col(_CONTEXT + feature.name)
+    return (pl.col("position") - 1 + counts_from(feature.serving_value)).cast(FEATURE_TYPES[feature.kind])
 
 
 def _described_table(
@@ -193,8 +201,8 @@ def _written(value: Any) -> str:  # noqa: ANN401
 
 def describe(requests: pl.DataFrame, config: DatasetConfig) -> pl.DataFrame:
     """Return requests with what their bodies, the column `request`, say by the names of the dataset's features. Context
-    features that a request does not name have the value that is constant online. Raises FeedbackError for invalid
-    requests."""
+    features that a request does not name have the value that is constant online; the position is told by impressions.
+    Raises FeedbackError for invalid requests."""
     sides = {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
     constants = {name: _value(one, one.serving_value) for name, one in context.items()}

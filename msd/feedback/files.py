@@ -9,7 +9,7 @@ import polars as pl
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
-from msd.contract.request import ANONYMOUS
+from msd.contract.request import ANONYMOUS, MAX_POSITION
 from msd.dataset.table import POLARS_ERRORS
 
 REQUEST_TYPES = {
@@ -33,8 +33,9 @@ EVENT_TYPES = {
     "item_id": pl.String,
     "at": pl.Float64,
     "request_id": pl.String,
+    "position": pl.Int32,
 }
-_OPTIONAL = ("request_id",)
+_OPTIONAL = ("request_id", "position")
 ANONYMOUS_PREFIX = "\0"
 """Followed by the request's ID, it stands for an anonymous user's."""
 JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
@@ -84,8 +85,8 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
 
 
 def read_events(logs: Sequence[Path]) -> Iterator[pl.DataFrame]:
-    """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s) and
-    request_id, null if there is none. Raises FeedbackError."""
+    """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s),
+    request_id and position (from 1), null if there is none. Raises FeedbackError."""
     yield pl.DataFrame(schema=EVENT_TYPES)  # also if all files are removed meanwhile
     yield from map(_read_events, filter(Path.exists, _files(logs, EVENTS)))
 
@@ -144,7 +145,8 @@ def _read_events(file: Path) -> pl.DataFrame:
         if name not in frame.columns:
             if name not in _OPTIONAL:
                 raise FeedbackError(f"{file}: has no column {name!r}; its columns are {', '.join(frame.columns)}")
-            frame = frame.with_columns(pl.lit(None, pl.String).alias(name))
+            frame = frame.with_columns(pl.lit(None, EVENT_TYPES[name]).alias(name))
+    _check_positions(file, frame["position"])
     try:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
         is_finite = frame["at"].is_finite().all()
@@ -159,3 +161,14 @@ def _read_events(file: Path) -> pl.DataFrame:
     if others.height:
         raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")
     return frame
+
+
+def _check_positions(file: Path, given: pl.Series) -> None:
+    numbers = None if given.dtype == pl.Boolean else given.cast(pl.Float64, strict=False)
+    is_place = None if numbers is None else (numbers % 1 == 0) & numbers.is_between(1, MAX_POSITION)
+    wrong = given.is_not_null() if is_place is None else given.is_not_null() & ~is_place.fill_null(False)
+    if wrong.any():
+        raise FeedbackError(
+            f"{file}: an event has the position {given.filter(wrong)[0]}; it should be a whole number from 1, the first"
+            f" place of the page, to {MAX_POSITION}, or missing"
+        )

@@ -41,7 +41,8 @@ class Windows:
 
 @dataclass(frozen=True)
 class Joined:
-    """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, pcvr and bid (null
+    """One row an impression: request_id, user_id, item_id, at (unix s), position (from 1, null if
+    unknown), arm, arm_share, pctr, pcvr and bid (null
     without), pricing (cpm, cpc or cpa), segments, request_number (its place in the log), label (0 or 1), click_after_s
     (seconds to its first click, null without one); with conversions, conversion (0 or 1) and converted_at (unix s);
     sorted by at, request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time
@@ -170,7 +171,7 @@ def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: 
     """Yield one row for each shown candidate of a logged request, and the clicks and conversions that name requests."""
     for events, listed, ids in together(named, candidates, logged):
         shown = events.filter(pl.col("type") == "impression")
-        once = shown.group_by(_KEY).agg(pl.col("at").min())
+        once = shown.group_by(_KEY).agg(pl.col("at").min(), pl.col("position").sort_by("at").drop_nulls().first())
         first = ids.unique("request_id", keep="first", maintain_order=True)
         own = listed.join(first, on=["request_id", "request_number"], how="semi", maintain_order="left")
         found = once.join(own.unique(_KEY, keep="first", maintain_order=True), on=_KEY)
@@ -207,6 +208,7 @@ def _settled(
         told["unsettled_clicks"] += int(joined["label"].sum()) - clicked
         told["joined_impressions"] += settled.height
         told["joined_clicks"] += clicked
+        told["impressions_without_position"] += settled["position"].null_count()
         told["anonymous_impressions"] += settled.filter(is_anonymous()).height
         yield settled
 

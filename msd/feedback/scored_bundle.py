@@ -2,16 +2,17 @@
 rows. Needs no training data, and no other bundle's schema."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from msd.contract.assemble import assemble, wanted_items
+from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.correction import Correction, Scores
+from msd.contract.encode import encode_record
 from msd.contract.request import RequestError, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, row_dtype
@@ -20,6 +21,7 @@ from msd.feedback.files import FeedbackError
 
 _SAMPLE = 1_000
 _COUNTS = ("impressions", "clicks", "as_of")
+_CONTEXT = ("context_categorical", "context_dense")
 _NOTHING = (0.0, 0.0, -np.inf)
 
 
@@ -31,6 +33,13 @@ class LoggedState(NamedTuple):
     history: tuple[Impression, ...]
     candidates: Mapping[str, tuple[float, ...]]
     shown: Mapping[str, tuple[float, ...]]
+
+
+class ScoredRequest(NamedTuple):
+    """Scores [N] by head as served, and as shown at positions of the page; None: at an unknown one."""
+
+    served: Scores
+    shown: Mapping[int | None, Scores]
 
 
 class ScoredBundle:
@@ -75,9 +84,16 @@ class ScoredBundle:
         )
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
-        """Return the scores [N] by head of a logged request's candidates; None if the schema does not accept it. Counts
-        and history are the row's or those of `state`, whichever is newer. Raises FeedbackError if `item_ids` are not
-        its candidates."""
+        """Return the scores [N] by head of a logged request's candidates, as they would be served; None if the schema
+        does not accept it. Counts and history are the row's or those of `state`, whichever is newer. Raises
+        FeedbackError if `item_ids` are not its candidates."""
+        found = self.score_shown(row, state, ())
+        return None if found is None else found.served
+
+    def score_shown(
+        self, row: Mapping[str, Any], state: LoggedState | None, positions: Collection[int | None]
+    ) -> ScoredRequest | None:
+        """As `score`, and as shown at the given positions of the page; None: an unknown one, a missing value."""
         schema = self.bundle.schema
         try:
             request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
@@ -100,11 +116,21 @@ class ScoredBundle:
             logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
             _renew(items.records, logged)
         tensors = assemble(schema, request, row["at"], user, items).tensors
-        scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
-        if self._correction is not None:
-            scores = self._correction.correct(scores)
+        served = self._run(heads, tensors)
         self.seconds.append(time.perf_counter() - start)
-        return scores
+        if schema.position is None:
+            return ScoredRequest(served, dict.fromkeys(positions, served))
+        shown = {}
+        for position in positions:
+            place = {schema.position: None} if position is None else schema.at_slot(position)
+            context = {**schema.serving_constants, **place, **request.context}
+            encoded = zip(_CONTEXT, encode_record(schema, "context", context), strict=True)
+            shown[position] = self._run(heads, tensors | {name: one for name, one in encoded if name in tensors})
+        return ScoredRequest(served, shown)
+
+    def _run(self, heads: list[str], tensors: Tensors) -> Scores:
+        scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
+        return scores if self._correction is None else self._correction.correct(scores)
 
 
 def _renew(records: Records, logged: Sequence[tuple[float, ...]]) -> None:

@@ -26,7 +26,7 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
     shown, clicks = count_clicks(training)
     prior = float(np.clip(clicks / shown, 1e-4, 1 - 1e-4))
     fields: list[SchemaField] = [_id_field(dataset, training, side) for side in ("user", "item")]
-    fields += [_field(feature, seen[feature.side]) for feature in config.features]
+    fields += [_field(one, seen[one.side]) for one in config.features if _is_told(one, seen[one.side])]
     fields.append(Sequence(name="history", length=config.history.length))
     for side in ("user", "item"):
         fields.append(
@@ -55,6 +55,12 @@ def _id_field(dataset: Dataset, training: pl.LazyFrame, side: RowSide) -> Catego
     name = f"{side}_id"
     vocabulary = () if ids.buckets else _vocabulary(training.select(name), ids.min_count)
     return Categorical(name=name, side=side, vocabulary=vocabulary, buckets=ids.buckets, is_id=True)
+
+
+def _is_told(feature: FeatureConfig, table: pl.LazyFrame) -> bool:
+    """Return whether the model can learn the feature. One with a serving constant that no row tells, such as the
+    position in a log without positions, would be served by weights that nothing trained."""
+    return feature.serving_value is None or bool(table.select(pl.col(feature.name).count()).collect().item())
 
 
 def _field(feature: FeatureConfig, table: pl.LazyFrame) -> SchemaField:

@@ -363,6 +363,7 @@ def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
             at=events.received_at if event.get("at") is None else event["at"],
             request_id=event.get("request_id"),
             received_at=events.received_at,
+            position=event.get("position"),
         )
 
 

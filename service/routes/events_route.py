@@ -5,16 +5,17 @@ durable. Errors are raised; `AccessMiddleware` answers them.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
     At,
     Id,
     InvalidRequest,
+    Position,
     RequestError,
     Wire,
     check_keys,
@@ -59,6 +60,15 @@ class WireEvent(Wire):
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
+    position: Position | None = Field(
+        default=None, description="Of an impression: the place of the page where the item was shown; the first is 1."
+    )
+
+    @model_validator(mode="after")
+    def _position_of_impression(self) -> Self:
+        if self.position is not None and self.type != "impression":
+            raise ValueError(f"a {self.type} has no position: send it with the impression")
+        return self
 
 
 class EventBatch(Wire):

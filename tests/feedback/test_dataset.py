@@ -162,8 +162,36 @@ def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
     features = [feature.model_copy(update={"column": None}) for feature in was.features]
     assert dataset.config.model_copy(update=tables) == was.model_copy(update={**tables, "features": features})
     first, second = dataset.events.filter(pl.col("at") >= LATER).iter_rows(named=True)
-    assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, "1")
-    assert (second["device"], second["hour"], second["position"]) == (None, None, "1")
+    assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, None)
+    assert (second["device"], second["hour"], second["position"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "served", "due"),
+    [
+        ("categorical", '"1"', ["3", None, "1"]),
+        ("categorical", "0", ["2", None, "0"]),
+        ("numeric", "1", [3.0, None, 1.0]),
+        ("numeric", "0", [2.0, None, 0.0]),
+    ],
+)
+def test_positions_are_those_of_the_log_and_missing_where_it_has_none(
+    tmp_path: Path, kind: str, served: str, due: list[object]
+) -> None:
+    old = write_tiny_dataset(tmp_path / "old")
+    path = old / "dataset.toml"
+    was = 'kind = "categorical"\nserving_value = "1"'
+    assert was in path.read_text("utf-8")
+    path.write_text(path.read_text("utf-8").replace(was, f'kind = "{kind}"\nserving_value = {served}'), "utf-8")
+    rows = [("impression", "1", LATER + n, f"r{n}", f"e{n}", place) for n, place in enumerate((3, None, 1))]
+    data = load_dataset(old)
+    joined = described([logged(*(asks(f"u{n}", "1") for n in range(3)))], events(*rows), data)
+    write_dataset(joined.frame, data, tmp_path / "new")
+    found = load_dataset(tmp_path / "new")
+
+    assert found.events.filter(pl.col("at") >= LATER)["position"].to_list() == due
+    assert found.config.position == "position"
+    assert found.config.side("context")[-1].serving_value is not None, "what requests are scored at stays"
 
 
 def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:

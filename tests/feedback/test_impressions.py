@@ -82,8 +82,23 @@ def test_late_repeated_and_foreign_events_are_counted() -> None:
         "joined_clicks": 1,
         "unsettled_impressions": 0,
         "unsettled_clicks": 0,
+        "impressions_without_position": 2,
         "anonymous_impressions": 0,
     }
+
+
+def test_position_is_that_of_the_first_impression_which_says_one() -> None:
+    rows = [
+        ("impression", "a", 1_002, "r", "late", 4),
+        ("impression", "a", 1_000, "r", "first"),
+        ("impression", "a", 1_001, "r", "second", 3),
+        ("impression", "b", 1_000, "r", "silent"),
+        ("click", "b", 1_001, "r", "c", 2),
+    ]
+    joined = join([requests({})], [made.events(*rows)], HOUR)
+
+    assert joined.frame.select("item_id", "at", "position").rows() == [("a", 1_000, 3), ("b", 1_000, None)]
+    assert joined.told["impressions_without_position"] == 1
 
 
 def test_clicks_at_the_windows_edges_count() -> None:

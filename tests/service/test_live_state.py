@@ -267,7 +267,7 @@ def test_events_are_read_as_they_were_written() -> None:
     bare = {name: CLICK[name] for name in ("event_id", "type", "user_id", "item_id")}
     read = parse_events(body(CLICK, {**bare, "type": "impression", "at": None, "request_id": None}))
 
-    assert read[0].model_dump() == CLICK
+    assert read[0].model_dump() == {**CLICK, "position": None}
     assert (read[1].type, read[1].at, read[1].request_id) == ("impression", None, None)
 
 
@@ -292,12 +292,24 @@ def test_events_are_read_as_they_were_written() -> None:
         (body({**CLICK, "price": 3}), "events.0.price"),
         (body({name: value for name, value in CLICK.items() if name != "type"}), "events.0.type"),
         (body({**CLICK, "user_id": "\ud800"}), "events.0.user_id"),
+        (body({**CLICK, "position": 1}), "events.0"),
     ],
 )
 def test_invalid_event_is_refused_by_its_field(document: bytes, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_events(document)
     assert raised.value.field == field
+
+
+@pytest.mark.parametrize("position", [0, -1, 256, 999, 1.5, 1.0, True, "top", "1", [1]])
+def test_position_is_a_place_of_the_page(position: object) -> None:
+    shown = {**CLICK, "type": "impression"}
+    assert [parse_events(body({**shown, "position": place}))[0].position for place in (1, 255, None)] == [1, 255, None]
+    with pytest.raises(
+        InvalidRequest, match="should be a whole number from 1, the first place of the page, to 255"
+    ) as raised:
+        parse_events(body({**shown, "position": position}))
+    assert raised.value.field == "events.0.position"
 
 
 @pytest.mark.parametrize(
