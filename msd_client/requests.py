@@ -99,11 +99,11 @@ class OpenrtbRequest:
 class Event:
     """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
     `request_id` is that of the reply that led to it; `position` is the place of the page where an impression was shown,
-    from 1 to 255."""
+    from 1 to 255. The user is None where anonymous."""
 
     event_id: str
     type: Literal["impression", "click", "conversion"]
-    user_id: str
+    user_id: str | None
     item_id: str
     at: float | None = None
     request_id: str | None = None
@@ -112,7 +112,8 @@ class Event:
 
 def events_body(events: Sequence[Event]) -> bytes:
     """Return the JSON of /v1/events."""
-    return dumped({"events": [_given(**{name: getattr(event, name) for name in Event.__slots__}) for event in events]})
+    told = ({name: getattr(event, name) for name in Event.__slots__} for event in events)
+    return dumped({"events": [{"user_id": None, **_given(**event)} for event in told]})
 
 
 def dumped(document: Mapping[str, Any]) -> bytes:

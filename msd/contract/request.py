@@ -50,7 +50,9 @@ Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 MAX_POSITION = 255
 """Places on a page. The wire's own bound: an ad farther down is on another page."""
 ANONYMOUS = ""
-"""ID of an anonymous user; no row and no event can have it."""
+"""ID of an anonymous user; no row can have it."""
+ANONYMOUS_PREFIX = "\0"
+"""Followed by a request's ID, it stands in logs and datasets for the user of an anonymous request: one of its own."""
 Policy = Literal["thompson", "ucb"]
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""

@@ -259,7 +259,7 @@ class FeatureSchema(_Frozen):
     def slot(self) -> int | None:
         """Place on the page, from 1, that requests are scored for; None if no serving constant says one."""
         served = self.serving_constants.get(self.position or "", "")
-        told = f"{served:.0f}" if isinstance(served, float) else served
+        told = f"{served:g}" if isinstance(served, float) else served
         return 1 - counts_from(served) + int(told) if told.isascii() and told.isdigit() else None
 
     def at_slot(self, slot: int) -> dict[str, str | float]:

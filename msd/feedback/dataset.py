@@ -27,7 +27,6 @@ from msd.dataset.mapped import BLOCK, mapped
 from msd.dataset.order import ranges, sort_blocks
 from msd.dataset.table import write_parquet
 from msd.feedback.files import FeedbackError
-from msd.feedback.impressions import is_anonymous
 from msd.step import check_out
 
 Features = Mapping[str, FeatureConfig]
@@ -61,9 +60,6 @@ def write_dataset(
     events at once by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
     check_out(out, (), "new dataset", FeedbackError)
-    # A dataset's events all have a user.
-    if impressions.select(is_anonymous().all()).item():
-        raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
     in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
     if in_log and not in_old and not log_only:
         raise FeedbackError(
@@ -146,7 +142,7 @@ def _merged(
     at = pl.col("at").floor().cast(pl.Int64)
     for *before, shown in ranges([*old, impressions]):
         outcomes = _outcomes(config, shown)
-        new = shown.filter(is_anonymous().not_()).select("user_id", "item_id", at, "label", *outcomes, *contexts)
+        new = shown.select("user_id", "item_id", at, "label", *outcomes, *contexts)
         known = [one.select(*_CORE, *_outcomes(config, one), *columns) for one in before]
         kept = [one.join(new, on=["user_id", "item_id", "at"], how="anti", maintain_order="left") for one in known]
         both = pl.concat([*kept, new]).sort("at", maintain_order=True)
@@ -222,7 +218,8 @@ def describe(requests: pl.DataFrame, config: DatasetConfig) -> pl.DataFrame:
 def _said(request: Mapping[str, Any], sides: Mapping[str, Features]) -> str | None:
     """Return what a request says of its user and of items, as JSON; None for nothing."""
     features, items = (request.get("user") or {}).get("features"), {}
-    user = {request["user_id"]: _values(features, sides["user"])} if features else {}
+    user_id = request["user_id"]
+    user = {user_id: _values(features, sides["user"])} if features and user_id else {}
     for item_id, override in (request.get("items") or {}).items():
         if override:
             values, text = _values(override.get("features"), sides["item"]), override.get("text")
@@ -232,9 +229,8 @@ def _said(request: Mapping[str, Any], sides: Mapping[str, Features]) -> str | No
 
 
 def _described(impressions: pl.DataFrame) -> Described:
-    """Return what the requests of known users' impressions said, the latest by the order of the log."""
-    told = pl.col(_SAID).is_not_null() & is_anonymous().not_()
-    blocks = (rows.filter(told).select("request_number", _SAID) for rows in impressions.iter_slices(BLOCK))
+    """Return what the requests of impressions said, the latest by the order of the log."""
+    blocks = (rows.drop_nulls(_SAID).select("request_number", _SAID) for rows in impressions.iter_slices(BLOCK))
     found = Described()
     for rows in sort_blocks(blocks, ("request_number",)).iter_slices(BLOCK):
         for said in rows[_SAID]:

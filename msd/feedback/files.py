@@ -9,7 +9,7 @@ import polars as pl
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
-from msd.contract.request import ANONYMOUS, MAX_POSITION
+from msd.contract.request import ANONYMOUS, ANONYMOUS_PREFIX, MAX_POSITION
 from msd.dataset.table import POLARS_ERRORS
 
 REQUEST_TYPES = {
@@ -36,8 +36,6 @@ EVENT_TYPES = {
     "position": pl.Int32,
 }
 _OPTIONAL = ("request_id", "position")
-ANONYMOUS_PREFIX = "\0"
-"""Followed by the request's ID, it stands for an anonymous user's."""
 JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
 """What judging bundles needs besides."""
 _CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explored": pl.Boolean, "first": pl.Int32}
@@ -152,6 +150,7 @@ def _read_events(file: Path) -> pl.DataFrame:
         is_finite = frame["at"].is_finite().all()
     except POLARS_ERRORS as error:
         raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
+    frame = frame.with_columns(pl.col("user_id").fill_null(ANONYMOUS))
     for name in EVENT_TYPES:
         if name not in _OPTIONAL and frame[name].null_count():
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from polars._typing import AsofJoinStrategy
 
 from msd.contract.correction import CONVERSIONS
+from msd.dataset.column import is_anonymous
 from msd.dataset.mapped import Partitions, together
 from msd.dataset.order import sort_blocks
-from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
+from msd.feedback.files import FeedbackError
 
 _KEY = ["request_id", "item_id"]
 _PAIR = ["user_id", "item_id"]
+EARLY, UNJOINED = "clicks_before_their_impression", "clicks_without_impression"
 _Groups = Iterable[tuple[pl.DataFrame, ...]]
 """Impressions, and the clicks and conversions that may be theirs."""
 
@@ -29,7 +32,7 @@ class Windows:
 
     Waiting starts when the service received the request. It ends by the log's latest request or by `now` (Unix s),
     whichever is earlier, so that one service's clock that is ahead ends nothing early. An impression that is
-    later than `now` waits for that, too.
+    later than `now` waits for that, too. Clicks after `new_since` (Unix s) are counted apart.
     """
 
     click_s: float = 86_400.0
@@ -37,6 +40,7 @@ class Windows:
     settle_s: float = 0.0
     conversion_settle_s: float = 0.0
     now: float = float("inf")
+    new_since: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,12 @@ def join(
     return Joined(frame, dict(told), ends_at)
 
 
-def is_anonymous() -> pl.Expr:
-    """Return whether each impression is of a user without an ID."""
-    return pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX)
+def say_unjoined(told: Mapping[str, int]) -> str:
+    """Return how many clicks join no impression, and what to do."""
+    return (
+        f"of {told['clicks']} clicks {told[EARLY]} came before the impression of their user and item, and"
+        f" {told[UNJOINED]} have none: send each click with the request_id of its impression, and compare the clocks"
+    )
 
 
 class _Seen:
@@ -198,7 +205,7 @@ def _settled(
     """Yield the impressions that no longer wait, with their outcomes."""
     for impressions, events in groups:
         clicks, conversions = (events.filter(pl.col("type") == kind) for kind in ("click", "conversion"))
-        joined = _label(impressions, clicks, windows.click_s, told)
+        joined = _label(impressions, clicks, windows, told)
         if converts:
             joined = _convert(joined, conversions, windows.conversion_s, told)
         # An event's time is its sender's: one of the future would make all that follows old.
@@ -234,13 +241,22 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
     ).explode("item_id", "pctr", "pcvr", "bid", "pricing")
 
 
-def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
+def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, windows: Windows, told: Counter[str]) -> pl.DataFrame:
     """Return the impressions with labels. The first of several clicks counts."""
     matched = _matched(clicks, impressions)
-    timely = matched.filter(pl.col("after_s") <= window_s)
+    timely = matched.filter(pl.col("after_s") <= windows.click_s)
     clicked = timely.group_by(_KEY).agg(click_after_s=pl.col("after_s").min())
-    told["clicks_without_impression"] += clicks.height - matched.height
-    told["late_clicks"] += matched.height - timely.height
+    early = _early(clicks, impressions, windows.click_s)
+    unjoined = clicks.height - matched.height + int(early["has_older"].sum())
+    told[EARLY] += early.height
+    told[UNJOINED] += unjoined - early.height
+    told["late_clicks"] += clicks.height - timely.height - unjoined
+    new, new_matched, new_early = (
+        rows.filter(pl.col(at) > windows.new_since)
+        for rows, at in ((clicks, "at"), (matched, "happened_at"), (early, "at"))
+    )
+    told["new_clicks"] += new.height
+    told["new_unjoined_clicks"] += new.height - new_matched.height + int(new_early["has_older"].sum())
     told["repeated_clicks"] += timely.height - clicked.height
     return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
         pl.col("label").fill_null(0)
@@ -260,6 +276,22 @@ def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: flo
     told["repeated_conversions"] += timely.height - converted.height
     return impressions.join(converted, on=_KEY, how="left").with_columns(
         conversion=pl.col("converted_at").is_not_null().cast(pl.Int8)
+    )
+
+
+def _early(clicks: pl.DataFrame, impressions: pl.DataFrame, window_s: float) -> pl.DataFrame:
+    """Return the clicks that name no request and precede an impression of their user and item by `window_s` at most,
+    with none as close before them: a clock is wrong. `has_older`: whether there is an older impression."""
+    found = clicks.filter(pl.col("request_id").is_null()).select(*_PAIR, "at").sort("at")
+    strategies: tuple[tuple[str, AsofJoinStrategy], ...] = (("before", "backward"), ("after", "forward"))
+    for name, strategy in strategies:
+        shown = impressions.select(*_PAIR, pl.col("at").alias(name)).sort(name)
+        found = found.join_asof(
+            shown, left_on="at", right_on=name, by=_PAIR, strategy=strategy, coalesce=False, check_sortedness=False
+        )
+    is_far = (pl.col("at") - pl.col("before") > window_s).fill_null(True)
+    return found.filter(is_far, pl.col("after") - pl.col("at") <= window_s).select(
+        "at", has_older=pl.col("before").is_not_null()
     )
 
 

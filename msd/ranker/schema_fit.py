@@ -7,6 +7,7 @@ from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.rows import RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, SchemaField, Semantic, Sequence, State
 from msd.dataset.aggregate import count_clicks
+from msd.dataset.column import is_anonymous
 from msd.dataset.config import FeatureConfig
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -53,7 +54,8 @@ def _known(table: pl.DataFrame, key: str, training: pl.LazyFrame) -> pl.LazyFram
 def _id_field(dataset: Dataset, training: pl.LazyFrame, side: RowSide) -> Categorical:
     ids = dataset.config.ids
     name = f"{side}_id"
-    vocabulary = () if ids.buckets else _vocabulary(training.select(name), ids.min_count)
+    known = training.select(name).filter(~is_anonymous(name))
+    vocabulary = () if ids.buckets else _vocabulary(known, ids.min_count)
     return Categorical(name=name, side=side, vocabulary=vocabulary, buckets=ids.buckets, is_id=True)
 
 

@@ -20,7 +20,7 @@ from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
-from msd.contract.request import parse_request
+from msd.contract.request import ANONYMOUS, parse_request
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed, dividing, segments_of
@@ -358,7 +358,7 @@ def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
         yield EventRecord(
             event_id=event["event_id"],
             type=event["type"],
-            user_id=event["user_id"],
+            user_id=event["user_id"] or ANONYMOUS,
             item_id=event["item_id"],
             at=events.received_at if event.get("at") is None else event["at"],
             request_id=event.get("request_id"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
+    ANONYMOUS,
     At,
     Id,
     InvalidRequest,
@@ -56,7 +57,7 @@ class WireEvent(Wire):
     type: Literal["impression", "click", "conversion"] = Field(
         description="A conversion changes no live counts: it is logged, for `msd join`."
     )
-    user_id: Id
+    user_id: Id | None = Field(description="null: an anonymous user; the event counts for its item alone.")
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
@@ -120,7 +121,7 @@ class EventsRoute:
         events = self._settled(received, time.time())
         model = self._serving.current.champion
         rows: dict[RowSide, dict[str, bytes]] = {
-            "user": await self._rows(model, "user", [event.user_id for event in events]),
+            "user": await self._rows(model, "user", [event.user_id for event in events if event.user_id]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
         accepted = conversions = len(received) - len(events)
@@ -148,7 +149,7 @@ class EventsRoute:
             LiveEvent(
                 event.event_id,
                 event.type == "click",
-                event.user_id,
+                event.user_id or ANONYMOUS,
                 event.item_id,
                 now if event.at is None else min(event.at, latest),
             )
@@ -177,7 +178,9 @@ class EventsRoute:
         noted = metrics.events_noted
         noted["late"].inc(outcome.late)
         noted["in_row"].inc(outcome.in_row)
-        noted["unknown_user"].inc(sum(event.user_id not in batch.rows["user"] for event in batch.events))
+        noted["unknown_user"].inc(
+            sum(bool(event.user_id) and event.user_id not in batch.rows["user"] for event in batch.events)
+        )
         noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
         metrics.newest_event.set(outcome.newest_at)
 

@@ -40,7 +40,7 @@ def logged(*documents: dict[str, Any]) -> pl.DataFrame:
         *(
             {
                 "request_id": f"r{place}",
-                "user_id": document["user_id"],
+                "user_id": document["user_id"] or "",
                 "item_ids": document["candidates"]["id"],
                 "bids": None,
                 "scores": [[0.5] * len(document["candidates"]["id"])],
@@ -76,10 +76,12 @@ def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: 
     return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
 
 
-def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> None:
+def test_keeps_bid_request_mapping_and_anonymous_impressions(tmp_path: Path) -> None:
     old = write_bids(tmp_path / "old", [bid_request()])
     log = tmp_path / "requests-1.parquet"
+    new_ad = {"new ad": {"features": {"genres": ["Drama"]}, "text": "words"}}
     documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]
+    documents[2] |= {"user_id": None, "items": new_ad, "user": {"features": {"age": 3}}}
     logged(*documents).write_parquet(log)
     (read,) = read_requests([log], ("request",))
     shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
@@ -88,7 +90,7 @@ def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> No
     dataset = load_dataset(tmp_path / "new")
 
     assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
-    assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8"]
+    assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8", "\0r2"]
     assert joined.told["anonymous_impressions"] == 1
     was, now = load_dataset(old).config.openrtb, dataset.config.openrtb
     assert was is not None

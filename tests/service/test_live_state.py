@@ -301,6 +301,14 @@ def test_invalid_event_is_refused_by_its_field(document: bytes, field: str | Non
     assert raised.value.field == field
 
 
+def test_anonymous_event_says_so() -> None:
+    assert parse_events(body({**CLICK, "user_id": None}))[0].user_id is None
+    for lacking in ({**CLICK, "user_id": ""}, {name: value for name, value in CLICK.items() if name != "user_id"}):
+        with pytest.raises(InvalidRequest) as raised:
+            parse_events(body(lacking))
+        assert raised.value.field == "events.0.user_id"
+
+
 @pytest.mark.parametrize("position", [0, -1, 256, 999, 1.5, 1.0, True, "top", "1", [1]])
 def test_position_is_a_place_of_the_page(position: object) -> None:
     shown = {**CLICK, "type": "impression"}

@@ -233,11 +233,13 @@ def test_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
 def test_logged_events_equal_those_of_the_request() -> None:
     body = (
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
-        b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r","position":3}]}'
+        b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r","position":3},'
+        b'{"event_id":"g","type":"click","user_id":null,"item_id":"i","at":1,"request_id":"r"}]}'
     )
-    assert list(records_of(LoggedEvents(body, 2, 2.0))) == [
+    assert list(records_of(LoggedEvents(body, 3, 2.0))) == [
         EVENT,
         EventRecord("f", "impression", "u", "i", 1, "r", 2.0, 3),
+        EventRecord("g", "click", "", "i", 1, "r", 2.0),
     ]
 
 
