@@ -31,8 +31,9 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` has what the user was shown, oldest first: an ID for a click, or `item_id`, `clicked` and optionally `at`.
-    With `top_k` the reply has the K best, ranked. With `explain` it explains each
-    score; with `explore` (policy, and optionally share and seed) it says which candidate to show first.
+    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1. With `explain`
+    it explains each score; with `explore` (policy, and optionally share and seed) it says which candidate
+    to show first.
     """
 
     user_id: str | None
@@ -45,6 +46,7 @@ class ScoreRequest:
     history: Sequence[str | Mapping[str, Any]] | None = None
     items: Mapping[str, Item] | None = None
     top_k: int | None = None
+    slot: int | None = None
     explain: bool = False
     explore: Mapping[str, Any] | None = None
 
@@ -59,6 +61,7 @@ class ScoreRequest:
             candidates=_columns(self),
             items=items or None,
             top_k=self.top_k,
+            slot=self.slot,
             explain=self.explain or None,
             explore=self.explore,
         )

@@ -17,7 +17,7 @@ from msd.contract.encode import encode_record
 from msd.contract.exploration import legendre, log_normal
 from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
-from msd.contract.request import CheckedRequest
+from msd.contract.request import MAX_POSITION, CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
@@ -36,12 +36,17 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
     if core is None:
         raise RuntimeError("the native core is not built")
     categorical, dense = encode_record(schema, "context", schema.serving_constants)
+    # Of each place of the page, one behind the other; none without a position.
+    places = range(1, MAX_POSITION + 1) if schema.position else ()
+    at_slots = [encode_record(schema, "context", schema.at_slot(place)) for place in places]
     return core.Schema(
         _side(schema, codecs["user"]),
         _side(schema, codecs["item"]),
         schema.history.length,
         categorical.tobytes(),
         dense.tobytes(),
+        b"".join(one.tobytes() for one, _ in at_slots),
+        b"".join(one.tobytes() for _, one in at_slots),
         _fields(schema, "context"),
         (np.log, np.log1p, np.exp, np.exp2, np.expm1),
     )

@@ -201,6 +201,11 @@ class ScoreRequest(Wire):
         default=None, description="Features and texts of candidates, by id; at most one entry per candidate."
     )
     top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank by eCPM; return the best K.")
+    slot: Position | None = Field(
+        default=None,
+        description="Place of the page to score for, from 1; by default the serving value of the bundle's position. No"
+        " effect on a bundle without one.",
+    )
     explain: bool | None = Field(
         default=None,
         description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",
@@ -225,6 +230,7 @@ class CheckedRequest:
     item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
+    slot: int | None = None
     explain: bool = False
     explore: ExploreOptions | None = None
     unknown: tuple[str, ...] = ()
@@ -390,6 +396,7 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
             if override.text and not override.text.isspace()
         },
         top_k=wire.top_k,
+        slot=wire.slot,
         explain=wire.explain is True,
         explore=wire.explore,
         unknown=tuple(unknown),

@@ -255,9 +255,11 @@ class FeatureSchema(_Frozen):
         """Name of the serving constant that is the position of an ad on its page, if there is one."""
         return next(filter(is_position, self.serving_constants), None)
 
-    @property
-    def slot(self) -> int | None:
-        """Place on the page, from 1, that requests are scored for; None if no serving constant says one."""
+    def slot_of(self, asked: int | None = None) -> int | None:
+        """Return the place on the page, from 1, that a request is scored for, given that which it names; None if no
+        serving constant says one."""
+        if asked is not None and self.position is not None:
+            return asked
         served = self.serving_constants.get(self.position or "", "")
         told = f"{served:g}" if isinstance(served, float) else served
         return 1 - counts_from(served) + int(told) if told.isascii() and told.isdigit() else None

@@ -49,6 +49,7 @@ _LATER: dict[str, pl.DataType] = {
     "impressions": pl.List(pl.Float64),
     "heads": pl.List(pl.String),
     "segments": pl.List(pl.String),
+    "slot": pl.Int32(),
 }
 """Columns of requests; files of earlier releases, or of another source, lack some."""
 _TYPES = {name: kind for name, kind in _LATER.items() if name != "explore"}

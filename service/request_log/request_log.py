@@ -349,6 +349,7 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         segments=segments_of(request, model.schema, segments),
+        slot=model.schema.slot_of(request.slot),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

@@ -92,7 +92,7 @@ def test_position_that_no_row_tells_is_left_out() -> None:
     features = [_feature("position", "context", "categorical", serving_value=1), _feature("hour", "context", "numeric")]
     events: Columns = {"position": [None] * 10, "hour": [None] * 10}
     schema = fit_schema(dataset_of(ROWS, events=events, features=features))
-    assert (schema.serving_constants, schema.position, schema.slot) == ({}, None, None)
+    assert (schema.serving_constants, schema.position, schema.slot_of(2)) == ({}, None, None)
     assert set(schema.settable["context"]) == {"hour"}
 
 
