@@ -295,7 +295,9 @@ def average_weights(average: nn.Module, model: nn.Module, step: int, power: floa
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
-def random_runs(entities: NDArray[np.int64], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def random_runs(
+    entities: NDArray[np.int32] | NDArray[np.int64], longest: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
     """Return the positions of all rows, given their entities, in random runs of up to `longest` rows of one entity."""
     order = np.lexsort((rng.random(len(entities)), entities))
     held = entities[order]

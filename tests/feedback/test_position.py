@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from msd.contract.log import EventRecord
 from msd.dataset.load import load_dataset
 from msd.feedback.dataset import describe, with_parts, write_dataset
 from msd.feedback.files import read_events, read_requests
@@ -95,7 +96,7 @@ class Pages:
                 if clicked[page, place]:
                     told.append({**event, "type": "click", "at": at + 9})
         requests(*asked).write_parquet(log / "requests-1.parquet")
-        records = []
+        records: list[EventRecord] = []
         for start in range(0, len(told), 1_000):
             body = json.dumps({"events": told[start:][:1_000]}).encode()
             records += records_of(LoggedEvents(body, len(parse_events(body)), 0.0))

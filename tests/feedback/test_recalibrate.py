@@ -250,7 +250,7 @@ def test_corrections_learn_from_impressions_at_the_place_of_their_scores(
     slots: list[int | None], positions: list[int | None], due: list[int]
 ) -> None:
     """Clicks of all places would pull the first place's scores down to the mean of the page."""
-    types = {"slot": pl.Int32, "position": pl.Int32}
+    types = pl.Schema({"slot": pl.Int32, "position": pl.Int32})
     shown = pl.DataFrame({"slot": slots, "position": positions}, schema=types).with_row_index()
     assert _where_scored(shown)["index"].to_list() == due
     with pytest.raises(FeedbackError, match="no impression was shown at the place"):

@@ -200,7 +200,10 @@ async def test_seen_id_is_a_duplicate_whatever_it_names_now(opened: Opened, user
 async def test_event_of_an_anonymous_user_counts_for_its_item_alone(opened: Opened) -> None:
     async with opened() as store:
         batch = one_event(1, "u1", "i1")
-        of_nobody = [event._replace(user_id="", event_id=f"n{place}") for place, event in enumerate(2 * batch.events)]
+        of_nobody = [
+            event._replace(user_id="", event_id=f"n{place}")
+            for place, event in enumerate([*batch.events, *batch.events])
+        ]
         outcome = await store.add(batch._replace(events=of_nobody))
         again = await store.add(batch._replace(events=of_nobody))
         (item,), users = (await store.get("item", ["i1"])).packed, (await store.get("user", ["", "u1"])).packed
