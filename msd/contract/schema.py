@@ -256,7 +256,7 @@ class FeatureSchema(_Frozen):
         return next(filter(is_position, self.serving_constants), None)
 
     def slot_of(self, asked: int | None = None) -> int | None:
-        """Return the place on the page, from 1, that a request is scored for, given that which it names; None if no
+        """Return the place on the page, from 1, that a request is scored for, given what it asks for; None if no
         serving constant says one."""
         if asked is not None and self.position is not None:
             return asked

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from polars._typing import AsofJoinStrategy
 
 from msd.contract.correction import CONVERSIONS
 from msd.dataset.column import is_anonymous
 from msd.dataset.mapped import Partitions, together
 from msd.dataset.order import sort_blocks
 from msd.feedback.files import FeedbackError
+from msd.feedback.outcomes import KEY, PAIR, convert, label
 
-_KEY = ["request_id", "item_id"]
-_PAIR = ["user_id", "item_id"]
-EARLY, UNJOINED = "clicks_before_their_impression", "clicks_without_impression"
 _Groups = Iterable[tuple[pl.DataFrame, ...]]
 """Impressions, and the clicks and conversions that may be theirs."""
 
@@ -100,14 +97,6 @@ def join(
     return Joined(frame, dict(told), ends_at)
 
 
-def say_unjoined(told: Mapping[str, int]) -> str:
-    """Return how many clicks join no impression, and what to do."""
-    return (
-        f"of {told['clicks']} clicks {told[EARLY]} came before the impression of their user and item, and"
-        f" {told[UNJOINED]} have none: send each click with the request_id of its impression, and compare the clocks"
-    )
-
-
 class _Seen:
     """Keys that were added, and a few others: a Bloom filter of one hash."""
 
@@ -127,7 +116,7 @@ class _Seen:
 def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) -> tuple[Partitions, Partitions, bool]:
     """Return each event once, by the request that it names; clicks and conversions that name none, by user and item;
     and whether there are conversions. Note the requests and candidates that were shown."""
-    by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*_PAIR), False
+    by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*PAIR), False
     for frame in events:
         told["events"] += frame.height
         by_id.add(frame)
@@ -141,7 +130,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         without, own = distinct.filter(pl.col("request_id").is_null()), kinds["impression"].drop_nulls("request_id")
         told["impressions_without_request"] += kinds["impression"].height - own.height
         shown.add(own.select("request_id"))
-        shown.add(own.select(_KEY))
+        shown.add(own.select(KEY))
         named.add(distinct.drop_nulls("request_id"))
         nameless.add(without.filter(pl.col("type") != "impression"))
     nameless.flush()
@@ -168,7 +157,7 @@ def _candidates(
             own = describe(own)
         kept = ["received_at", *keep, "request_number", *own.columns[numbered.width :]]
         exploded = _exploded(own, kept)
-        candidates.add(exploded.filter(shown.of(exploded.select(_KEY))))
+        candidates.add(exploded.filter(shown.of(exploded.select(KEY))))
     if not told["requests"]:
         raise FeedbackError("the log holds no requests")
     return candidates, logged, latest
@@ -178,10 +167,10 @@ def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: 
     """Yield one row for each shown candidate of a logged request, and the clicks and conversions that name requests."""
     for events, listed, ids in together(named, candidates, logged):
         shown = events.filter(pl.col("type") == "impression")
-        once = shown.group_by(_KEY).agg(pl.col("at").min(), pl.col("position").sort_by("at").drop_nulls().first())
+        once = shown.group_by(KEY).agg(pl.col("at").min(), pl.col("position").sort_by("at").drop_nulls().first())
         first = ids.unique("request_id", keep="first", maintain_order=True)
         own = listed.join(first, on=["request_id", "request_number"], how="semi", maintain_order="left")
-        found = once.join(own.unique(_KEY, keep="first", maintain_order=True), on=_KEY)
+        found = once.join(own.unique(KEY, keep="first", maintain_order=True), on=KEY)
         unlogged = once.join(first, on="request_id", how="anti").height
         told["repeated_impressions"] += shown.height - once.height
         told["repeated_requests"] += ids.height - first.height
@@ -192,10 +181,10 @@ def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: 
 
 def _by_pair(groups: _Groups, nameless: Partitions) -> _Groups:
     """Return the groups' rows, and nameless events, by user and item. Those of an event are its impression's."""
-    impressions = Partitions(*_PAIR)
+    impressions = Partitions(*PAIR)
     for found, events in groups:
         impressions.add(found)
-        nameless.add(events.update(found.select(*_KEY, "user_id"), on=_KEY))
+        nameless.add(events.update(found.select(*KEY, "user_id"), on=KEY))
     return together(impressions, nameless)
 
 
@@ -205,9 +194,9 @@ def _settled(
     """Yield the impressions that no longer wait, with their outcomes."""
     for impressions, events in groups:
         clicks, conversions = (events.filter(pl.col("type") == kind) for kind in ("click", "conversion"))
-        joined = _label(impressions, clicks, windows, told)
+        joined = label(impressions, clicks, windows.click_s, windows.new_since, told)
         if converts:
-            joined = _convert(joined, conversions, windows.conversion_s, told)
+            joined = convert(joined, conversions, windows.conversion_s, told)
         # An event's time is its sender's: one of the future would make all that follows old.
         settled = joined.filter(pl.col("received_at") <= received_until, pl.col("at") <= windows.now)
         clicked = int(settled["label"].sum())
@@ -239,81 +228,3 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
         pl.coalesce(*([pl.col("segments")] if "segments" in requests.columns else []), by_user).alias("segments"),
         *keep,
     ).explode("item_id", "pctr", "pcvr", "bid", "pricing")
-
-
-def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, windows: Windows, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with labels. The first of several clicks counts."""
-    matched = _matched(clicks, impressions)
-    timely = matched.filter(pl.col("after_s") <= windows.click_s)
-    clicked = timely.group_by(_KEY).agg(click_after_s=pl.col("after_s").min())
-    early = _early(clicks, impressions, windows.click_s)
-    unjoined = clicks.height - matched.height + int(early["has_older"].sum())
-    told[EARLY] += early.height
-    told[UNJOINED] += unjoined - early.height
-    told["late_clicks"] += clicks.height - timely.height - unjoined
-    new, new_matched, new_early = (
-        rows.filter(pl.col(at) > windows.new_since)
-        for rows, at in ((clicks, "at"), (matched, "happened_at"), (early, "at"))
-    )
-    told["new_clicks"] += new.height
-    told["new_unjoined_clicks"] += new.height - new_matched.height + int(new_early["has_older"].sum())
-    told["repeated_clicks"] += timely.height - clicked.height
-    return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
-        pl.col("label").fill_null(0)
-    )
-
-
-def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with conversions of their clicks. The first of several counts."""
-    clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
-    matched = _matched(conversions, clicks)
-    timely = matched.filter(pl.col("after_s").is_between(0, window_s))
-    converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min())
-    told["conversions"] += conversions.height
-    told["joined_conversions"] += converted.height
-    told["conversions_without_click"] += conversions.height - matched.height
-    told["conversions_outside_the_window"] += matched.height - timely.height
-    told["repeated_conversions"] += timely.height - converted.height
-    return impressions.join(converted, on=_KEY, how="left").with_columns(
-        conversion=pl.col("converted_at").is_not_null().cast(pl.Int8)
-    )
-
-
-def _early(clicks: pl.DataFrame, impressions: pl.DataFrame, window_s: float) -> pl.DataFrame:
-    """Return the clicks that name no request and precede an impression of their user and item by `window_s` at most,
-    with none as close before them: a clock is wrong. `has_older`: whether there is an older impression."""
-    found = clicks.filter(pl.col("request_id").is_null()).select(*_PAIR, "at").sort("at")
-    strategies: tuple[tuple[str, AsofJoinStrategy], ...] = (("before", "backward"), ("after", "forward"))
-    for name, strategy in strategies:
-        shown = impressions.select(*_PAIR, pl.col("at").alias(name)).sort(name)
-        found = found.join_asof(
-            shown, left_on="at", right_on=name, by=_PAIR, strategy=strategy, coalesce=False, check_sortedness=False
-        )
-    is_far = (pl.col("at") - pl.col("before") > window_s).fill_null(True)
-    return found.filter(is_far, pl.col("after") - pl.col("at") <= window_s).select(
-        "at", has_older=pl.col("before").is_not_null()
-    )
-
-
-def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
-    """Return request_id and item_id of each event's cause, when it happened, and how long after its cause."""
-    named = events.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("happened_at"))
-    nameless = events.filter(pl.col("request_id").is_null())
-    by_request = named.join(causes.select(*_KEY, "at"), on=_KEY, how="inner")
-    by_pair = (
-        nameless.select(*_PAIR, pl.col("at").alias("happened_at"))
-        .sort("happened_at")
-        .join_asof(
-            causes.select(*_PAIR, "request_id", "at").sort("at", "request_id"),
-            left_on="happened_at",
-            right_on="at",
-            by=_PAIR,
-            strategy="backward",
-            coalesce=False,
-            check_sortedness=False,
-        )
-        .filter(pl.col("request_id").is_not_null())
-    )
-    return pl.concat([one.select(*_KEY, "happened_at", "at") for one in (by_request, by_pair)]).select(
-        *_KEY, "happened_at", after_s=pl.col("happened_at") - pl.col("at")
-    )

@@ -20,7 +20,8 @@ from msd.feedback.arms_report import arms_table, differences_table, mismatch_tex
 from msd.feedback.collect import Events, Logs, WindowHours, collected
 from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
-from msd.feedback.impressions import EARLY, UNJOINED, Joined, Windows, join, say_unjoined
+from msd.feedback.impressions import Joined, Windows, join
+from msd.feedback.outcomes import EARLY, UNJOINED, say_unjoined
 from msd.feedback.policy_value import explored_requests, read_target, support, value_of
 
 app = typer.Typer(add_completion=False)

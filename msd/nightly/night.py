@@ -29,8 +29,9 @@ from msd.feedback.collect import collected
 from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
 from msd.feedback.gate import Check, Figures
-from msd.feedback.impressions import Joined, join, say_unjoined
+from msd.feedback.impressions import Joined, join
 from msd.feedback.judge import judge
+from msd.feedback.outcomes import say_unjoined
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.cost import noted

@@ -231,7 +231,7 @@ def _side(
                 known, counted = present[rows[part]] & is_known[part], Counts(*(column[part] for column in draw))
                 at = times[part].to_numpy().astype(np.float64)
                 filled = dense(schema, side, entities.numeric[rows[part]], counted, known, at)
-                # Nobody's counts have no time, as those of a missing row.
+                # An unknown user's counts have no time, as those of a missing row.
                 filled[rows[part] == entities.unknown] = unknown[0]
                 place[part] = filled
         return whole

@@ -11,7 +11,8 @@ from polars.testing import assert_frame_equal
 
 from msd.dataset import mapped, order
 from msd.feedback.files import FeedbackError
-from msd.feedback.impressions import Joined, Windows, join, say_unjoined
+from msd.feedback.impressions import Joined, Windows, join
+from msd.feedback.outcomes import say_unjoined
 from tests.feedback import made
 from tests.feedback.made import requests
 
