@@ -28,4 +28,5 @@ COMMANDS = {
         "cpu,encode,live,log,train,demo",
         "Verify that every dashboard panel and alert rule returns data.",
     ),
+    "worlds": ("lab.worlds.command", "train,demo,dev", "Compare models on logs with known laws, and on real ones."),
 }

@@ -52,7 +52,7 @@ from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
 
 TOLERANCE = 1e-5
-_FORMAT = 10
+_FORMAT = 11
 _GOLDENS = 32
 # Maximum users with texts for people: millions would go unread.
 _USERS_WITH_WORDS = 10_000
@@ -139,7 +139,7 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
         lambda done: progress("Proving the scores", done),
         {precision: run for precision, run in chosen.runs.items() if precision != "fp32"},
     )
-    write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
+    write_goldens(folder / GOLDENS, parity.sample(_GOLDENS))
     final = _final(draft, folder, made, parity, fast, chosen.record)
     measured = {"encoder": encoder, "reference": reference, "uncertainty": uncertainty}
     write_manifest(folder, final.model_copy(update=measured))
@@ -196,7 +196,7 @@ def _final(
     lines = hashlib.sha256(_replay_lines(parity).encode()).hexdigest()
     proved = {
         "against": made.scored_by,
-        "requests": len(parity.goldens),
+        "requests": len(parity.requests),
         "max_abs_diff": parity.max_abs_diff,
         "replay_sha256": lines,
     }
@@ -246,7 +246,7 @@ def _write_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
 
 
 def _replay_lines(parity: Parity) -> str:
-    lines = [json.dumps({"request": golden.request, "expected": golden.expected}) for golden in parity.goldens]
+    lines = [json.dumps({"request": golden.request, "expected": golden.expected}) for golden in parity.requests]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,5 @@
-"""Proof that the exported graph scores as the model does, from the same requests, rows and tensors.
+"""Proof that the exported graph scores as the model does: from the bytes of requests to those of replies, through the
+native core, as services score, against the model on the reference tensors.
 
 Requests are test rows as an ad server would send them: the row's time, context and history. Some have unknown users and
 items, or missing parts, so that these cases are proved too.
@@ -11,13 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import native
 from model_export.errors import ExportError
 from model_export.graph import Run, open_run
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.encode import SECONDS_PER_DAY
-from msd.contract.golden import Golden, encode_row, golden_tensors
+from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors
 from msd.contract.precision import Precision
+from msd.contract.pricing import Formula
 from msd.contract.request import ANONYMOUS_PREFIX, MAX_HISTORY, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES
@@ -25,10 +28,14 @@ from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features
+from native.layout import core_model, core_rows, core_schema
+from native.offline import OfflineScorer
 
 Request = dict[str, Any]
 _OTHERS = 4
-_VARIED = 6
+_VARIED, _KINDS = 6, 9
+_UNPRICED, _SEEN, _EVENT_S = 5, 3, 5.0
+_MOST_CANDIDATES = 256
 _SHOWN_OFTEN = 12
 _ODD_TIMES = (0.0, 1e11)
 
@@ -84,7 +91,7 @@ def spread(rows: NDArray[np.int64], limit: int) -> list[int]:
 
 def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
     ids = request["candidates"]["id"]
-    match kind % 9:
+    match kind % _KINDS:
         case 0:
             request["user_id"] = "a user that nobody knows"
         case 1:
@@ -126,6 +133,20 @@ class Parity(NamedTuple):
     max_abs_diff: float
     lower_abs_diff: dict[Precision, float]
 
+    @property
+    def requests(self) -> list[Golden]:
+        """Return those without live events, to which any service of the bundle replies with these scores."""
+        return [golden for golden in self.goldens if not golden.events]
+
+    def sample(self, count: int) -> list[Golden]:
+        """Return up to `count` goldens: variations of each kind, others evenly spread, and a quarter after live
+        events."""
+        requests, live = self.requests, [golden for golden in self.goldens if golden.events]
+        chosen = requests[: _KINDS * _VARIED : _VARIED]
+        for some, most in ((requests, count - count // 4 - len(chosen)), (live, count // 4)):
+            chosen += [some[place] for place in spread(np.arange(len(some)), most) if some[place] not in chosen]
+        return chosen
+
 
 class Expected(NamedTuple):
     """Expected scores [H, N] of a request's tensors, and the name of what computes them."""
@@ -142,20 +163,22 @@ def check_parity(
     progress: Callable[[int], None],
     lower: Mapping[Precision, Run] | None = None,
 ) -> Parity:
-    """Score every request with the model and with onnxruntime, from the bundle's own rows.
+    """Score every request with the model and with onnxruntime, from the bundle's own rows; some once more, after live
+    events.
 
     `lower`: runs in lower precisions. Their differences are measured, not judged. Raises ExportError, with both scores,
     at the first difference above `tolerance`.
     """
     heads = bundle.manifest.heads
     run = open_run(bundle.path(RANKER).read_bytes(), "fp32", heads)
-    rows = BundleRows(bundle)
+    rows, served = BundleRows(bundle), ServedBundle(bundle, run)
     goldens: list[Golden] = []
     worst, worst_lower = 0.0, dict.fromkeys(lower or {}, 0.0)
-    for request in requests:
-        golden = rows.golden(request)
+    for golden in _drafts(rows, requests, bundle.manifest.formula):
         tensors = rows.tensors(golden)
-        due, found = expected.scores(tensors), run(tensors)
+        due = expected.scores(tensors)
+        # Live events are laid over rows by services, which prove that themselves.
+        found = run(tensors) if golden.events else served.scores(golden.request)
         difference = float(np.abs(found - due).max())
         if not difference <= tolerance:
             head, place = np.unravel_index(int(np.abs(found - due).argmax()), due.shape)
@@ -173,6 +196,64 @@ def check_parity(
         scores = {head: [float(score) for score in row] for head, row in zip(heads, due, strict=True)}
         goldens.append(golden.model_copy(update={"expected": scores}))
     return Parity(goldens, worst, worst_lower)
+
+
+def _drafts(rows: "BundleRows", requests: Iterable[Request], formula: Formula) -> Iterator[Golden]:
+    """Yield requests with their rows, still without scores, and with a bid on most candidates, of each pricing in turn;
+    some once more with the stored history and live events."""
+    for number, request in enumerate(requests):
+        priced = _priced(request, number, formula)
+        yield rows.golden(priced)
+        if number == 0 or number % _VARIED == 1:
+            without_history = {name: value for name, value in priced.items() if name != "user"}
+            yield rows.golden(without_history).model_copy(update={"events": _events(priced)})
+
+
+def _priced(request: Request, number: int, formula: Formula) -> Request:
+    candidates = dict(request["candidates"])
+    places = range(number, number + len(candidates["id"]))
+    candidates["bid"] = [None if place % _UNPRICED == 0 else 0.25 * (1 + place % 7) for place in places]
+    if number % 2:
+        candidates["pricing"] = [list(formula)[place % len(formula)] for place in places]
+    return {**request, "candidates": candidates}
+
+
+def _events(request: Request) -> tuple[GoldenEvent, ...]:
+    """Return impressions of the first candidates, and a click on the last of them, shortly before the request."""
+    ids, at = list(dict.fromkeys(request["candidates"]["id"]))[:_SEEN], request["at"]
+    shown = [GoldenEvent(item_id=one, at=at - _EVENT_S * (2 + place), is_click=False) for place, one in enumerate(ids)]
+    return (*reversed(shown), GoldenEvent(item_id=ids[0], at=at - _EVENT_S, is_click=True))
+
+
+class ServedBundle:
+    """A bundle as services score with it: the native core, with the bundle's own rows and a run of its graph. Raises
+    ExportError without a core."""
+
+    def __init__(self, bundle: Bundle, run: Run) -> None:
+        if native.core is None:
+            raise ExportError(f"the bundle is proved with the native core: {native.REASON}")
+        self._heads, manifest = bundle.manifest.heads, bundle.manifest
+        # The core reads them as long as they are open.
+        self._files = files = [RowFile.of(bundle, side) for side in ROW_SIDES]
+        form = core_schema(bundle.schema, {file.codec.side: file.codec for file in files})
+        served = core_model(manifest.model_version, manifest.formula, 0.0)
+        users, items = (core_rows(file.memory()) for file in files)
+
+        def run_by_head(tensors: Tensors) -> Mapping[str, NDArray[np.float32]]:
+            return dict(zip(self._heads, run(tensors), strict=True))
+
+        self._scorer = OfflineScorer(
+            bundle.schema, form, served, self._heads, None, run_by_head, _MOST_CANDIDATES, (users, items)
+        )
+
+    def scores(self, request: Request) -> NDArray[np.float32]:
+        """Return the scores [H, N] in the reply to a request. Raises ExportError if it is not scored."""
+        try:
+            reply = self._scorer.score(json.dumps(request).encode()).reply
+        except ValueError as error:
+            raise ExportError(f"a request is not scored: {error}; the bundle was not written") from error
+        columns = json.loads(reply)["candidates"]
+        return np.array([columns[head] for head in self._heads], np.float32)
 
 
 class BundleRows:

@@ -7,10 +7,9 @@ import numpy as np
 from msd.contract.bundle import ROWS
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
-from msd.contract.state import EntityState, advance
+from msd.contract.state import EntityState, advance, state_rules
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features
-from msd.ranker.timeline import state_rule
 
 
 def write_rows(folder: Path, adaptors: Adaptors, features: Features, bundle_id: str, written_at: float) -> None:
@@ -29,7 +28,7 @@ def _states(features: Features, side: RowSide) -> list[EntityState]:
     timeline = features.timeline
     if side == "user":
         return [timeline.user.final.get(row, EntityState()) for row in range(features.user.entities.unknown)]
-    rule = state_rule(features.schema)
+    rule = state_rules(features.schema)["user"]
     final = [timeline.item.final.get(row, EntityState()) for row in range(features.item.entities.unknown)]
     return [advance(rule, state, timeline.ends_at) for state in final]
 

@@ -28,20 +28,24 @@ def measure(
     gauc: mean AUC by user, weighted by impressions; uauc: unweighted. Users with one label only are left out of both;
     if all are, both are None. For the others see `measure_pooled`.
     """
-    weights = _weights(labels, weights)
-    by_user = [
-        (roc_auc(labels[rows], probabilities[rows], weights[rows]), weights[rows].sum())
-        for rows in groups_of(users)
-        if 0 < labels[rows].sum() < len(rows)
-    ]
-    aucs, shown = np.array(by_user).T if by_user else (None, None)
+    aucs, shown = measure_users(labels, probabilities, users, weights)
     pooled = measure_pooled(labels, probabilities, weights)
     return {
         "auc": pooled.pop("auc"),
-        "gauc": None if aucs is None else float(np.average(aucs, weights=shown)),
-        "uauc": None if aucs is None else float(aucs.mean()),
+        "gauc": float(np.average(aucs, weights=shown)) if len(aucs) else None,
+        "uauc": float(aucs.mean()) if len(aucs) else None,
         **pooled,
     }
+
+
+def measure_users(
+    labels: Labels, probabilities: Probabilities, users: NDArray[np.int64], weights: Weights | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the AUC [u] and impressions [u] of each user with both labels, by ascending user."""
+    weights = _weights(labels, weights)
+    rows_of = [rows for rows in groups_of(users) if 0 < labels[rows].sum() < len(rows)]
+    aucs = [roc_auc(labels[rows], probabilities[rows], weights[rows]) for rows in rows_of]
+    return np.array(aucs, np.float64), np.array([weights[rows].sum() for rows in rows_of], np.float64)
 
 
 def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]], weights: Weights | None = None) -> float:

@@ -102,7 +102,7 @@ class OpenrtbRequest:
 class Event:
     """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
     `request_id` is that of the reply that led to it; `position` is the place of the page where an impression was shown,
-    from 1 to 255. The user is None where anonymous."""
+    from 1 to 255. A conversion may have a value, and its currency (ISO 4217). The user is None where anonymous."""
 
     event_id: str
     type: Literal["impression", "click", "conversion"]
@@ -111,6 +111,8 @@ class Event:
     at: float | None = None
     request_id: str | None = None
     position: int | None = None
+    value: float | None = None
+    currency: str | None = None
 
 
 def events_body(events: Sequence[Event]) -> bytes:

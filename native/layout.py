@@ -18,7 +18,7 @@ from msd.contract.exploration import legendre, log_normal
 from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
 from msd.contract.request import MAX_POSITION, CheckedRequest
-from msd.contract.row_file import RowFile
+from msd.contract.row_file import RowMemory
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
 from msd.contract.state import Impression
@@ -31,11 +31,14 @@ Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
 _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
 
 
-def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> Any:  # noqa: ANN401 - the core has no types
-    """Return the core's form of a schema. Raises RuntimeError without a core."""
+def core_schema(
+    schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec], constants: Mapping[str, str | float] | None = None
+) -> Any:  # noqa: ANN401 - the core has no types
+    """Return the core's form of a schema. `constants`: of the context, in place of the schema's. Raises RuntimeError
+    without a core."""
     if core is None:
         raise RuntimeError("the native core is not built")
-    categorical, dense = encode_record(schema, "context", schema.serving_constants)
+    categorical, dense = encode_record(schema, "context", schema.serving_constants if constants is None else constants)
     # Of each place of the page, one behind the other; none without a position.
     places = range(1, MAX_POSITION + 1) if schema.position else ()
     at_slots = [encode_record(schema, "context", schema.at_slot(place)) for place in places]
@@ -67,10 +70,9 @@ def core_openrtb(mapping: OpenrtbMapping) -> Any:  # noqa: ANN401
     return core.Openrtb(mapping.user_id, features, SIGNALS, partial(consents, vendor_id=mapping.vendor_id))
 
 
-def core_rows(file: RowFile) -> Any:  # noqa: ANN401
-    """Return the core's form of a bundle's rows file, which the core reads and verifies for itself."""
+def core_rows(memory: RowMemory) -> Any:  # noqa: ANN401
+    """Return the core's form of a rows file, which the core reads and verifies for itself."""
     assert core is not None, "the core has a schema first"
-    memory = file.memory()
     header = memory.header
     return core.RowFile(
         memory.body,
@@ -121,6 +123,18 @@ def given_rows(user: Rows, items: Rows) -> tuple[object, object]:
         (user.records, user.found, user.stale, user.histories[0]),
         (items.records, items.found, items.stale),
     )
+
+
+def given_once(ids: Sequence[str], items: Rows) -> Rows:
+    """Return the rows of candidates and history with one for equal candidates, as the core takes them. `ids`: of the
+    candidates."""
+    count = len(ids)
+    firsts = [place for place, one in enumerate(ids) if ids.index(one) == place] if len(set(ids)) < count else None
+    if firsts is None:
+        return items
+    rows = [*firsts, *range(count, len(items.found))]
+    stale = None if items.stale is None else items.stale[rows]
+    return Rows(items.records[rows], items.found[rows], (), 0, stale)
 
 
 def asked_request(asked: tuple[Any, ...]) -> CheckedRequest:

@@ -1,5 +1,6 @@
 // The extension `native._core`.
 #include "core/bindings.hpp"
+#include "engine/offline.hpp"
 #include "engine/ort_bindings.hpp"
 #include "engine/queue_bindings.hpp"
 #include "engine/scoring_bindings.hpp"
@@ -14,5 +15,6 @@ NB_MODULE(_core, module) {
   add_ort_model(module);
   add_queue(module);
   add_scoring(module);
+  add_offline(module);
   add_front(module);
 }

@@ -1,6 +1,7 @@
 """The service's objects: `Components` makes them, and starts and stops background work. Knows no HTTP routes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -26,7 +27,10 @@ from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.watchdog import Liveness
+from service.watchdog import Liveness, grace_of
+
+# Kept for what follows the request log's end, of the time after the first signal.
+_LAST_STEPS_S = 2.0
 
 
 class Components:
@@ -54,6 +58,8 @@ class Components:
         self.engine = ScoringEngine(metrics, max_rows, threads, most, patience_s)
         self.liveness = Liveness(limits.HANG_S, self.engine.heartbeat, metrics)
         self.readiness = Readiness(metrics, self.liveness.hangs)
+        self.ends_at: float | None = None
+        """When the process is ended at the latest, on the monotonic clock; set by the first signal."""
         self._starting: asyncio.Task[None] | None = None
         self.live = open_live_store(settings, metrics) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
@@ -81,8 +87,12 @@ class Components:
             await asyncio.gather(*tasks, return_exceptions=True)
             self.engine.close()
             self._explainer.close()
-            parts = (self._shadowing, self.request_log, self._cold_ads, self.serving, self.live)
-            for part in parts:
+            await self._shadowing.close()
+            if self.request_log is not None:
+                now = time.monotonic()
+                left_s = grace_of(self.settings) if self.ends_at is None else self.ends_at - now
+                await self.request_log.close(max(0.0, left_s - _LAST_STEPS_S), self.liveness.beat)
+            for part in (self._cold_ads, self.serving, self.live):
                 if part is not None:
                     await part.close()
 

@@ -18,8 +18,8 @@ MAX_DEADLINE_MS = 60_000
 HANG_S = 20.0
 """Without progress of the event loop, or of all scoring threads, until the probes answer 503."""
 END_S = 10.0
-"""After the listener closed, until a hanging process is ended: more than the bounded waits of an orderly shutdown
-together."""
+"""After the listener closed, and since the event loop's latest progress, until a hanging process is ended: more than
+the bounded waits of an orderly shutdown together."""
 MAX_EVENTS = 1_000
 """In one batch; more get 413."""
 MAX_JSON_PARTS = 20_000

@@ -18,7 +18,7 @@ from service.scoring_server import ScoringServer, handled_signals
 from service.settings import Settings
 from service.telemetry.logs import close_logs, configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics
-from service.watchdog import Watchdog
+from service.watchdog import Watchdog, grace_of
 
 # Descriptors not used by clients: files of bundles and logs, Redis, the admin port, and connections accepted to be
 # refused.
@@ -30,7 +30,7 @@ def run_service(settings: Settings) -> None:
     keep_standard_streams()
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
-    watchdog = Watchdog(settings.drain_seconds, limits.HANG_S)
+    watchdog = Watchdog(settings.drain_seconds, grace_of(settings), limits.HANG_S)
     watchdog.start()
     for number in handled_signals():
         signal.signal(number, _leave_to_the_watchdog)

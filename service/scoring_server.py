@@ -17,7 +17,7 @@ from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.watchdog import SIGNALS, Watchdog
+from service.watchdog import SIGNALS, Watchdog, grace_of
 
 _ADMIN_CONNECTIONS = 64
 
@@ -61,7 +61,8 @@ class ScoringServer(HttpServer):
     """The main port.
 
     The first signal drains it: readiness fails, and every reply closes its connection. After the drain time the
-    listener closes, accepted requests are answered, and the process ends. A second SIGINT ends it at once.
+    listener closes, accepted requests are answered, the request log is written, and the process ends. A second SIGINT
+    or SIGTERM ends it at once.
     """
 
     def __init__(
@@ -95,6 +96,11 @@ class ScoringServer(HttpServer):
             self._rollout.stop()
         if self._admin is not None:
             self._admin.stop()
+
+    @property
+    def is_busy(self) -> bool:
+        # A reply may arrive before its job has ended, and the request log learns of it then.
+        return super().is_busy or not self._parts.engine.is_idle
 
     @property
     def is_run_left(self) -> bool:
@@ -136,7 +142,7 @@ class ScoringServer(HttpServer):
         self._rollout.stop()
         await self.close_listener()
         # A connected client may have a request on the way: the first, or the next on a kept connection.
-        await self._await_connections(LINGER_S)
+        await self._await_replies(LINGER_S)
         await super().shutdown(sockets)
 
     @contextmanager
@@ -152,7 +158,8 @@ class ScoringServer(HttpServer):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Record the signal only: a handler may run between any two steps of the loop."""
         if self._ends_at is None:
-            self._ends_at = time.monotonic() + self._parts.settings.drain_seconds
+            now, settings = time.monotonic(), self._parts.settings
+            self._ends_at, self._parts.ends_at = now + settings.drain_seconds, now + grace_of(settings)
 
     def _drain(self) -> None:
         if not self._parts.readiness.draining:

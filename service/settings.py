@@ -168,6 +168,9 @@ class Settings(BaseModel):
     # Liveness and shutdown
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     """Time after SIGTERM in which new connections are still accepted."""
+    grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """Longest time from SIGTERM to the end of the process, at least `MSD_DRAIN_SECONDS` + 10. The request log is
+    written within it: whatever ends the process must wait as long ([operations](operations.md#start-and-stop))."""
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ import structlog
 
 from service import limits
 from service.scoring.engine import Heartbeat
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -59,20 +60,29 @@ class Liveness:
         return {part: f"hangs for {seconds:.0f} s" for part, seconds in silent.items() if seconds > self._limit_s}
 
 
+def grace_of(settings: Settings) -> float:
+    """Return the seconds after the first signal at which the process is ended at the latest."""
+    return max(settings.grace_seconds, settings.drain_seconds + limits.END_S)
+
+
 class Watchdog:
     """A thread that handles signals whatever the main thread does, and ends the process: at once, before it listens and
-    on a second SIGINT; some time after the first signal; and if no thread gets Python's lock for too long.
+    on a second SIGINT or SIGTERM; some time after the first signal; and if no thread gets Python's lock for too long.
 
     The latter two use a timer that does not need the lock.
     """
 
-    def __init__(self, drain_s: float, hang_s: float) -> None:
+    def __init__(self, drain_s: float, grace_s: float, hang_s: float) -> None:
+        """`grace_s`: how long the process may live after the first signal while its event loop makes progress."""
         self.folder: Path | None = None
         """Folder to remove if the process is ended at once."""
         self._ends_after_s = drain_s + limits.END_S
+        self._grace_s = grace_s
         self._lock_limit_s = max(hang_s, self._ends_after_s)
         self._liveness: Liveness | None = None
         self._ends_at: float | None = None
+        self._grace_ends_at = 0.0
+        self._terminated_at: float | None = None
         self._has_said = False
         self._ears, self._wire = socket.socketpair()
         self._ears.settimeout(_EVERY_S)
@@ -104,6 +114,7 @@ class Watchdog:
                 if number in SIGNALS:
                     self._hear(number)
             if self._ends_at is not None:
+                self._put_off(self._ends_at)
                 if time.monotonic() > self._ends_at + _EVERY_S:  # the timer waits for a reader of stderr
                     os._exit(1)
             elif self._liveness is not None:
@@ -125,11 +136,33 @@ class Watchdog:
         faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)
 
     def _hear(self, number: int) -> None:
-        if self._liveness is None or (self._ends_at is not None and number == signal.SIGINT):
+        if self._liveness is None or self._is_second(number):
             self.end(0)
         if self._ends_at is None:
-            self._ends_at = time.monotonic() + self._ends_after_s
+            now = time.monotonic()
+            self._ends_at, self._grace_ends_at = now + self._ends_after_s, now + self._grace_s
             faulthandler.dump_traceback_later(self._ends_after_s, exit=True, file=_STDERR)
+
+    def _is_second(self, number: int) -> bool:
+        """Return whether this signal asks for the end at once. `timeout` sends each SIGTERM twice, to the process and
+        to its group."""
+        if number == signal.SIGINT:
+            return self._ends_at is not None
+        if number != signal.SIGTERM:
+            return False
+        first, now = self._terminated_at, time.monotonic()
+        self._terminated_at = now if first is None else first
+        return first is not None and now - first > _EVERY_S
+
+    def _put_off(self, ends_at: float) -> None:
+        """Put the end off while the event loop makes progress, as it does while the request log is written."""
+        if self._liveness is None:
+            return
+        progress_s = limits.END_S - self._liveness.loop_silent_s()
+        later = min(self._grace_ends_at, time.monotonic() + progress_s)
+        if later > ends_at:
+            self._ends_at = later
+            faulthandler.dump_traceback_later(max(0.001, later - time.monotonic()), exit=True, file=_STDERR)
 
     def _say(self, hangs: dict[str, str]) -> None:
         if hangs and not self._has_said:

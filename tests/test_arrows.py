@@ -33,7 +33,7 @@ RANKER = (
 ARROWS = [
     # pydantic_core is what pydantic parses with: no other package. openvino is loaded where it is asked for alone.
     Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic", "pydantic_core", "openvino"})),
-    Arrow("msd", ("msd",)),
+    Arrow("msd", ("msd",), but=("msd.feedback",)),
     # Data, then networks, their training, and what is measured of them.
     Arrow("msd.dataset", ("msd.dataset", "msd.metrics", "msd.step", "msd.contract")),
     Arrow("msd.ranker", RANKER),
@@ -46,7 +46,7 @@ ARROWS = [
         "msd.feedback",
         (
             *("msd.feedback", "msd.bootstrap", "msd.metrics", "msd.dataset", "msd.contract"),
-            *("msd.page", "msd.report", "msd.step"),
+            *("msd.page", "msd.report", "msd.step", "native"),
         ),
     ),
     # A copy of the contract in C++, and what tells it of bundles; its build needs no package that is not there yet.
@@ -58,7 +58,7 @@ ARROWS = [
     Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset({"obstore"})),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
-    Arrow("model_export", ("model_export", "msd")),
+    Arrow("model_export", ("model_export", "native", "msd")),
     # The pass knows graphs alone: it is to work on anybody's.
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
     Arrow(

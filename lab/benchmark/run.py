@@ -14,7 +14,7 @@ from lab.benchmark.cold import hide_items
 from lab.benchmark.given import Floats, Given
 from lab.benchmark.predictions import MeasuredRows, Predictions, keep, kept, rows_of
 from lab.benchmark.protocol import FORMAT, Folders, Progress, Protocol, write_knowledge
-from lab.benchmark.variant import ENCODED, Variant
+from lab.benchmark.variant import BASELINES_FORMAT, ENCODED, Variant
 from lab.benchmark.vectors import NOBODY, NOTHING, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
@@ -132,8 +132,10 @@ class BenchmarkRunner:
         if variant.fitted:
             return fingerprint_of(*inputs, made_of, self._sources.knowledge, variant.name, seed)
         protocol = self._protocol
-        settings = variant.config(protocol.ranker).model_dump(), asdict(replace(protocol.training, seed=seed))
-        return fingerprint_of(*inputs, made_of, *settings, variant.textless)
+        config = variant.config(protocol.ranker)
+        settings = config.model_dump(), asdict(replace(protocol.training, seed=seed))
+        code = [] if config.network == "msd" else [BASELINES_FORMAT]
+        return fingerprint_of(*inputs, made_of, *settings, variant.textless, *code)
 
     def _fitted(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         assert variant.fitted

@@ -41,6 +41,8 @@ class Variant:
         return RankerConfig.model_validate({**base.model_dump(), **self.changes})
 
 
+# Increment with any change of a network from the literature, so that kept predictions of it are made again.
+BASELINES_FORMAT = 2
 OURS, PLAIN = "ours", "ours_without_semantics"
 ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # a service's names for such scores
 

@@ -86,4 +86,4 @@ def _events(requests: pl.DataFrame, is_clicked: NDArray[np.bool_]) -> pl.DataFra
     clicks = shown.filter(pl.Series(is_clicked)).with_columns(
         pl.col("request_id").alias("event_id") + "-click", pl.lit("click").alias("type"), pl.col("at") + 30
     )
-    return pl.concat([shown, clicks]).select(list(EVENT_TYPES))
+    return pl.concat([pl.DataFrame(schema=EVENT_TYPES), shown, clicks], how="diagonal")

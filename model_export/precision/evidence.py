@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from model_export.errors import ExportError
 from model_export.parity import BundleRows, plain_request, spread
 from msd.contract.assemble import Tensors
-from msd.contract.golden import repeated
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.metrics import Labels
@@ -83,7 +82,7 @@ class Evidence:
         some, schema = self._timed, self._features.schema
         items = [spec.name for spec in schema.tensors if spec.side == "item"]
         joined = {name: np.concatenate([one[name] for one in some]) for name in items}
-        return repeated(schema, some[-1] | joined, candidates)
+        return some[-1] | {name: np.resize(rows, (candidates, *rows.shape[1:])) for name, rows in joined.items()}
 
     @cached_property
     def _timed(self) -> list[Tensors]:

@@ -110,18 +110,6 @@ def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, a
     }
 
 
-def first_equal(schema: FeatureSchema, tensors: Tensors) -> NDArray[np.intp]:
-    """Return the place of the first candidate with equal tensors, for each [N].
-
-    A model's kernels may round rows differently by their place: equal candidates get the score of the first of them.
-    """
-    columns = [tensors[spec.name] for spec in schema.tensors if spec.side == "item"]
-    filled = [column.reshape(len(column), -1).view(np.uint8) for column in columns if column.size]
-    rows = np.concatenate(filled, axis=1)
-    _, first, kinds = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first[kinds.reshape(-1)]
-
-
 def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
     """Return the user's rung: `cached` also if a row of the history, behind the `count` candidates, is stale or
     unavailable."""

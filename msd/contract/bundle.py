@@ -36,7 +36,7 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed
 from msd.contract.uncertainty import Uncertainty
 
-FORMAT_VERSION: Literal[3] = 3
+FORMAT_VERSION: Literal[4] = 4
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
 SIGNATURE = "manifest.sig"
@@ -79,7 +79,7 @@ class Manifest(SelfHashed):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[4] = FORMAT_VERSION
     bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     model_version: str
     created_at: float

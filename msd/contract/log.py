@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msd.contract.pricing import Pricing
 
-REQUESTS, EVENTS = "requests", "events"
+REQUESTS, EVENTS = KINDS = ("requests", "events")
 """Prefixes of the two kinds of files; a dash, the time and `.parquet` follow."""
 
 
@@ -79,7 +79,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One received event; duplicates are kept. Times in Unix seconds."""
+    """One received event; duplicates are kept. Times in Unix seconds; a conversion's value in its currency."""
 
     event_id: str
     type: str
@@ -90,3 +90,5 @@ class EventRecord:
     received_at: float
     position: int | None = None
     """Place on the page where an impression was shown, from 1; None if it was not said."""
+    value: float | None = None
+    currency: str | None = None

@@ -47,6 +47,8 @@ _FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Worth = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
 MAX_POSITION = 255
 """Places on a page. The wire's own bound: an ad farther down is on another page."""
 ANONYMOUS = ""

@@ -13,6 +13,7 @@ from msd.contract.checked_file import BLOCK, SectionPlace
 from msd.contract.errors import BundleError
 from msd.contract.files import atomic_file
 from msd.contract.id_index import Words, build_index, encode_ids, hash_all, id_width
+from msd.contract.row_file import RowMemory
 from msd.contract.row_header import RowHeader, start_type
 from msd.contract.rows import Records, RowCodec, pack_history
 from msd.contract.state import Impression
@@ -32,11 +33,38 @@ def write_row_file(
     histories: Sequence[Sequence[Impression]],
 ) -> None:
     """Write rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
+    header, parts = _packed(path.name, codec, bundle_id, ids, records, histories)
+    with atomic_file(path) as file:
+        file.write(header.pack())
+        _write_blocks(file, parts)
+
+
+def rows_in_memory(
+    codec: RowCodec, bundle_id: str, ids: Sequence[str], records: Records, histories: Sequence[Sequence[Impression]]
+) -> RowMemory:
+    """Return rows as `write_row_file` writes them, in memory that is verified already, for a reader other than
+    Python."""
+    header, parts = _packed("rows", codec, bundle_id, ids, records, histories)
+    body = np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+    blocks = -(-len(body) // BLOCK)
+    starts, size = start_type(header.rows.size).itemsize, codec.dtype.itemsize
+    return RowMemory(header, body, np.ones(blocks, bool), np.zeros(blocks, np.uint32), -1, 0, starts, size)
+
+
+def _packed(
+    name: str,
+    codec: RowCodec,
+    bundle_id: str,
+    ids: Sequence[str],
+    records: Records | RecordsOf,
+    histories: Sequence[Sequence[Impression]],
+) -> tuple[RowHeader, Iterator[bytes | memoryview]]:
+    """Return the header, and all sections but the checksums, in parts. `name`: of the file."""
     seed = int(bundle_id[-16:], 16)
     width = id_width(ids)
     hashes = hash_all(ids, width, seed)
     index = build_index(hashes, seed)
-    _refuse_twins(path, ids, hashes[index.order], index.order)
+    _refuse_twins(name, ids, hashes[index.order], index.order)
     tails = [pack_history(history) for history in histories] if codec.side == "user" else []
     sizes = width + codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
     row_starts: NDArray[np.unsignedinteger] = np.zeros(0, np.uint8)
@@ -58,12 +86,10 @@ def write_row_file(
     places["checksums"] = SectionPlace(start, 4 * -(-start // BLOCK))
     about = {"bundle_id": bundle_id, "side": codec.side, "count": len(ids), "record_dtype": str(codec.dtype.descr)}
     header = RowHeader.model_validate({**about, "seed": seed, "width": width, **places})
-    with atomic_file(path) as file:
-        file.write(header.pack())
-        _write_blocks(file, chain.from_iterable(parts for _, parts in sections.values()))
+    return header, chain.from_iterable(parts for _, parts in sections.values())
 
 
-def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[np.int64]) -> None:
+def _refuse_twins(name: str, ids: Sequence[str], hashes: Words, order: NDArray[np.int64]) -> None:
     """Raise BundleError if an ID occurs twice, which shows as a repeated hash. `hashes` [n] are in the order of
     places."""
     if len(order) < 2:
@@ -72,7 +98,7 @@ def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[
     seen: set[str] = set()
     for row in order[np.append(same, False) | np.insert(same, 0, False)].tolist():
         if ids[row] in seen:
-            raise BundleError(f"{path.name}: an id occurs twice: {ids[row]!r}")
+            raise BundleError(f"{name}: an id occurs twice: {ids[row]!r}")
         seen.add(ids[row])
 
 

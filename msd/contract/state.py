@@ -5,11 +5,14 @@ The same fold makes training features, exported rows and live state. It does not
 
 from bisect import insort
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.schema import FeatureSchema
+
+_HALF_LIFE_S = 30 * 86_400.0
 Seconds = TypeVar("Seconds", float, NDArray[np.float64])
 
 
@@ -50,6 +53,15 @@ class StateRule(NamedTuple):
 
     half_life_s: float
     history_length: int
+
+
+def state_rules(schema: FeatureSchema) -> dict[Literal["user", "item"], StateRule]:
+    """Return, by side, how states decay and how many items they keep; a side whose counts no model reads decays as the
+    other."""
+    sides: tuple[Literal["user", "item"], ...] = ("user", "item")
+    own = {side: state.half_life_s for side in sides if (state := schema.state(side))}
+    some = next(iter(own.values()), _HALF_LIFE_S)
+    return {side: StateRule(own.get(side, some), schema.history.length) for side in sides}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ IMPRESSIONS = "impressions"
 def outcome_columns(where: EventsConfig) -> list[str]:
     """Return the outcome columns of the events file."""
     columns = [where.impressions, where.clicks if where.clicks else where.label, where.disliked]
-    columns += [where.conversion, where.converted_at]
+    columns += [where.conversion, where.converted_at, where.conversion_value]
     return [column for column in columns if column is not None]
 
 

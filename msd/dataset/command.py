@@ -1,8 +1,10 @@
 """Command `msd data`: fetch the example dataset, make one from any log, check any."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.table import Table
 from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
-from msd.dataset.problem import alike
+from msd.dataset.problem import Doubt, alike
 from msd.dataset.remote import local_copies
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import SourceFiles, init_dataset
@@ -22,7 +24,10 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
 )
 _SHOWN = 100
-_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files; also s3:// and gs://."
+Made = TypeVar("Made")
+_TABLE_HELP = (
+    "Your events: CSV, Parquet, JSON or Avro, also packed by gzip, or a folder of such files; also s3:// and gs://."
+)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
 
@@ -98,11 +103,20 @@ def init(
     ] = None,
     no_time: Annotated[bool, typer.Option("--no-time", help="Use row order as time.")] = False,
     no_user: Annotated[bool, typer.Option("--no-user", help="Treat all rows as one user's.")] = False,
+    decimal: Annotated[
+        str | None, typer.Option(metavar="MARK", help='The mark of decimals, "," or ".", if numbers leave it open.')
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The encoding of text files, as latin-1, cp1252 or utf-16.")
+    ] = None,
+    position: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help='The ad\'s position, known only afterwards, or "none".')
+    ] = None,
     sample: Annotated[
         int | None, typer.Option(min=1_000, metavar="N", help="Draw about N rows at random, if there are more.")
     ] = None,
 ) -> None:
-    """Make a dataset folder from any log: guess what each column is, say why, and ask nothing."""
+    """Make a dataset folder from any log: guess what each column is, say why, and ask where in doubt."""
     if time and no_time:
         raise typer.BadParameter("--time and --no-time contradict each other; give only one")
     if no_user and (user or users):
@@ -113,25 +127,47 @@ def init(
     if converted and not clicked:
         raise typer.BadParameter("--converted needs --clicked too: conversions are those of clicks")
     chosen = {role: column for role, column in named.items() if column is not None}
+    if decimal not in (None, ".", ","):
+        raise typer.BadParameter(f"--decimal {decimal}: is neither a point nor a comma")
     console = Console()
-    with console.status("Reading"), local_copies((table, items, users, clicked, converted)) as (log, *others):
+    answers = {"time_format": time_format, "decimal": decimal, "encoding": encoding, "position": position}
+    with local_copies((table, items, users, clicked, converted)) as (log, *others):
         assert log is not None
-        draft, report = init_dataset(
-            SourceFiles(log, *others),
-            out,
-            chosen,
-            in_order=no_time,
-            no_user=no_user,
-            sample=sample,
-            time_format=time_format,
-            leave_out=leave_out or (),
-            keep=keep or (),
+        draft, report = _ask(
+            console,
+            answers,
+            lambda: init_dataset(
+                SourceFiles(log, *others),
+                out,
+                chosen,
+                in_order=no_time,
+                no_user=no_user,
+                sample=sample,
+                leave_out=leave_out or (),
+                keep=keep or (),
+                **answers,
+            ),
         )
     _print_draft(draft, console)
     _print(report, console)
     if report.problems:
         raise typer.Exit(1)
     console.print(f"{out}: written; read the reasons in dataset.toml", highlight=False, soft_wrap=True)
+
+
+def _ask(console: Console, answers: dict[str, str | None], make: Callable[[], Made]) -> Made:
+    """Return what `make` makes once the questions that it raises have answers: on a terminal, a person's."""
+    while True:
+        try:
+            with console.status("Reading"):
+                return make()
+        except Doubt as doubt:
+            if not sys.stdin.isatty():
+                raise
+            console.print(f"{doubt.question}.", markup=False, highlight=False, soft_wrap=True)
+            for choice, meaning in doubt.choices.items():
+                console.print(f"  {choice}{f'  {meaning}' if meaning else ''}", markup=False, highlight=False)
+            answers[doubt.option] = typer.prompt(f"--{doubt.option.replace('_', '-')}")
 
 
 def _print_draft(draft: Draft, console: Console) -> None:
@@ -147,6 +183,8 @@ def _print_draft(draft: Draft, console: Console) -> None:
     for left in draft.left_out:
         table.add_row(escape(left.column), "[dim]left out[/dim]", left.known, escape(left.reason))
     console.print(table)
+    for note in draft.notes:
+        console.print(f"[bold]note[/bold] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(f"item text: {escape(draft.items.text or draft.items.reason)}", highlight=False, soft_wrap=True)
     if draft.users:
         console.print(f"user text: {escape(draft.users.text or draft.users.reason)}", highlight=False, soft_wrap=True)

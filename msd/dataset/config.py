@@ -16,7 +16,7 @@ from msd.dataset.table import FILE_ENDINGS
 CONFIG_FILE = "dataset.toml"
 RESERVED_NAMES = (
     *("user_id", "item_id", "at", "label", "impressions", "disliked"),
-    *("conversion", "converted_at", "part", "title", "text"),
+    *("conversion", "converted_at", "conversion_value", "part", "title", "text"),
 )
 PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
@@ -52,7 +52,7 @@ ColumnName = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, AfterValidator(_inside)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-_FILE = "The table, a file or a folder of its parts: Parquet, CSV or JSON."
+_FILE = "The table, a file or a folder of its parts: Parquet, CSV, JSON or Avro; `key=value` folders are columns."
 
 
 class _Section(BaseModel):
@@ -74,6 +74,9 @@ class EventsConfig(_Section):
     )
     conversion: ColumnName | None = Field(default=None, description="1 if a click converted; it makes a second head.")
     converted_at: ColumnName | None = Field(default=None, description="The time of the conversion.")
+    conversion_value: ColumnName | None = Field(
+        default=None, description="The sum of a click's values, for models of your own."
+    )
 
     @model_validator(mode="after")
     def _one_outcome(self) -> Self:
@@ -84,8 +87,9 @@ class EventsConfig(_Section):
         for name in ("disliked", "conversion"):
             if getattr(self, name) is not None and self.impressions is not None:
                 raise ValueError(f"{name} is of single impressions: leave it out where rows have counts")
-        if self.converted_at is not None and self.conversion is None:
-            raise ValueError("converted_at is when a conversion was: name the column of conversions as well")
+        for name in ("converted_at", "conversion_value"):
+            if getattr(self, name) is not None and self.conversion is None:
+                raise ValueError(f"{name} is of a conversion: name the column of conversions as well")
         return self
 
 

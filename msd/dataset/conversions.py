@@ -1,19 +1,24 @@
-"""Conversions of clicks, and an estimate from their delays of those still to come."""
+"""Conversions of clicks, their delays, and how many are still to come."""
 
 from typing import NamedTuple, Self
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from msd.dataset.column import read_labels, read_times
+from msd.dataset.column import read_labels, read_numeric, read_times
 from msd.dataset.config import EventsConfig
 from msd.dataset.table import Table
 
-CONVERSION, CONVERTED_AT = "conversion", "converted_at"
+CONVERSION, CONVERTED_AT, CONVERSION_VALUE = "conversion", "converted_at", "conversion_value"
 _HOUR, _DAY = 3_600, 86_400
 _TOLD = {"1 h": _HOUR, "1 d": _DAY, "7 d": 7 * _DAY}
 _NEW_S = 7 * _DAY
 _FEW = 100
+# Fewest conversions that a delay is estimated by; and the share of times that count as past.
+_AT_RISK, _NOT_AHEAD = 30, 0.999
+_LEAST = 1e-6
+Floats = NDArray[np.float64]
 
 
 def has_conversions(events: pl.DataFrame) -> bool:
@@ -29,6 +34,11 @@ def with_conversions(events: pl.DataFrame, table: Table, where: EventsConfig) ->
     converted = read_labels(table, where.conversion, "conversion")
     table.flag(where.conversion, (converted == 1) & (events["label"] == 0), "is 1 without a click")
     events = events.with_columns(converted.alias(CONVERSION))
+    if where.conversion_value is not None:
+        worth = read_numeric(table, where.conversion_value)
+        table.flag(where.conversion_value, worth < 0, "is below 0")
+        table.flag(where.conversion_value, worth.is_not_null() & (converted == 0), "is the value of no conversion")
+        events = events.with_columns(worth.alias(CONVERSION_VALUE))
     if where.converted_at is None:
         return events
     at = read_times(table, where.converted_at, optional=True)
@@ -58,6 +68,48 @@ def say_conversions(events: pl.DataFrame, valid: pl.Series) -> list[str]:
     return [line + (", which are few: trust its ranking more than its level" if few else ""), *say_delays(events)]
 
 
+class Arrival(NamedTuple):
+    """How conversions arrive: of those that ever come, the `shares` [n] that have come within `seconds` [n], ascending;
+    and the end of the log (unix s).
+
+    The nonparametric maximum likelihood of delays that are seen only if they are shorter than the event's age
+    (Lynden-Bell 1971; Woodroofe 1985). It needs no conversion rate, which may change. Conversions that are later than
+    the log is long are not expected.
+    """
+
+    seconds: Floats
+    shares: Floats
+    end: float
+
+    @classmethod
+    def of(cls, events: pl.DataFrame) -> Self | None:
+        """Return that of events with conversion times; None of too few."""
+        if CONVERTED_AT not in events.columns or events[CONVERTED_AT].count() < _FEW:
+            return None
+        known = events.select("at", CONVERTED_AT).drop_nulls()
+        at, converted_at = (known[name].to_numpy().astype(np.float64) for name in ("at", CONVERTED_AT))
+        # A conversion's time is its sender's: a few of the future would make all that waits old.
+        end = max(float(events.select(pl.col("at").max()).item()), float(np.quantile(converted_at, _NOT_AHEAD)))
+        delays = np.sort(converted_at - at)
+        ages = np.sort(np.maximum(end, converted_at) - at)
+        seconds, counts = np.unique(delays, return_counts=True)
+        at_risk = np.searchsorted(delays, seconds, "right") - np.searchsorted(ages, seconds)
+        told = seconds <= seconds[at_risk >= _AT_RISK].max(initial=0.0)
+        earlier = np.where(told, 1 - counts / np.maximum(at_risk, 1), 1.0)
+        shares = np.append(np.cumprod(earlier[:0:-1])[::-1], 1.0)
+        return cls(seconds, shares, end)
+
+    def share(self, at: Floats) -> Floats:
+        """Return the share [n] that has come of the conversions of events at these times [n] (unix s)."""
+        place = np.searchsorted(self.seconds, self.end - at, "right")
+        share: Floats = np.maximum(np.append(0.0, self.shares)[place], _LEAST)
+        return share
+
+    def within(self, share: float) -> float:
+        """Return the seconds within which this share comes."""
+        return float(self.seconds[np.searchsorted(self.shares, share)])
+
+
 class Delays(NamedTuple):
     """Delays of conversions: their number, and the share later than each of `_TOLD`; the clicks of the log's last week,
     and the expected number of their conversions still to come, None if the log is too short to tell."""
@@ -69,24 +121,16 @@ class Delays(NamedTuple):
 
     @classmethod
     def of(cls, events: pl.DataFrame) -> Self:
-        """Return the delays of events with conversion times.
-
-        Clicks older than a week give the conversion rate and the delays. A newer click is expected to still bring the
-        conversions that come later than its age.
-        """
+        """Return the delays of events with conversion times. Clicks older than a week give the conversion rate."""
         clicks = events.filter(pl.col("label") == 1)
-        delays = (clicks[CONVERTED_AT] - clicks["at"]).to_numpy().astype(np.float64)
-        known = delays[np.isfinite(delays)]
-        latest = events.select(pl.max_horizontal(pl.col("at").max(), pl.col(CONVERTED_AT).max())).item()
-        age = latest - clicks["at"].to_numpy()
-        new, old = age < _NEW_S, age >= _NEW_S
-        settled = np.sort(delays[old & np.isfinite(delays)])
-        missing = None
-        if len(settled):
-            later = 1 - np.searchsorted(settled, age[new], "right") / len(settled)
-            missing = float(len(settled) / old.sum() * later.sum())
-        shares = {name: float((known > limit).mean()) if len(known) else 0.0 for name, limit in _TOLD.items()}
-        return cls(len(known), shares, int(new.sum()), missing)
+        at, delays = clicks["at"].to_numpy(), (clicks[CONVERTED_AT] - clicks["at"]).drop_nulls().to_numpy()
+        arrival, missing = Arrival.of(events), None
+        new = at > (arrival.end if arrival else np.inf) - _NEW_S
+        if arrival is not None and not new.all():
+            rate = float(clicks.filter(pl.Series(~new))[CONVERSION].sum()) / float(arrival.share(at[~new]).sum())
+            missing = rate * float((1 - arrival.share(at[new])).sum())
+        shares = {name: float((delays > limit).mean()) if len(delays) else 0.0 for name, limit in _TOLD.items()}
+        return cls(len(delays), shares, int(new.sum()), missing)
 
 
 def say_delays(events: pl.DataFrame) -> list[str]:
@@ -98,4 +142,5 @@ def say_delays(events: pl.DataFrame) -> list[str]:
     line = f"delayed feedback: of {found.conversions:,} conversions with a time {told} after the event"
     if found.missing is None:
         return [f"{line}; the log is too short to tell how many are still to come"]
-    return [f"{line}; of the {found.new_clicks:,} clicks of its last 7 days, some {found.missing:,.0f} still convert"]
+    line += f"; of the {found.new_clicks:,} clicks of its last 7 days, some {found.missing:,.0f} still convert"
+    return [f"{line}, which training allows for"]

@@ -1,5 +1,6 @@
 """A raw log's file, its core columns (user, item, time and outcome) in canonical form, and samples of its rows."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,41 +11,47 @@ import polars as pl
 
 from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers
-from msd.dataset.problem import Problem, lines_of
-from msd.dataset.roles import WORDS, InitError, Role, RoleName
+from msd.dataset.notation import Notation
+from msd.dataset.problem import InitError, Problem, lines_of
+from msd.dataset.roles import Role, RoleName, label_words
 from msd.dataset.table import FILE_ENDINGS, Table, read_table
+from msd.dataset.text_file import UTF_8, Found
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
-_MISSING = ["", "nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "\\N"]
-_HEADERLESS = 0.3  # share of a header's cells that are numbers
+_HEADERLESS = 0.3  # share of a header's cells that are numbers or times
+_NO_NAME = re.compile(r"-?\d+([.,]\d+)?|\d{1,4}[-/.]\d\d?[-/.]\d{1,4}.*")
+_CUT = r"^\d([.,]\d+)?[eE]\+\d+$"
 _FEW_USERS = 100
 _SAMPLE_SEED = 0
 
 
-def read_raw(path: Path) -> Table:
-    """Read a file or folder, with empty cells and words such as NaN as missing. Raises InitError if it is unreadable or
-    has no header."""
+def read_raw(path: Path, found: Found) -> Table:
+    """Read a person's file or folder. Raises InitError if it is unreadable or has no header."""
+    try:
+        codecs.lookup(found.encoding or UTF_8)
+    except LookupError:
+        raise InitError(f"--encoding {found.encoding}: is unknown; such as latin-1, cp1252, utf-16 are known") from None
     if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
         raise InitError(
             f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
         )
     problems: list[Problem] = []
-    table = read_table(path.parent, path.name, problems)
+    table = read_table(path.parent, path.name, problems, found)
     if table is None:
         raise InitError(f"{path.parent / str(problems[0])}")
-    numbers = [column for column in table.frame.columns if re.fullmatch(r"-?\d+(\.\d+)?", column)]
+    numbers = [column for column in table.frame.columns if _NO_NAME.fullmatch(column)]
     if table.textual and len(numbers) > _HEADERLESS * table.frame.width:
         raise InitError(
             f"{path}: the header row is missing: the first row holds {', '.join(table.frame.columns[:5])}, …; add a "
             "row with the columns' names"
         )
-    present = pl.col(pl.String).replace(dict.fromkeys(_MISSING)), pl.col(pl.Float32, pl.Float64).fill_nan(None)
-    return replace(table, frame=table.frame.with_columns(*present))
+    return table
 
 
-def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
-    """Return the events' core columns in canonical form. Raises InitError with every invalid value."""
+def read_core(events: Table, roles: Mapping[RoleName, Role], notation: Notation) -> pl.DataFrame:
+    """Return the events' core columns in canonical form. Raises InitError with every invalid value, and Doubt if counts
+    can be read in two ways."""
     if "user" in roles:
         users = read_any_ids(events, roles["user"].column)
     else:
@@ -62,7 +69,7 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
         columns["converted_at"] = read_moments(events, roles["converted_at"].column, optional=True)
     for role in ("impressions", "clicks"):
         if role in roles:
-            columns[role] = read_whole_numbers(events, roles[role].column)
+            columns[role] = read_whole_numbers(_plain(events, roles[role].column, notation), roles[role].column)
     if "impressions" in columns:
         clicks = roles["clicks"].column if "clicks" in roles else None
         counts_fit(events, clicks, columns["impressions"], columns.get("clicks"))
@@ -77,9 +84,20 @@ def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
         whole = raw.cast(pl.Int64, strict=False)
     elif raw.dtype == pl.String and bool(raw.drop_nulls().str.contains(r"^\d+\.0$").all()):
         whole = raw.str.strip_suffix(".0")
+    if raw.dtype == pl.String:
+        cut = "is a long number that a spreadsheet has cut; export IDs as text"
+        table.flag(column, raw.str.contains(_CUT), cut)
     if whole is not None:
         table = replace(table, frame=table.frame.with_columns(whole))
     return read_unique_ids(table, column) if unique else read_ids(table, column)
+
+
+def _plain(table: Table, column: str, notation: Notation) -> Table:
+    """Return the table with a column of text with thousands as numbers, if all are."""
+    raw = table.frame.get_column(column)
+    marked = raw.dtype == pl.String and bool(raw.str.contains(r"\d[.,]\d").any())
+    found = notation.numbers(raw) if marked else None
+    return replace(table, frame=table.frame.with_columns(found.values.alias(column))) if found else table
 
 
 def _labels(table: Table, column: str, what: str) -> pl.Series:
@@ -88,7 +106,7 @@ def _labels(table: Table, column: str, what: str) -> pl.Series:
         return read_labels(table, column, what)
     table.flag_missing(column, f"; write 0 if that means no {what}, or leave the row out")
     words = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
-    labels = words.replace_strict(WORDS, default=None, return_dtype=pl.Int8)
+    labels = words.replace_strict(label_words(set(words.drop_nulls())), default=None, return_dtype=pl.Int8)
     wrong = raw.is_not_null() & labels.is_null()
     table.flag(column, wrong, f"should be 0 (no {what}) or 1 ({what}), or no or yes, false or true")
     return labels

@@ -46,7 +46,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Draft:
-    """The content of dataset.toml."""
+    """The content of dataset.toml; `notes`: how the files were read."""
 
     name: str
     origin: str
@@ -56,6 +56,7 @@ class Draft:
     users: Template | None
     features: list[Feature] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def draft_text(draft: Draft) -> str:
@@ -63,6 +64,7 @@ def draft_text(draft: Draft) -> str:
     lines = [
         "# Made by `msd data init`, which guessed what follows from names and values: read why, mend what is",
         "# wrong, and run `msd data check` on this folder. The tables beside this file are copies, named as below.",
+        *map(_comment, draft.notes),
         "format = 1",
         f"name = {toml_value(draft.name)}",
         f"description = {toml_value(f'from {draft.origin}')}",

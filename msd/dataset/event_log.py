@@ -7,13 +7,15 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from msd.dataset.column import read_moments
-from msd.dataset.roles import NAMES, InitError, Role, RoleName, chosen_roles, clean_name, find_id, find_time
+from msd.dataset.problem import InitError
+from msd.dataset.roles import NAMES, Role, RoleName, chosen_roles, clean_name, find_id, find_time
 from msd.dataset.table import Table
 
 Kind = Literal["impression", "click", "conversion"]
 _KINDS: dict[Kind, str] = {
-    "impression": "impression impressions imp imps impressed show shown shows display displayed exposure served view",
-    "click": "click clicks clicked clk tap",
+    "impression": "impression impressions imp imps impressed show shown shows display displayed exposure served view "
+    "anzeige einblendung",
+    "click": "click clicks clicked clk tap klick",
     "conversion": "conversion conversions convert converted conv install purchase order buy signup transaction lead",
 }
 _WORDS: dict[str, Kind] = {word: kind for kind, words in _KINDS.items() for word in words.split()}

@@ -1,13 +1,14 @@
 """Guess of a raw column's feature: kind, options and reason. Distinguishes text from categories."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
 
-from msd.contract.schema import MAX_VALUE_CHARS, is_position
+from msd.contract.schema import MAX_VALUE_CHARS
 from msd.dataset.column import time_forms
+from msd.dataset.notation import Notation, missing_code
 from msd.dataset.roles import TITLES, clean_name
 
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]
@@ -19,13 +20,6 @@ _LONG_TAIL = 10.0
 _SEPARATORS = {"|": 0.8, ";": 0.8, ",": 0.5}
 _UNIQUE = "nearly every row has another value, so there is nothing to learn from it"
 _CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
-# Pattern, mark between thousands, decimal mark.
-_NOTATIONS = (
-    (r"^[+-]?\d{1,3}(,\d{3})*(\.\d+)?$", ",", ".", "numbers with commas between thousands"),
-    (r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$", ".", ",", "numbers with a decimal comma"),
-)
-_POINTED = r"^[+-]?(0|[1-9]\d{0,2}(\.\d{3})*)$"  # such as 950 and 1.250: decimals would differ in number
-_UNITS = "€$£¥% "
 _UNIQUE_SHARE = 0.99
 _EXACT = 2**53
 _PROSE_WORDS = 6
@@ -43,8 +37,9 @@ class Guess:
     options: dict[str, str | int | bool] = field(default_factory=dict)
 
 
-def guess(raw: pl.Series, *, context: bool = False) -> Guess:
-    """Guess one column of a table: of items, of users, or, in `context`, of requests."""
+def guess(raw: pl.Series, *, context: bool = False, notation: Notation | None = None) -> Guess:
+    """Guess one column of a table: of items, of users, or, in `context`, of requests; `notation` is the file's. Raises
+    Doubt if its numbers can be read in two ways."""
     name = clean_name(raw.name)
     present = raw.drop_nulls()
     if not raw.name.strip():
@@ -57,10 +52,10 @@ def guess(raw: pl.Series, *, context: bool = False) -> Guess:
         return _category(raw.cast(pl.String), "true or false")
     if raw.dtype.is_nested() or raw.dtype in (pl.Binary, pl.Object):
         return Guess("none", f"a column of type {raw.dtype} cannot be a feature", raw)
-    return _scalar(name, raw, context)
+    return _scalar(name, raw, context, notation or Notation())
 
 
-def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
+def _scalar(name: str, raw: pl.Series, context: bool, notation: Notation) -> Guess:
     if raw.drop_nulls().n_unique() == 1 and not raw.null_count():
         return Guess("none", "it has one value everywhere", raw)
     if raw.dtype.is_temporal() or time_forms(raw):
@@ -68,45 +63,21 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     text = raw.cast(pl.String).str.strip_chars()
     if bool(text.drop_nulls().str.contains(r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$").all()):
         return Guess("none", "times of the day; if a date is beside them, write both into one column", raw)
-    if found := _numbers(text):
-        numbers, reason = found
+    if found := notation.numbers(text):
+        numbers, reason = found.values, found.reason
         distinct, whole = text.drop_nulls().n_unique(), bool((numbers.drop_nulls() % 1 == 0).all())
         if context and whole and _FEW_NUMBERS < distinct >= _UNIQUE_SHARE * text.count():
             return Guess("none", _UNIQUE, raw)
         guessed = _number(name, text, numbers, reason)
     else:
         guessed = _text(name, text, context)
-    if context and guessed.kind in ("categorical", "numeric") and is_position(name):
-        first: str | int = 1
-        if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
-            first = str(guessed.values.drop_nulls().mode().sort()[0])
-        reason = f"{guessed.reason}; a position is known only afterwards, so {first} stands for it online"
-        return replace(guessed, reason=reason, options=guessed.options | {"serving_value": first})
     return guessed
 
 
-def _numbers(text: pl.Series) -> tuple[pl.Series, str] | None:
-    """Return text as finite numbers, and what they are; None if one is not a number in any notation."""
-    bare = text.str.strip_chars(_UNITS)
-    numbers, reason = bare.cast(pl.Float64, strict=False), "numbers"
-    points = bare.drop_nulls().str.contains(".", literal=True)
-    if points.any() and not points.all() and bool(bare.drop_nulls().str.contains(_POINTED).all()):
-        numbers, reason = (
-            bare.str.replace_all(".", "", literal=True).cast(pl.Float64),
-            "numbers with points between thousands",
-        )
-    for pattern, thousands, decimal, notation in _NOTATIONS:
-        if numbers.null_count() > text.null_count() and bool(bare.drop_nulls().str.contains(pattern).all()):
-            plain = bare.str.replace_all(thousands, "", literal=True).str.replace(decimal, ".", literal=True)
-            numbers, reason = plain.cast(pl.Float64, strict=False), notation
-    if numbers.null_count() > text.null_count() or not (finite := numbers.is_finite()).any():
-        return None
-    if not bool(finite.drop_nulls().all()):
-        numbers, reason = numbers.set(~finite, None), f"{reason}, some not finite and so missing"
-    return numbers, reason if bool((bare == text).all()) else f"{reason}, without their unit"
-
-
 def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Guess:
+    if (code := missing_code(numbers)) is not None:
+        reason = f"{reason}; {code:g} in {int((numbers == code).sum()):,} rows is missing"
+        text, numbers = text.set(numbers == code, None), numbers.set(numbers == code, None)
     present = numbers.drop_nulls()
     distinct = present.n_unique()
     whole = bool((present == present.floor()).all())

@@ -37,10 +37,10 @@ class Dataset:
     """Events, items and users in canonical form.
 
     events: user_id str, item_id str, at i64 (Unix seconds), label i8 (0 or 1); impressions f64 if [events] counts them;
-    disliked and conversion i8, and converted_at i64 or null, if [events] names their columns; part str if [split] names
-    one; one column per context feature. Sorted by (at, user_id, item_id, label); IDs of digits come first, by number.
-    An event's user or item may lack a row; the user of an anonymous request is its ID behind ANONYMOUS_PREFIX.
-    They lie in mapped temporary files.
+    disliked and conversion i8, converted_at i64 or null and conversion_value f64 or null, if [events] names their
+    columns; part str if [split] names one; one column per context feature. Sorted by (at, user_id, item_id, label); IDs
+    of digits come first, by number. An event's user or item may lack a row; the user of an anonymous request is its ID
+    behind ANONYMOUS_PREFIX. They lie in mapped temporary files.
     items, users: their ID (one row per ID), text str or null, and one column per feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.

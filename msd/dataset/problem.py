@@ -1,12 +1,16 @@
 """Problems of a dataset with their place, collected so that one run shows all."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import polars as pl
+
 from msd.contract.errors import MsdError
 
-_SHOWN = 20
+POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
+_SHOWN, _WAYS, _SHOWN_CHARS = 20, 4, 60
 _ALIKE = 3  # rows with the same fault that are listed one by one
 
 
@@ -29,6 +33,11 @@ class Problem:
         return f"{self.file}{row}{column}: {self.message}"
 
 
+def short(text: str) -> str:
+    """Return the start of a long text."""
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
 def alike(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
     """Return problems in order; many rows with the same fault become the first and a count."""
     groups: dict[tuple[str, str | None, str], list[Problem]] = {}
@@ -46,6 +55,22 @@ def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
     lines = [f"{one}{f' (and so in {count - 1:,} more rows)' if count > 1 else ''}" for one, count in told[:shown]]
     left = sum(count for _, count in told[shown:])
     return [*lines, f"… and {left:,} more"] if left else lines
+
+
+class InitError(MsdError):
+    """A dataset cannot be made from these files, or not in that folder."""
+
+
+class Doubt(InitError):
+    """The log alone does not tell: a person has to, by an option of `msd data init`.
+
+    `choices`: the option's likely values, with what each means.
+    """
+
+    def __init__(self, question: str, option: str, choices: Mapping[str, str], otherwise: str = "") -> None:
+        self.question, self.option, self.choices = question, option, choices
+        ways = " or ".join(f"--{option.replace('_', '-')} {shlex.quote(choice)}" for choice in list(choices)[:_WAYS])
+        super().__init__(f"{question}; give {ways}{f', {otherwise}' if otherwise else ''}")
 
 
 class ArchiveError(MsdError):

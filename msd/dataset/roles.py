@@ -5,15 +5,15 @@ Knows neither features nor how a dataset is written.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from unicodedata import normalize
 
 import polars as pl
 
-from msd.contract.errors import MsdError
 from msd.dataset.column import sample_of, time_forms
+from msd.dataset.problem import Doubt, InitError
 from msd.dataset.table import Table
 
 RoleName = Literal[
@@ -37,9 +37,10 @@ NAMES: dict[RoleName, tuple[str, ...]] = {
     ),
     "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked klick geklickt".split()),
     "impressions": tuple(
-        "impressions imps impr n_impressions impression_count num_impressions shows exposures".split()
+        "impressions imps impr n_impressions impression_count num_impressions shows exposures impressionen "
+        "einblendungen".split()
     ),
-    "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
+    "clicks": tuple("clicks n_clicks click_count num_clicks clks klicks".split()),
     "request": tuple(
         "request_id req_id impression_id imp_id auction_id bid_id bid_request_id query_id event_id id".split()
     ),
@@ -48,14 +49,12 @@ TITLES = re.compile(r"(^|_)(title|headline|name|copy|text|description|summary|su
 NAMING = re.compile(r"(^|_)(title|headline|name|copy)$")
 _NO_WORDS = "0 0.0 0,0 false f no n nein falsch non não nao impression impressed view shown".split()
 _YES_WORDS = "1 1.0 1,0 true t yes y ja j wahr oui si sí sim click clicked".split()
-WORDS = dict.fromkeys(_NO_WORDS, 0) | dict.fromkeys(_YES_WORDS, 1)
+_NOT_CLICKED = ("not clicked", "not_clicked", "no click", "no_click")
+WORDS = dict.fromkeys((*_NO_WORDS, *_NOT_CLICKED), 0) | dict.fromkeys(_YES_WORDS, 1)
+_SIGNS = {"-1": 0, "-1.0": 0, "1": 1, "1.0": 1, "+1": 1}
 _FEWEST_ROWS = 2  # of an item, on average
 _MOST_HOURS = 31  # or days: fewer values are no times
 _MOST_NAMED = 5
-
-
-class InitError(MsdError):
-    """A dataset cannot be made from these files, or not in that folder."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +79,18 @@ def find_roles(
     chosen: Mapping[RoleName, str],
     *,
     in_order: bool,
-    shared: Mapping[RoleName, Sequence[str]],
     no_user: bool = False,
     time_format: str | None = None,
 ) -> dict[RoleName, Role]:
     """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
     it, and the user if users are unknown.
 
-    `chosen`: columns named by a person. `shared`: by role, possible ID columns of a given user or item table. Raises
-    InitError with the option to give if the columns do not tell.
+    `chosen`: columns named by a person. Raises InitError with the option to give if the columns do not tell.
     """
     roles = chosen_roles(events, chosen)
-    no_user = no_user or ("user" not in roles and not shared.get("user") and _is_aggregated(events, roles))
+    no_user = no_user or ("user" not in roles and _is_aggregated(events, roles))
     for role in ("user", "item"):
-        if role not in roles and (found := _id_role(events, role, roles, shared.get(role, ()), no_user)):
+        if role not in roles and (found := _id_role(events, role, roles, no_user)):
             roles[role] = found
     if not in_order and (time := find_time(events, roles, time_format)):
         roles["time"] = time
@@ -123,16 +120,12 @@ def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
     return all(role in taken or _by_name(events, role, free, _is_count) for role in ("impressions", "clicks"))
 
 
-def _id_role(
-    events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str], no_user: bool
-) -> Role | None:
+def _id_role(events: Table, role: RoleName, taken: Mapping[RoleName, Role], no_user: bool) -> Role | None:
     """Return the role of the user or item; None for the user if all rows are one user's. Raises InitError if no column
     fits."""
     if found := find_id(events, role, taken):
         return found
     free = _free(events, taken)
-    if len(both := [column for column in shared if column in free]) == 1:
-        return Role(both[0], f"the column that the table of {role}s also has")
     if role == "user" and no_user:
         return None
     if role == "item" and (headline := _headline(events, free, _is_aggregated(events, taken))):
@@ -220,9 +213,10 @@ def _formed(events: Table, role: Role, form: str | None) -> Role:
     values = events.frame.get_column(role.column)
     forms = time_forms(values.alias("time"), form) or [form or "s"]
     if len(forms) > 1:
-        raise InitError(
-            f"{events.file}, {role.column}: {values.drop_nulls()[0]!r} can be read as {' or '.join(forms)}; name the "
-            f'right one, as --time-format "{forms[0]}"'
+        raise Doubt(
+            f"{events.file}, {role.column}: {values.drop_nulls()[0]!r} can be read as {' or '.join(forms)}",
+            "time_format",
+            dict.fromkeys(forms, ""),
         )
     written = f", written as {forms[0]}" if "%" in forms[0] else ""
     return Role(role.column, role.reason + written, forms[0])
@@ -254,8 +248,11 @@ def _label(events: Table, free: Sequence[str]) -> Role:
     advice += "rows of impressions and clicks with --kind"
     for column in free:
         if clean_name(column) in NAMES["label"]:
-            values = sorted({str(value) for value in events.frame.get_column(column).drop_nulls().head(1_000)})
-            shown = ", ".join(values[:4]) or "nothing"
+            texts = events.frame.get_column(column).cast(pl.String, strict=False)
+            odd = texts.is_not_null() & ~texts.str.to_lowercase().is_in(list(WORDS))
+            shown = ", ".join(sorted(set(texts.drop_nulls().head(1_000)))[:4]) or "nothing"
+            if odd.any() and texts.filter(odd).n_unique() < 3:
+                shown = f"{texts.filter(odd)[0]} in row {odd.arg_true()[0] + 1}"
             raise InitError(f"{events.file}, {column}: holds {shown}, not 0 or 1, or no or yes; {advice}")
     fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
     perhaps = f" ({' and '.join(fitting)} would fit by values)" if fitting else ""
@@ -267,6 +264,9 @@ def _label(events: Table, free: Sequence[str]) -> Role:
 
 def _by_name(events: Table, role: RoleName, free: Sequence[str], fits: Callable[[pl.Series], bool]) -> Role | None:
     by_clean = {clean_name(column): column for column in reversed(free)}
+    # The last part of a nested name counts, too, if it says more than that it is an ID.
+    parts = {clean_name(column.rpartition(".")[2]): column for column in reversed(free) if "." in column}
+    by_clean = {name: column for name, column in parts.items() if name not in ("id", "date", "name")} | by_clean
     for name in NAMES[role]:
         if (column := by_clean.get(name)) and fits(events.frame.get_column(column)):
             return Role(column, f"its name says {role}")
@@ -297,8 +297,15 @@ def is_binary(values: pl.Series, distinct: int) -> bool:
     """Return whether all values are zeros and ones, or words for them, with at least `distinct` of them."""
     if values.dtype.is_nested() or values.dtype.is_temporal():
         return False
-    found = {WORDS.get(text.strip().lower()) for text in values.drop_nulls().unique().cast(pl.String).to_list()}
+    texts = {text.strip().lower() for text in values.drop_nulls().unique().cast(pl.String).to_list()}
+    words = label_words(texts)
+    found = {words.get(text) for text in texts}
     return None not in found and len(found) >= distinct
+
+
+def label_words(texts: Collection[str]) -> Mapping[str, int]:
+    """Return what a column's words mean, 0 or 1; beside 1 alone, -1 means 0."""
+    return _SIGNS if _SIGNS.keys() >= set(texts) and any(text.startswith("-") for text in texts) else WORDS
 
 
 def _is_count(values: pl.Series) -> bool:

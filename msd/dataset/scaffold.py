@@ -16,11 +16,14 @@ from msd.dataset.core import draw_sample, read_any_ids, read_core, read_raw, ref
 from msd.dataset.draft import Draft, Feature, LeftOut, Side, draft_text, template_of
 from msd.dataset.event_log import join_log
 from msd.dataset.guess import Guess, guess
-from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, depends, find_roles, is_binary
+from msd.dataset.notation import Notation
+from msd.dataset.position import as_position, find_positions
+from msd.dataset.problem import InitError
+from msd.dataset.roles import NAMES, Role, RoleName, clean_name, depends, find_roles, is_binary
 from msd.dataset.table import Table, write_parquet
+from msd.dataset.text_file import Found
 from msd.step import check_out
 
-_SHARED = 0.5
 _MOSTLY = 0.8
 
 
@@ -62,31 +65,35 @@ def init_dataset(
     time_format: str | None = None,
     leave_out: Sequence[str] = (),
     keep: Sequence[str] = (),
+    decimal: str | None = None,
+    encoding: str | None = None,
+    position: str | None = None,
 ) -> tuple[Draft, DatasetReport]:
     """Write a dataset to `out`, an empty or new folder, and check it; the draft has what was guessed.
 
     `chosen`: columns of the events by role, if a person named them. `in_order`: the rows' order is the time. `no_user`:
     all rows are one user's. `sample`: draw about this many rows if there are more. `time_format`: of strptime.
-    `leave_out`: columns to ignore. `keep`: doubtful columns that are known before the impression.
-    Raises InitError, and writes nothing, if files are unreadable or columns cannot be identified.
+    `leave_out`: columns to ignore. `keep`: doubtful columns that are known before the impression. `decimal`: the mark
+    of decimals, "." or ",". `encoding`: of text files. `position`: the column of the ad's position, or "none".
+    Raises InitError, and writes nothing, if files are unreadable or columns cannot be identified; Doubt if one of the
+    last three, or `time_format`, would tell.
     """
     for path in sources.given:
         if not path.exists():
             raise InitError(f"{path}: there is no such file")
     check_out(out, (), "new dataset", InitError)
-    tables = {path: read_raw(path) for path in sources.given}
+    found = Found(encoding)
+    read = {path: Notation.of(read_raw(path, found), decimal) for path in sources.given}
+    tables = {path: table for path, (_, table) in read.items()}
     _refuse_unknown({"leave-out": leave_out, "keep": keep}, list(tables.values()))
     tables = {path: replace(table, frame=table.frame.drop(leave_out, strict=False)) for path, table in tables.items()}
     others = (sources.items, sources.users, sources.clicks, sources.conversions)
     items, users, clicks, conversions = (tables[path] if path else None for path in others)
     joined = join_log(tables[sources.events], clicks, conversions, chosen, time_format)
     events = joined.table
-    shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
-    roles = find_roles(
-        events, joined.chosen, in_order=in_order, shared=shared, no_user=no_user, time_format=time_format
-    )
+    roles = find_roles(events, joined.chosen, in_order=in_order, no_user=no_user, time_format=time_format)
     roles |= joined.roles
-    core = read_core(events, roles)
+    core = read_core(events, roles, read[sources.events][0])
     origin = ", ".join(path.name for path in sources.given)
     if sample and (drawn := draw_sample(core, sample)):
         kept, note = drawn
@@ -94,13 +101,20 @@ def init_dataset(
         events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {note}"
     item_side = _side("item", items, core, roles["item"])
     user_side = _side("user", users, core, roles.get("user"))
-    context, left_out = _distribute(events, roles, core, item_side, user_side)
+    # A column of an items' or users' table is written as that is.
+    files = (sources.events, sources.items, sources.users)
+    notations = {name: read[path][0] for path in files if path for name in tables[path].frame.columns}
+    context, left_out = _distribute(events, roles, core, item_side, user_side, notations)
     left_out += [LeftOut(column, "given by --leave-out") for column in leave_out]
     sides = [item_side, user_side, context]
-    shown = Shown.of(core)
+    shown, positions = Shown.of(core), find_positions(context.series, core, position)
     for side in sides:
         for raw in side.series:
-            guessed = guess(raw, context=side.side == "context")
+            guessed = guess(raw, context=side.side == "context", notation=notations.get(raw.name))
+            if raw.name in notations and (gone := notations[raw.name].gone.get(raw.name)):
+                guessed = replace(guessed, reason=f"{guessed.reason}; {gone}")
+            if side is context and raw.name in positions:
+                guessed = as_position(guessed, positions[raw.name])
             if raw.name not in keep and (evidence := _doubt(raw, guessed, side, core, shown)):
                 left_out.append(LeftOut(raw.name, evidence, "doubtful"))
                 continue
@@ -118,6 +132,7 @@ def init_dataset(
         users=template_of("user", written["user"], features) if has_users else None,
         features=features,
         left_out=left_out,
+        notes=found.notes,
     )
     _write(out, draft, written)
     return draft, check_dataset(out)
@@ -172,14 +187,6 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
         raise InitError(f"{out} cannot be written: {error.strerror}; name another folder") from None
 
 
-def _keys(table: Table | None) -> list[str]:
-    """Return columns that could be a table's ID."""
-    if table is None:
-        return []
-    flat = [column for column in table.frame if not column.dtype.is_nested()]
-    return [column.name for column in flat if column.null_count() == 0 and column.n_unique() == column.len()]
-
-
 def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None) -> _Columns:
     key = f"{side}_id"
     if table is None:
@@ -196,7 +203,7 @@ def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None
 
 
 def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
-    """Return a table's column with the events' IDs: with the same name, a likely name, or the same values."""
+    """Return a table's column with the events' IDs: with the same name, or a likely one."""
     if role.column in table.frame.columns:
         return role.column
     known = set(ids.to_list())
@@ -206,9 +213,6 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
     for column, share in shares.items():
         if share and clean_name(column) in likely:
             return column
-    for column in _keys(table):
-        if shares[column] >= _SHARED:
-            return column
     raise InitError(
         f"{table.file}: no column holds the {side} ids of the events, such as {', '.join(ids.head(3))}; call it "
         f"{role.column}, as the events do. Its columns are {', '.join(table.frame.columns)}"
@@ -216,12 +220,17 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
 
 
 def _distribute(
-    events: Table, roles: Mapping[RoleName, Role], core: pl.DataFrame, items: _Columns, users: _Columns
+    events: Table,
+    roles: Mapping[RoleName, Role],
+    core: pl.DataFrame,
+    items: _Columns,
+    users: _Columns,
+    notations: Mapping[str, Notation],
 ) -> tuple[_Columns, list[LeftOut]]:
     """Assign each further column of the events to the item or user that determines it, otherwise to the context. A
     column of item IDs that are texts is the items' as well."""
     item = roles["item"].column
-    texts = [item] if guess(events.frame.get_column(item)).kind == "text" else []
+    texts = [item] if guess(events.frame.get_column(item), notation=notations.get(item)).kind == "text" else []
     used = {role.column for role in roles.values()} - set(texts)
     context, left_out = _Columns("context", core), list[LeftOut]()
     for raw in events.frame:
@@ -231,7 +240,7 @@ def _distribute(
         if owner is not None:
             left_out.append(LeftOut(raw.name, f"of the events: the table of {owner.side}s has it"))
             continue
-        determined = items if raw.name in texts else _owner(raw, core, items, users)
+        determined = items if raw.name in texts else _owner(raw, core, items, users, notations.get(raw.name))
         if determined is None:
             context.series.append(raw)
             continue
@@ -242,7 +251,9 @@ def _distribute(
     return context, left_out
 
 
-def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns) -> _Columns | None:
+def _owner(
+    raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns, notation: Notation | None
+) -> _Columns | None:
     """Return the side with one value each of an events column; None for the context."""
     if found := next((side for side in (items, users) if depends(raw, core[f"{side.side}_id"])), None):
         return found
@@ -250,7 +261,7 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
         return None if is_called_afterwards(raw.name) else items
-    if guess(raw).kind != "text":
+    if guess(raw, notation=notation).kind != "text":
         return None
     values = pl.DataFrame({"key": core["item_id"], "value": raw}).drop_nulls()
     # A text of one event only may be of the moment.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.bootstrap import Resampled, compare, compare_by_seed, interval, resample_metrics
+from msd.bootstrap import Resampled, compare, compare_by_seed, draw_weights, interval, resample_metrics
 from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -21,7 +21,7 @@ from msd.evaluation.single_features import single_features
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
 from msd.evaluation.verdict import COUNTS, objections
 from msd.evaluation.within import measure_within
-from msd.metrics import Labels, Weights, calibration, measure, measure_pooled
+from msd.metrics import Labels, Weights, calibration, measure, measure_pooled, measure_users
 from msd.ranker.features import Features
 from msd.student.vectors import StudentVectors
 from msd.training.folder import ModelFolderError, load_ranker
@@ -95,7 +95,7 @@ def evaluate_models(
         "models": {one.name: _figures(one, rows, samples) for one in measured},
         "alone": single_features(features, test),
         "verdict": verdict,
-        "differences": [_difference(rows, one, other, samples) for one, other in combinations(measured, 2)],
+        "differences": _differences(measured, rows, samples, resamples, seed),
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
@@ -216,6 +216,28 @@ def _resample(
         drawn = resample_metrics(rows.labels, every, groups, resamples, seed, rows.impressions)
         parts = zip(*(np.split(metric, ends[:-1]) for metric in drawn), strict=True)
         found[unit] = {one.name: Resampled(*part) for one, part in zip(measured, parts, strict=True)}
+    return found
+
+
+def _differences(
+    measured: Sequence[ModelScores], rows: EvaluatedRows, samples: Samples, resamples: int, seed: int
+) -> list[Figures]:
+    """Return each pair's differences in AUC and logloss, and in GAUC if users have both labels."""
+    by_user = {
+        one.name: [measure_users(rows.labels, row, rows.users, rows.impressions) for row in one.test]
+        for one in measured
+    }
+    aucs = {name: np.mean([auc for auc, _ in found], axis=0) for name, found in by_user.items()}
+    shown = next(iter(by_user.values()))[0][1]
+    drawn = {name: np.empty((1, 0)) for name in aucs}
+    if len(shown) > 1:
+        draws = np.concatenate(list(draw_weights(np.arange(len(shown)), resamples, seed))) * shown
+        drawn = {name: (draws @ auc / draws.sum(1))[None] for name, auc in aucs.items()}
+    found = []
+    for one, other in combinations(measured, 2):
+        gap = float(np.average(aucs[one.name] - aucs[other.name], weights=shown)) if len(shown) else None
+        order = None if gap is None else {"difference": gap, "users": compare(drawn[one.name], drawn[other.name])}
+        found.append({**_difference(rows, one, other, samples), "gauc": order})
     return found
 
 

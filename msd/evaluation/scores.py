@@ -130,9 +130,10 @@ def _score_seed(
 def _conversions(
     trained: TrainedRanker, features: Features, test: NDArray[np.int64], pctr: NDArray[np.float64]
 ) -> Figures:
-    """Measure predicted conversions: `pcvr` on clicks, and `pctcvr`, its product with `pctr`, on impressions. Each has
-    its base rate; None if all rows have one outcome."""
+    """Measure predicted conversions: `pcvr` on clicks, and `pctcvr`, its product with `pctr`, on impressions, of those
+    that have arrived. Each has its base rate; None if all rows have one outcome."""
     converted, pcvr = features.converted(test), predict_conversions(trained, features, test)
+    pcvr = pcvr * features.share_arrived(test)
     clicked = features.outcomes(test)[0] > 0
     return {
         "pcvr": _measure_rate(converted[clicked], pcvr[clicked]),

@@ -1,7 +1,7 @@
 """Verdict on an evaluation in words: the model to use, and reasons to distrust the figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Figures = Mapping[str, Any]
 COUNTS, ENCODER, TFIDF, TFIDF_WITHIN = "counts", "encoder", "tfidf", "tfidf_within"
@@ -90,39 +90,64 @@ def say_verdict(results: Figures) -> str:
     return "\n".join(["do not trust these figures yet.", *doubts, f"As they stand: {best}"]) if doubts else best
 
 
+class _Gain(NamedTuple):
+    """A figure less another model's, and the ends of its 95 % interval; `better`: the sign of an improvement."""
+
+    what: str
+    size: float
+    ends: Sequence[float] | None
+    better: int = 1
+
+    @property
+    def sure(self) -> int:
+        """1 for a sure gain, -1 for a sure loss, 0 if chance may explain it."""
+        low, high = self.ends or (-1.0, 1.0)
+        return self.better * (int(low > 0) - int(high < 0))
+
+    def __str__(self) -> str:
+        told = f"{self.what} {self.size:+.4f}" + (" ({:+.4f} to {:+.4f})".format(*self.ends) if self.ends else "")
+        return f"{told}, {('a sure loss', 'not sure', 'a sure gain')[self.sure + 1]}"
+
+
 def say_best(results: Figures) -> str:
-    """Return in one sentence how the first model compares with the best baseline, and which to use: by pairs ranked
-    right within users if the dataset has counts, else by AUC."""
-    within = results["within"]
-    if within and within["groups"] > 1:
-        return say_within(within)
-    aucs = {name: one["metrics"]["auc"] for name, one in results["models"].items()}
-    rivals = [name for name, one in results["models"].items() if "curve" not in one]
-    ours, rival = next(iter(aucs)), max(rivals, key=aucs.__getitem__)
-    pair = next(one for one in results["differences"] if (one["model"], one["minus"]) == (ours, rival))
+    """Return in one sentence which model to use, of yours and the best other, and why: by logloss, and by the order
+    within users. Without a sure gain it is the other. Yours is the one that the verdict on semantics serves."""
+    verdict, models, within = results.get("verdict"), results["models"], results["within"]
+    order: _Gain | None = None
+    ours = verdict["model" if verdict["sure"] else "minus"] if verdict else next(iter(models))
+    if within and within["groups"] > 1 and within["differences"][0]["model"] == ours:
+        values = {name: one["pair_accuracy"]["value"] for name, one in within["models"].items() if name in models}
+        rival = max((name for name in values if "curve" not in models[name]), key=values.__getitem__)
+        found = next(one for one in within["differences"] if one["minus"] == rival)["pair_accuracy"]
+        order = _Gain("pairs ranked right within groups", found["difference"], found["ci95"])
+    else:
+        rivals = [name for name, one in models.items() if "curve" not in one]
+        rival = max(rivals, key=lambda name: models[name]["metrics"]["auc"])
+        found = _pair(results, ours, rival).get("gauc")
+        if found:
+            order = _Gain("order within users (GAUC)", found["difference"], found["users"]["ci95"])
+    losses = _pair(results, ours, rival)["logloss"]
     # With a single user, only rows can be resampled.
-    gain, ends = pair["auc"]["difference"], pair["auc"]["users"]["ci95"] or pair["auc"]["rows"]["ci95"]
-    told = f"AUC of {ours} {aucs[ours]:.4f}, of the best other, {_WORDS.get(rival, rival)}, {aucs[rival]:.4f}"
-    return f"{told}: {_advice(gain, ends, ours, rival)}"
+    ends = losses["users"]["ci95"] or losses["rows"]["ci95"]
+    return _advice(_Gain("logloss", losses["difference"], ends, better=-1), order, ours, rival)
 
 
-def say_within(within: Figures) -> str:
-    """Return in one sentence how the first model ranks pairs within groups, against the best of the others."""
-    rest = within["differences"]
-    best = max(rest, key=lambda one: within["models"][one["minus"]]["pair_accuracy"]["value"])
-    gain, other = best["pair_accuracy"], best["minus"]
-    told = f"pairs ranked right, {best['model']} less the best other, {_WORDS.get(other, other)}"
-    return f"{told}: {_advice(gain['difference'], gain['ci95'], best['model'], other)}"
+def _pair(results: Figures, ours: str, rival: str) -> Figures:
+    found: Figures = next(one for one in results["differences"] if (one["model"], one["minus"]) == (ours, rival))
+    return found
 
 
-def _advice(gain: float, ends: Sequence[float] | None, ours: str, other: str) -> str:
-    told = f"{gain:+.4f}" + (" ({:+.4f} to {:+.4f})".format(*ends) if ends else "")
-    low, high = ends or (-1.0, 1.0)
-    if high < 0:
-        return f"{told}: a sure loss; use {other}"
-    if gain <= 0:
-        return f"{told}: no gain; use {other}"
-    return f"{told}: {'a sure gain' if low > 0 else 'not a sure gain'}; use {ours}"
+def _advice(level: _Gain, order: _Gain | None, ours: str, other: str) -> str:
+    better = level.sure or (order.sure if order else 0)
+    gains = "; ".join(map(str, filter(None, (level, order))))
+    told = f"{ours} against the best other, {_WORDS.get(other, other)}: {gains}"
+    if better <= 0:
+        return f"use {other}: {told}{'' if better else '; nothing is surely gained'}"
+    if order and order.sure <= 0:
+        told += "; within users nothing is gained, only the level is"
+    elif order and not level.sure:
+        told += "; only the order is gained"
+    return f"use {ours}: {told}"
 
 
 def say_semantics(verdict: Figures) -> str:

@@ -20,7 +20,7 @@ from msd.dataset.config import (
     SplitConfig,
     UsersConfig,
 )
-from msd.dataset.conversions import CONVERSION, CONVERTED_AT, has_conversions
+from msd.dataset.conversions import CONVERSION, CONVERSION_VALUE, CONVERTED_AT, has_conversions
 from msd.dataset.draft import toml_value
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.mapped import BLOCK, mapped
@@ -105,7 +105,7 @@ def _config(old: Dataset, said: Described, conversions: bool, by_time: bool) -> 
     has_title = bool(old.items["title"].is_not_null().any())
     has_text = bool(said.texts) or bool(old.items["text"].is_not_null().any())
     user_text = bool(old.users["text"].is_not_null().any())
-    outcomes = (CONVERSION, CONVERTED_AT) if conversions else ()
+    outcomes = (CONVERSION, CONVERTED_AT, CONVERSION_VALUE) if conversions else ()
     # Given parts of old events cannot apply to new ones.
     cuts = was.split if was.split.column is None else SplitConfig()
     split = SplitConfig(column="part") if by_time else cuts
@@ -125,11 +125,12 @@ def _config(old: Dataset, said: Described, conversions: bool, by_time: bool) -> 
 
 
 def _outcomes(config: DatasetConfig, of: pl.DataFrame) -> list[pl.Expr]:
-    """Return the columns of conversions, if the dataset has them; times may be unknown."""
+    """Return the columns of conversions, if the dataset has them; times and values may be unknown."""
     if config.events.conversion is None:
         return []
     at = pl.col(CONVERTED_AT).floor() if CONVERTED_AT in of.columns else pl.lit(None)
-    return [pl.col(CONVERSION), at.cast(pl.Int64).alias(CONVERTED_AT)]
+    worth = pl.col(CONVERSION_VALUE) if CONVERSION_VALUE in of.columns else pl.lit(None, pl.Float64)
+    return [pl.col(CONVERSION), at.cast(pl.Int64).alias(CONVERTED_AT), worth.alias(CONVERSION_VALUE)]
 
 
 def _merged(

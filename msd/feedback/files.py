@@ -10,7 +10,7 @@ import polars as pl
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS, ANONYMOUS_PREFIX, MAX_POSITION
-from msd.dataset.table import POLARS_ERRORS
+from msd.dataset.problem import POLARS_ERRORS
 
 REQUEST_TYPES = {
     "request_id": pl.String(),
@@ -34,8 +34,10 @@ EVENT_TYPES = {
     "at": pl.Float64,
     "request_id": pl.String,
     "position": pl.Int32,
+    "value": pl.Float64,
+    "currency": pl.String,
 }
-_OPTIONAL = ("request_id", "position")
+_OPTIONAL = ("request_id", "position", "value", "currency")
 JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
 """What judging bundles needs besides."""
 _CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explored": pl.Boolean, "first": pl.Int32}
@@ -55,6 +57,7 @@ _LATER: dict[str, pl.DataType] = {
 _TYPES = {name: kind for name, kind in _LATER.items() if name != "explore"}
 _TYPES |= {"bundle_id": pl.String(), "request": pl.Binary()}
 _KINDS = ("impression", "click", "conversion")
+MOST_WORTH = 1e12
 
 
 class FeedbackError(MsdError):
@@ -85,7 +88,7 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
 
 def read_events(logs: Sequence[Path]) -> Iterator[pl.DataFrame]:
     """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s),
-    request_id and position (from 1), null if there is none. Raises FeedbackError."""
+    request_id and position (from 1), null if there is none; of conversions value and currency. Raises FeedbackError."""
     yield pl.DataFrame(schema=EVENT_TYPES)  # also if all files are removed meanwhile
     yield from map(_read_events, filter(Path.exists, _files(logs, EVENTS)))
 
@@ -157,6 +160,7 @@ def _read_events(file: Path) -> pl.DataFrame:
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
     if not is_finite:
         raise FeedbackError(f"{file}: a time is not a finite number")
+    _check_values(file, frame)
     others = frame.filter(pl.col("type").is_in(_KINDS).not_())
     if others.height:
         raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")
@@ -171,4 +175,12 @@ def _check_positions(file: Path, given: pl.Series) -> None:
         raise FeedbackError(
             f"{file}: an event has the position {given.filter(wrong)[0]}; it should be a whole number from 1, the first"
             f" place of the page, to {MAX_POSITION}, or missing"
+        )
+
+
+def _check_values(file: Path, frame: pl.DataFrame) -> None:
+    wrong = frame.filter(pl.col("value").is_between(0, MOST_WORTH).not_())
+    if wrong.height:
+        raise FeedbackError(
+            f"{file}: an event has the value {wrong['value'][0]}; it should be from 0 to {MOST_WORTH:g}"
         )

@@ -42,12 +42,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Joined:
-    """One row an impression: request_id, user_id, item_id, at (unix s), position (from 1, null if
-    unknown), arm, arm_share, pctr, pcvr and bid (null
-    without), pricing (cpm, cpc or cpa), segments, request_number (its place in the log), label (0 or 1), click_after_s
-    (seconds to its first click, null without one); with conversions, conversion (0 or 1) and converted_at (unix s);
-    sorted by at, request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time
-    by which waiting ends (unix s)."""
+    """One row an impression: request_id, user_id, item_id, at (unix s), position (from 1, null if unknown), arm,
+    arm_share, pctr, pcvr and bid (null without), pricing (cpm, cpc or cpa), segments, request_number (its place in the
+    log), label (0 or 1), click_after_s (seconds to its first click, null without one); with conversions, conversion (0
+    or 1), converted_at (unix s, of the first) and conversion_value (the sum, null if none has a value); sorted by at,
+    request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time by which
+    waiting ends (unix s)."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
@@ -69,7 +69,9 @@ def join(
 
     A request or an event whose ID comes twice counts once. Clicks that name no request belong to the latest impression
     of the same user and item before them, and conversions to the latest such click; of two at one time, to that of the
-    request whose ID is last. Raises FeedbackError when not one impression can be told from the log, or none is settled.
+    request whose ID is last. A conversion after an impression without a click is a view-through conversion: counted,
+    but not joined. Raises FeedbackError when not one impression can be told from the log, none is settled, or values
+    are in several currencies.
     """
     told = Counter[str]()
     shown = _Seen()
@@ -117,6 +119,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
     """Return each event once, by the request that it names; clicks and conversions that name none, by user and item;
     and whether there are conversions. Note the requests and candidates that were shown."""
     by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*PAIR), False
+    currencies = set[str | None]()
     for frame in events:
         told["events"] += frame.height
         by_id.add(frame)
@@ -127,6 +130,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         told["impressions"] += kinds["impression"].height
         told["clicks"] += kinds["click"].height
         has_conversion |= not kinds["conversion"].is_empty()
+        currencies |= set(kinds["conversion"].drop_nulls("value")["currency"])
         without, own = distinct.filter(pl.col("request_id").is_null()), kinds["impression"].drop_nulls("request_id")
         told["impressions_without_request"] += kinds["impression"].height - own.height
         shown.add(own.select("request_id"))
@@ -134,6 +138,11 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         named.add(distinct.drop_nulls("request_id"))
         nameless.add(without.filter(pl.col("type") != "impression"))
     nameless.flush()
+    if len(currencies) > 1:
+        found = ", ".join(sorted(currency or "no currency" for currency in currencies))
+        raise FeedbackError(
+            f"values of conversions are in several currencies ({found}): send all in one, with its code"
+        )
     return named, nameless, has_conversion
 
 

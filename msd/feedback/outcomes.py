@@ -44,14 +44,18 @@ def label(
 
 
 def convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with conversions of their clicks. The first of several counts."""
+    """Return the impressions with conversions of their clicks: when the first of several came, and the sum of their
+    values."""
     clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
     matched = _matched(conversions, clicks)
     timely = matched.filter(pl.col("after_s").is_between(0, window_s))
-    converted = timely.group_by(KEY).agg(converted_at=pl.col("happened_at").min())
+    worth = pl.when(pl.col("value").count() > 0).then(pl.col("value").sum())
+    converted = timely.group_by(KEY).agg(converted_at=pl.col("happened_at").min(), conversion_value=worth)
     told["conversions"] += conversions.height
     told["joined_conversions"] += converted.height
-    told["conversions_without_click"] += conversions.height - matched.height
+    view_through = _matched(conversions, impressions).height - matched.height
+    told["view_through_conversions"] += view_through
+    told["conversions_without_impression"] += conversions.height - matched.height - view_through
     told["conversions_outside_the_window"] += matched.height - timely.height
     told["repeated_conversions"] += timely.height - converted.height
     return impressions.join(converted, on=KEY, how="left").with_columns(
@@ -76,12 +80,12 @@ def _early(clicks: pl.DataFrame, impressions: pl.DataFrame, window_s: float) -> 
 
 
 def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
-    """Return request_id and item_id of each event's cause, when it happened, and how long after its cause."""
-    named = events.filter(pl.col("request_id").is_not_null()).select(*KEY, pl.col("at").alias("happened_at"))
+    """Return request_id and item_id of each event's cause, when it happened, how late that was, and its value."""
+    named = events.filter(pl.col("request_id").is_not_null()).select(*KEY, pl.col("at").alias("happened_at"), "value")
     nameless = events.filter(pl.col("request_id").is_null())
     by_request = named.join(causes.select(*KEY, "at"), on=KEY, how="inner")
     by_pair = (
-        nameless.select(*PAIR, pl.col("at").alias("happened_at"))
+        nameless.select(*PAIR, pl.col("at").alias("happened_at"), "value")
         .sort("happened_at")
         .join_asof(
             causes.select(*PAIR, "request_id", "at").sort("at", "request_id"),
@@ -94,6 +98,6 @@ def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
         )
         .filter(pl.col("request_id").is_not_null())
     )
-    return pl.concat([one.select(*KEY, "happened_at", "at") for one in (by_request, by_pair)]).select(
-        *KEY, "happened_at", after_s=pl.col("happened_at") - pl.col("at")
+    return pl.concat([one.select(*KEY, "happened_at", "at", "value") for one in (by_request, by_pair)]).select(
+        *KEY, "happened_at", "value", after_s=pl.col("happened_at") - pl.col("at")
     )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from msd.bootstrap import interval
 from msd.contract.pricing import Formula, ecpm_of, formula_of
-from msd.dataset.table import POLARS_ERRORS
+from msd.dataset.problem import POLARS_ERRORS
 from msd.feedback.arms import METRICS, Estimate, earned
 from msd.feedback.files import FeedbackError
 

@@ -26,6 +26,7 @@ from msd.contract.correction import (
     write_corrections,
 )
 from msd.contract.state import decay
+from msd.dataset.conversions import Arrival
 from msd.dataset.mapped import BLOCK
 from msd.feedback.collect import Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import FeedbackError, read_events, read_requests
@@ -38,6 +39,8 @@ Floats = NDArray[np.float64]
 _PRIOR = 0.3
 _LEAST_GAIN = 1.0
 _LEAST_CLICKS = 100
+# Of the conversions, the share that is waited for.
+_MOST = 0.95
 RATE_PER_HOUR = 0.25
 """Maximum change of a correction per hour, in log-odds and in the logarithm of its slope: it takes at least four hours
 to reach its bound, so that operators can react.
@@ -90,7 +93,7 @@ def main(
     settle_hours: SettleHours = 1.0,
     window_hours: WindowHours = 24.0,
     conversion_settle_hours: Annotated[
-        float, typer.Option(min=0, help="Hours until a click without a conversion counts as not converted.")
+        float, typer.Option(min=0, help="Hours until a click can count as not converted; more if 5 % come later.")
     ] = 24.0,
 ) -> None:
     """Correct the calibration of served models by what was clicked, and what converted. Run it every few minutes.
@@ -103,6 +106,10 @@ def main(
     with collected(logs) as folders:
         joined = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT)
     shown = _where_scored(joined.frame)
+    # All impressions tell how late conversions come.
+    arrival, settle_s = Arrival.of(joined.frame), 3_600 * conversion_settle_hours
+    if arrival is not None:
+        settle_s = max(settle_s, arrival.within(_MOST))
     half_life_s, console = 86_400 * half_life_days, Console()
     table = Table(
         "bundle", "head", "rows", "outcomes", "model ÷ outcomes", "corrected ÷ outcomes", "shift", "slope", ""
@@ -114,7 +121,7 @@ def main(
         previous = corrections.get(bundle)
         found = []
         for head, before in ((HEAD, previous), (CONVERSIONS, previous and previous.conversions)):
-            due = joined.ends_at - 3_600 * conversion_settle_hours if head == CONVERSIONS else math.inf
+            due = joined.ends_at - settle_s if head == CONVERSIONS else math.inf
             own = _impressions(shown, bundle, due, head)
             if head == HEAD or len(own.labels):
                 outcomes.append(learn(own, before, half_life_s))

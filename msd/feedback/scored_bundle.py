@@ -1,27 +1,30 @@
-"""A bundle that scores logged requests again by the contract's reference: its own graph in ONNX Runtime, from its own
-rows. Needs no training data, and no other bundle's schema."""
+"""A bundle that scores logged requests again as services do, by the native core: its own graph in ONNX Runtime, from
+its own rows. Needs no training data, and no other bundle's schema."""
 
+import json
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from msd.contract.assemble import Tensors, assemble, wanted_items
+import native
+from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.correction import Correction, Scores
-from msd.contract.encode import encode_record
-from msd.contract.request import RequestError, parse_request
+from msd.contract.request import MAX_CANDIDATES, RequestError, load_json, parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, Records, row_dtype
+from msd.contract.rows import ROW_SIDES, Records, Rows, row_dtype
 from msd.contract.state import Impression
 from msd.feedback.files import FeedbackError
+from native.layout import core_model, core_schema, given_once
+from native.offline import OfflineScorer
 
 _SAMPLE = 1_000
 _COUNTS = ("impressions", "clicks", "as_of")
-_CONTEXT = ("context_categorical", "context_dense")
 _NOTHING = (0.0, 0.0, -np.inf)
 
 
@@ -44,10 +47,13 @@ class ScoredRequest(NamedTuple):
 
 class ScoredBundle:
     """An open bundle. `refused` counts requests that its schema does not accept; `seconds` are those of each scored
-    request, from its parsed body to its scores."""
+    request, from its parsed body to its reply."""
 
     def __init__(self, folder: Path, corrections: Mapping[str, Correction] | None = None) -> None:
-        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError."""
+        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError; FeedbackError
+        without the core."""
+        if native.core is None:
+            raise FeedbackError(f"bundles are judged with the native core: {native.REASON}")
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
@@ -56,7 +62,23 @@ class ScoredBundle:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         path = str(self.bundle.path(RANKER))
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        heads = list(self.bundle.manifest.heads)
+
+        def run(tensors: Tensors) -> Scores:
+            return dict(zip(heads, session.run(heads, tensors), strict=True))
+
+        self._run_model = run
+        self._scorer = self._scorer_of(self.bundle.schema.serving_constants)
+
+    def _scorer_of(self, constants: Mapping[str, str | float]) -> OfflineScorer:
+        """Return a scorer of requests whose context has these constants."""
+        manifest, schema = self.bundle.manifest, self.bundle.schema
+        form = core_schema(schema, {file.codec.side: file.codec for file in (self._users, self._items)}, constants)
+        # Requests that explored are judged as any other.
+        served = core_model(manifest.model_version, manifest.formula, explore_share=1.0)
+        heads = list(manifest.heads)
+        return OfflineScorer(schema, form, served, heads, None, self._run_model, MAX_CANDIDATES)
 
     @property
     def data_until(self) -> float:
@@ -84,9 +106,9 @@ class ScoredBundle:
         )
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
-        """Return the scores [N] by head of a logged request's candidates, as they would be served; None if the schema
-        does not accept it. Counts and history are the row's or those of `state`, whichever is newer. Raises
-        FeedbackError if `item_ids` are not its candidates."""
+        """Return the scores [N] by head of a logged request's candidates, as they would be served; None if the bundle
+        does not accept it: its schema, or its prices. Counts and history are the row's or those of `state`, whichever
+        is newer. Raises FeedbackError if `item_ids` are not its candidates."""
         found = self.score_shown(row, state, ())
         return None if found is None else found.served
 
@@ -102,7 +124,7 @@ class ScoredBundle:
             return None
         if list(request.ids) != row["item_ids"]:
             raise FeedbackError(f"request {row['request_id']}: item_ids are not its candidates")
-        start, heads = time.perf_counter(), list(self.bundle.manifest.heads)
+        start = time.perf_counter()
         user = self._users.get([request.user_id])
         if state is not None:
             if state.user[-1] > user.records["as_of"][0]:
@@ -115,22 +137,32 @@ class ScoredBundle:
             logged = [state.candidates.get(item_id, _NOTHING) for item_id in wanted[:count]]
             logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
             _renew(items.records, logged)
-        tensors = assemble(schema, request, row["at"], user, items).tensors
-        served = self._run(heads, tensors)
-        self.seconds.append(time.perf_counter() - start)
-        if schema.position is None:
-            return ScoredRequest(served, dict.fromkeys(positions, served))
-        shown = {}
-        for position in positions:
-            place = {schema.position: None} if position is None else schema.at_slot(position)
-            context = {**schema.serving_constants, **place, **request.context}
-            encoded = zip(_CONTEXT, encode_record(schema, "context", context), strict=True)
-            shown[position] = self._run(heads, tensors | {name: one for name, one in encoded if name in tensors})
+        given = row["at"], user, given_once(request.ids, items)
+        try:
+            served = self._run(self._scorer, row["request"], row["request_id"], given)
+            self.seconds.append(time.perf_counter() - start)
+            if schema.position is None:
+                return ScoredRequest(served, dict.fromkeys(positions, served))
+            document, shown = load_json(row["request"]), {}
+            assert isinstance(document, dict), "it was parsed as a request"
+            for position in positions:
+                scorer = self._without_position if position is None else self._scorer
+                body = json.dumps({**document, "slot": position}).encode()
+                shown[position] = self._run(scorer, body, row["request_id"], given)
+        except ValueError:
+            self.refused += 1
+            return None
         return ScoredRequest(served, shown)
 
-    def _run(self, heads: list[str], tensors: Tensors) -> Scores:
-        scores: Scores = dict(zip(heads, self._session.run(heads, tensors), strict=True))
-        return scores if self._correction is None else self._correction.correct(scores)
+    def _run(self, scorer: OfflineScorer, body: bytes, request_id: str, given: tuple[float, Rows, Rows]) -> Scores:
+        lines = () if self._correction is None else self._correction.lines
+        return scorer.score(body, request_id, given=given, corrections=lines).scores
+
+    @cached_property
+    def _without_position(self) -> OfflineScorer:
+        """A scorer of requests whose position is missing, which none can ask for."""
+        constants = self.bundle.schema.serving_constants
+        return self._scorer_of({name: one for name, one in constants.items() if name != self.bundle.schema.position})
 
 
 def _renew(records: Records, logged: Sequence[tuple[float, ...]]) -> None:

@@ -69,6 +69,8 @@ def batch_opinions(
     chosen = torch.from_numpy(events).to(features.labels.device)
     tensors, kept = _without_histories(features, chosen, hiding)
     if isinstance(model.ranker, Ranker):
+        if model.ranker.crosses and model.ranker.crosses.repeats and not model.training:
+            tensors |= _history_indices(features, chosen)
         return model.ranker.opinions(tensors, _taste(model.ranker, features, chosen, kept))
     return Opinions(model.ranker(tensors | history_tensors(features, chosen, kept[:, 0])))
 
@@ -163,12 +165,19 @@ def with_taste(taste: Taste, features: Features, events: NDArray[np.int64]) -> F
 
 
 def batch_loss(model: TrainedRanker, features: Features, events: NDArray[np.int64], hiding: Hiding) -> Tensor:
-    """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5)."""
+    """Return the network's loss on B events: of clicks and, with conversions, of converted clicks (ESMM, eq. 5).
+
+    A conversion that has not come yet is not seen: what is seen has the probability of a converted click times the
+    share that has arrived, the likelihood of Chapelle (KDD 2014) with delays of any distribution.
+    """
     opinions = batch_opinions(model, features, events, hiding)
     loss = features.loss_of(opinions.network, events)
     if opinions.conversion is None:
         return loss
-    return loss + features.loss_of(both(opinions.network, opinions.conversion), events, of="conversions")
+    converted = both(opinions.network, opinions.conversion)
+    if features.arrived is not None:
+        converted = both(converted, torch.logit(features.arrived[torch.from_numpy(events)]).expand_as(converted))
+    return loss + features.loss_of(converted, events, of="conversions")
 
 
 def both(logits: Tensor, others: Tensor) -> Tensor:
@@ -184,6 +193,24 @@ def count_tensors(features: Features, events: NDArray[np.int64], hiding: Hiding 
         "item_dense": _rows_and_dense(features.item, chosen, hiding)[1],
         "context_dense": features.context_dense[chosen],
     }
+
+
+def index_tensors(features: Features, events: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return what crosses read of B events, by name, [B, …]: all indices, and the outcomes of histories."""
+    chosen = torch.from_numpy(events).to(features.labels.device)
+    return {
+        "user_categorical": features.user.categorical[features.user.rows[chosen]],
+        "context_categorical": features.context_categorical[chosen],
+        "item_categorical": features.item.categorical[features.item.rows[chosen]],
+        **_history_indices(features, chosen),
+    }
+
+
+def _history_indices(features: Features, chosen: Tensor) -> dict[str, Tensor]:
+    history = features.history[chosen]
+    rows = torch.where(history >= 0, history, features.item.entities.unknown)
+    held = features.item.categorical[rows]
+    return {"history_categorical": held, "history_outcomes": features.history_outcomes[chosen]}
 
 
 def _rows_and_dense(side: SideFeatures, chosen: Tensor, hiding: Hiding | None) -> tuple[Tensor, Tensor]:

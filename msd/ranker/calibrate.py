@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize  # type: ignore[import-untyped]
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -109,6 +110,19 @@ def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = 
         return mean_logloss(labels, sigmoid(calibrated), weighed)
 
     return (fit_isotonic if loss(fit_isotonic) < loss(fit_platt) else fit_platt)(logits, labels, weights)
+
+
+def calibrate_delayed(logits: Floats, labels: Floats, arrived: Floats) -> Curve:
+    """Return a calibration of [n] logits of conversions that are seen with probability `arrived` [n]: Platt's line, by
+    maximum likelihood. If all have arrived, that of `choose_calibration`."""
+    if arrived.min() == 1.0:
+        return choose_calibration(logits, labels)
+
+    def loss(line: Floats) -> float:
+        return mean_logloss(labels, arrived * sigmoid(line[0] + line[1] * logits))
+
+    offset, slope = minimize(loss, (0.0, 1.0)).x
+    return Curve(np.zeros(1), np.array([offset]), float(slope)) if slope > 0 else _IDENTITY
 
 
 class Calibrator(nn.Module):

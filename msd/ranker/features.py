@@ -18,7 +18,7 @@ from msd.contract.encode import encode_side
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.aggregate import impressions_of
-from msd.dataset.conversions import CONVERSION, has_conversions
+from msd.dataset.conversions import CONVERSION, Arrival, has_conversions
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
@@ -49,7 +49,8 @@ class SideFeatures:
 @dataclass(frozen=True)
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
-    history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them;
+    history [E, L] as item rows (padding −1) with its outcomes [E, L, 4]; converted clicks [E], if the dataset has them,
+    and if they have times, the share of an event's conversions that the log can know by its end, `arrived` [E];
     and the parts [E, 2] of the users' taste, once they are known (`batch.with_taste`). What has a row per event is in
     `arrays`. `adapted`: vectors [n + 1, D] in the schema's dimension of all users or items, by side (`Adaptors.adapt`).
     """
@@ -67,6 +68,7 @@ class Features:
     knows_user: Tensor
     walked: Timeline | None = None
     conversions: Tensor | None = None
+    arrived: Tensor | None = None
     adapted: Mapping[RowSide, Tensor] = field(default_factory=dict)
     taste: Tensor | None = None
     arrays: Arrays = IN_MEMORY
@@ -126,6 +128,12 @@ class Features:
         assert self.conversions is not None, "a model with conversions is of a dataset with conversions"
         return self.conversions.cpu().numpy()[events].astype(np.float64)
 
+    def share_arrived(self, events: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return `arrived` of n events [n]; 1 if nothing tells."""
+        if self.arrived is None:
+            return np.ones(len(events))
+        return self.arrived.cpu().numpy()[events].astype(np.float64)
+
     def loss_of(
         self, logits: Tensor, events: NDArray[np.int64], of: Literal["labels", "conversions"] = "labels"
     ) -> Tensor:
@@ -169,6 +177,7 @@ def build_features(
     impressions = arrays.filled(shape, np.float32, lambda part: impressions_of(events[part]).to_numpy(), "impressions")
     categorical, numeric = _context(dataset, schema, arrays)
     vectors_of = (vectors.gather("users", users.ids), vectors.gather("items", items.ids))
+    arrival = Arrival.of(events)
     return Features(
         schema=schema,
         parts=parts,
@@ -183,6 +192,7 @@ def build_features(
         knows_user=torch.from_numpy(knows_user),
         walked=timeline,
         conversions=_floats(dataset, CONVERSION, "conversions", arrays) if has_conversions(events) else None,
+        arrived=None if arrival is None else _arrived(dataset, arrival, arrays),
         arrays=arrays,
     )
 
@@ -190,6 +200,14 @@ def build_features(
 def _floats(dataset: Dataset, column: str, name: str, arrays: Arrays) -> Tensor:
     values = dataset.events[column]
     return torch.from_numpy(arrays.filled((len(values),), np.float32, lambda part: values[part].to_numpy(), name))
+
+
+def _arrived(dataset: Dataset, arrival: Arrival, arrays: Arrays) -> Tensor:
+    at = dataset.events["at"]
+    shares = arrays.filled(
+        (len(at),), np.float32, lambda part: arrival.share(at[part].to_numpy().astype(np.float64)), "arrived"
+    )
+    return torch.from_numpy(shares)
 
 
 def _context(dataset: Dataset, schema: FeatureSchema, arrays: Arrays) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

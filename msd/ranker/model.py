@@ -1,5 +1,5 @@
-"""MSD's CTR model: a linear layer and an MLP over all sides, the user's taste and affinity, beside a count model and a
-content model.
+"""MSD's CTR model: a linear layer and an MLP over all sides, the user's taste and affinity, beside a count model, a
+content model and crosses.
 
 One implementation: the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
 schema's tensors, not their source.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.schema import SIDES, STATE_FEATURES, Categorical, FeatureSchema, Side
+from msd.ranker.crosses import Cross, Crosses
 from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, summed
 from msd.ranker.shared import dots, linear
 from msd.ranker.taste import PARTS, Taste
@@ -31,7 +32,7 @@ class RankerConfig(BaseModel):
     `hidden` may be empty (no MLP) for `msd` and `lr`. `cross_layers`: of `dcnv2`. `id_hidden`: share of IDs that
     training hides whole. `affinity`: length of each user's own vector, 0 for none. `taste`: whether `msd` reads the
     history. `counts`: layer widths of the count model beside `msd`, empty for none. `content`: directions of the
-    content model beside it, 0 for none.
+    content model beside it, 0 for none. `crosses`: those beside it; None before training has chosen them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class RankerConfig(BaseModel):
     taste: bool = True
     counts: tuple[int, ...] = (32, 16)
     content: int = 8
+    crosses: tuple[Cross, ...] | None = None
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:
@@ -162,17 +164,19 @@ class Opinions(NamedTuple):
     network: Tensor
     counts: Tensor | None = None
     content: Tensor | None = None
+    crosses: Tensor | None = None
     age: Tensor | None = None
     conversion: Tensor | None = None
 
     @property
     def experts(self) -> list[Tensor]:
         """The logits of the experts, the network first."""
-        return [one for one in (self.network, self.counts, self.content) if one is not None]
+        return [one for one in (self.network, self.counts, self.content, self.crosses) if one is not None]
 
 
 class Ranker(nn.Module):
-    """The schema's tensors → [N] logits of a click, a blend of three experts: network, count model and content model.
+    """The schema's tensors → [N] logits of a click, a blend of four experts: network, count model, content
+    model and crosses.
 
     They train separately, so that none unlearns what another knows. `blend` [2, E]: weights of the E experts where the
     user's counts are fresh, and where they have the maximum age; weights between are linear in the (logarithmic) age.
@@ -212,7 +216,8 @@ class Ranker(nn.Module):
         self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
         state = schema.state("user")
         self.oldest = math.log1p(state.age_cap_s / SECONDS_PER_DAY) if state else None
-        self.experts = 1 + (self.counts is not None) + (self.content is not None)
+        self.crosses = Crosses(schema, config.crosses) if config.crosses else None
+        self.experts = 1 + sum(one is not None for one in (self.counts, self.content, self.crosses))
         self.register_buffer("blend", torch.full((2, self.experts), 1.0 / self.experts))
         self.conversion = nn.Linear(width, 1) if conversions else None
 
@@ -238,10 +243,12 @@ class Ranker(nn.Module):
         if guess is not None:
             network = network + guess  # it learned beside the guess, too
         counts = self.counts(tensors) if self.counts else None
+        # No training of the network needs them, and their history.
+        crosses = self.crosses(tensors).expand_as(network) if self.crosses and not self.training else None
         age = torch.zeros_like(network) if self.experts > 1 else None
         if age is not None and self.oldest is not None:
             age = tensors["user_dense"][:, self.ages] / self.oldest
-        return Opinions(network, counts, content, age, conversion)
+        return Opinions(network, counts, content, crosses, age, conversion)
 
     def blended(self, opinions: Opinions) -> Tensor:
         """Return the logits [N] of a click."""

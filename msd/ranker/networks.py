@@ -1,7 +1,8 @@
 """Baselines: logistic regression, DeepFM, DIN and DCN-V2.
 
 All read the same tensors as MSD's ranker, and have its embedding width and dropout rates. If the schema has vectors,
-they are dense inputs. What a user clicked and what they passed over are two histories.
+they are dense inputs. What a user clicked and what they passed over are two histories. An impression in them is its
+item and its outcomes: how often it was shown and clicked, its age, and the item's click rate.
 """
 
 from abc import ABC, abstractmethod
@@ -9,19 +10,21 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from msd.contract.schema import SIDES, FeatureSchema, Side
+from msd.contract.schema import OUTCOME_FEATURES, SIDES, FeatureSchema, Side
 from msd.ranker.embedding import SideEmbedding, embeddings
 from msd.ranker.model import Opinions, Ranker, RankerConfig, Tensors, mlp
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
 _WEIGHTS = 3  # of an item in a logistic regression: as a target, clicked, and passed
+_OUTCOMES = len(OUTCOME_FEATURES)
+_SMALL = 0.1  # of outcomes, which are larger than initial embeddings, so that they do not drown the items
 
 
 class Baseline(nn.Module, ABC):
     """The schema's tensors → [N] logits of a click; the user's side has batch 1 or N, the candidates' N.
 
-    History items are represented like targets, by `represent_items`.
+    History items are represented like targets, by `represent_items`; their outcomes follow, the first three as log1p.
     """
 
     head: nn.Linear
@@ -30,7 +33,9 @@ class Baseline(nn.Module, ABC):
         """Return the logits [N], before calibration."""
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
-        return self.score(tensors, target, history)
+        *amounts, rate = torch.split(tensors["history_outcomes"], 1, -1)
+        outcomes = _SMALL * torch.cat([*(one.log1p() for one in amounts), rate], -1)
+        return self.score(tensors, target, torch.cat([history, outcomes], -1))
 
     @abstractmethod
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
@@ -38,15 +43,31 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Return the logits [N], given the represented targets and history."""
+        """Return the logits [N], given the represented targets, and the history [B, L, D + 4] with its outcomes."""
 
     def blended(self, opinions: Opinions) -> Tensor:
         """Return the only logits [N]; MSD's ranker has several."""
         return opinions.network
 
 
+class Pool(nn.Module):
+    """Means of the clicked and of the passed impressions. Each counts by its outcomes, 0 to 2; untrained, all alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weigh = nn.Linear(_OUTCOMES, 1)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
+
+    def forward(self, history_BLD: Tensor, tensors: Tensors) -> list[Tensor]:
+        """Return the two means [B, D]."""
+        weights_BL1: Tensor = 2.0 * torch.sigmoid(self.weigh(history_BLD[..., -_OUTCOMES:]))
+        return _means(weights_BL1 * history_BLD, tensors)
+
+
 class LogisticRegression(Baseline):
-    """One weight per value of each field, per value of clicked and of passed items (averaged), and per number."""
+    """One weight per value of each field, per value of clicked and of passed items (averaged), and per number; mean
+    outcomes of clicked and passed items are numbers."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
@@ -56,7 +77,8 @@ class LogisticRegression(Baseline):
         semantic = schema.semantic_width("item")
         self.semantic = nn.Linear(semantic, _WEIGHTS, bias=False) if semantic else None
         self.dense = _dense_widths(schema)
-        self.head = nn.Linear(sum(self.dense.values()), 1)
+        self.pool = Pool()
+        self.head = nn.Linear(sum(self.dense.values()) + 2 * _OUTCOMES, 1)
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
         """Return an item's part of the logit as a target, clicked, and passed: [..., C] and [..., S] → [..., 3]."""
@@ -66,13 +88,14 @@ class LogisticRegression(Baseline):
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of all parts."""
-        clicked, passed = _means(history_BLD, tensors)
-        total = target_ND[:, 0] + clicked[:, 1] + passed[:, 2]
+        clicked, passed = self.pool(history_BLD, tensors)
+        total: Tensor = target_ND[:, 0] + clicked[:, 1] + passed[:, 2]
         for side in _ASKING:
             if side in self.weights:
                 total = total + self.weights[side](tensors[f"{side}_categorical"]).sum(-1)
-        numbers: Tensor = self.head(_joined([tensors[name] for name in self.dense], target_ND.shape[0]))
-        return total + numbers.squeeze(-1)
+        numbers = [*(tensors[name] for name in self.dense), *(mean[:, -_OUTCOMES:] for mean in (clicked, passed))]
+        logits: Tensor = self.head(_joined(numbers, target_ND.shape[0])).squeeze(-1)
+        return total + logits
 
 
 class Content(Baseline):
@@ -103,7 +126,7 @@ class _Deep(Baseline):
         self.embedded_width = config.embedding * len(schema.indexed("item"))
         self.item_width = self.embedded_width + schema.semantic_width("item")
         asking = config.embedding * sum(len(schema.indexed(side)) for side in _ASKING)
-        self.width = asking + sum(self.dense.values()) + 3 * self.item_width
+        self.width = asking + sum(self.dense.values()) + 3 * self.item_width + 2 * _OUTCOMES
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
         """Represent items: [..., C] and [..., S] → [..., embeddings ⊕ S]."""
@@ -124,7 +147,7 @@ class DeepFm(_Deep):
     """DeepFM (arXiv 1703.04247): sum of first order, products of all pairs of fields, and an MLP.
 
     Unlike in the paper, each dense tensor and vector is a field too, projected to the embeddings' width. Fields of
-    history items are averaged over the items.
+    history items are averaged over the items, beside a field of their outcomes.
     """
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
@@ -132,13 +155,15 @@ class DeepFm(_Deep):
         self.field_width = config.embedding
         self.linear = LogisticRegression(schema, config)
         semantic = schema.semantic_width("item")
-        widths = {**self.dense, "target": semantic, "clicked": semantic, "passed": semantic}
+        past = {"clicked": semantic + _OUTCOMES, "passed": semantic + _OUTCOMES}
+        widths = {**self.dense, "target": semantic, **past}
         self.projections = nn.ModuleDict(
             {name: nn.Linear(width, config.embedding, bias=False) for name, width in widths.items() if width}
         )
         for weight in self.projections.parameters():
             # As small as initial embeddings; otherwise products with numbers would drown all others.
             nn.init.normal_(weight, std=0.02)
+        self.pool = Pool()
         fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item", "item")) + len(self.projections)
         width = fields * config.embedding
         self.norm = nn.LayerNorm(width)
@@ -152,9 +177,10 @@ class DeepFm(_Deep):
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of the three parts."""
-        first: Tensor = self.linear.score(tensors, target_ND[..., :_WEIGHTS], history_BLD[..., :_WEIGHTS])
+        weights_BLD = torch.cat([history_BLD[..., :_WEIGHTS], history_BLD[..., -_OUTCOMES:]], -1)
+        first: Tensor = self.linear.score(tensors, target_ND[..., :_WEIGHTS], weights_BLD)
         parts = [*self._asking(tensors), *(self.projections[name](tensors[name]) for name in self.dense)]
-        means = zip(("target", "clicked", "passed"), (target_ND, *_means(history_BLD, tensors)), strict=True)
+        means = zip(("target", "clicked", "passed"), (target_ND, *self.pool(history_BLD, tensors)), strict=True)
         for name, item in ((name, whole[:, _WEIGHTS:]) for name, whole in means):
             parts.append(item[:, : self.embedded_width])
             if name in self.projections:
@@ -171,7 +197,7 @@ class Din(_Deep):
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)
-        pair = 4 * self.item_width
+        pair = 4 * self.item_width + _OUTCOMES
         self.weigh = nn.Sequential(nn.Linear(pair, _ATTENTION), nn.PReLU(), nn.Linear(_ATTENTION, 1))
         self.norm = nn.LayerNorm(self.width)
         self.deep = mlp(self.width, config.hidden, config.dropout)
@@ -182,8 +208,8 @@ class Din(_Deep):
         averaged, because sums over long histories drown the other inputs."""
         n, length = target_ND.shape[0], history_BLD.shape[1]
         history_NLD = history_BLD.expand(n, -1, -1)
-        target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
-        pair = torch.cat([history_NLD, target_NLD, history_NLD - target_NLD, history_NLD * target_NLD], -1)
+        target_NLD, item_NLD = target_ND.unsqueeze(1).expand(-1, length, -1), history_NLD[..., : self.item_width]
+        pair = torch.cat([history_NLD, target_NLD, item_NLD - target_NLD, item_NLD * target_NLD], -1)
         x = self.norm(self._joined(tensors, target_ND, _means(self.weigh(pair) * history_NLD, tensors)))
         logits: Tensor = self.head(self.deep(x)).squeeze(-1)
         return logits
@@ -194,6 +220,7 @@ class DcnV2(_Deep):
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__(schema, config)
+        self.pool = Pool()
         self.norm = nn.LayerNorm(self.width)
         self.cross = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(config.cross_layers))
         self.deep = mlp(self.width, config.hidden, config.dropout)
@@ -201,7 +228,7 @@ class DcnV2(_Deep):
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]; a cross layer is x0 ⊙ (W x + b) + x (eq. 1)."""
-        x0 = self.norm(self._joined(tensors, target_ND, _means(history_BLD, tensors)))
+        x0 = self.norm(self._joined(tensors, target_ND, self.pool(history_BLD, tensors)))
         x = x0
         for layer in self.cross:
             x = x0 * layer(x) + x

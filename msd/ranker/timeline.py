@@ -21,7 +21,7 @@ from msd.contract.encode import encode_side, encode_state
 from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
-from msd.contract.state import EntityState, Event, Impression, StateRule, decay, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, decay, fold, state_rules
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset
@@ -97,13 +97,6 @@ class Timeline:
     ends_at: float
 
 
-def state_rule(schema: FeatureSchema) -> StateRule:
-    """Return the schema's half-life and history length of states."""
-    state = schema.state("user")
-    assert state is not None, "every fitted schema has the user's counts"
-    return StateRule(state.half_life_s, schema.history.length)
-
-
 def walk_events(
     dataset: Dataset,
     schema: FeatureSchema,
@@ -115,7 +108,7 @@ def walk_events(
 ) -> Timeline:
     """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
     later ones once more than `delay_s` have passed."""
-    events, rule = dataset.events, state_rule(schema)
+    events, rule = dataset.events, state_rules(schema)["user"]
     counted = parts <= Part.TRAIN
     at = arrays.filled((events.height,), np.float64, lambda part: events["at"][part].to_numpy())
     of_user, of_item = (_Side(rule, side, events[f"{side.side}_id"], at, counted, arrays) for side in (users, items))

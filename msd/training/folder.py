@@ -21,7 +21,7 @@ from msd.training.crossfit import CrossfitChoice
 from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
-FORMAT = 12
+FORMAT = 13
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 WORK = ".work"
 _CHECKPOINT = "position.safetensors"
@@ -54,7 +54,7 @@ class RankerRecord(BaseModel):
 
     def say(self) -> str:
         """Return the choice and the valid AUC in words."""
-        best = max(self.curve, key=lambda point: point.valid_auc)
+        best = max(self.curve, key=lambda point: point.score)
         told = f"{self.choice.say()}; " if self.choice else ""
         return f"{told}valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(self.curve)}"
 
@@ -129,7 +129,7 @@ def train_network(
     seconds = time.perf_counter() - start
     record = RankerRecord(
         feature_schema=inputs.features.schema,
-        config=config,
+        config=model.config,
         training={**asdict(training), "processes": team.size, "seconds": round(seconds, 1)},
         curve=tuple(curve),
         vector_dim=inputs.features.item.vectors.shape[1],

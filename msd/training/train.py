@@ -1,4 +1,4 @@
-"""Training of a ranker on window and train rows: its taste, its count and content models, then its network. Early
+"""Training of a ranker on window and train rows: its crosses, taste, count and content models, then its network. Early
 stopping and calibration on valid rows.
 """
 
@@ -20,12 +20,13 @@ from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
 from msd.ranker.arrays import CHUNK, chunks
 from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batch_opinions, with_taste
-from msd.ranker.calibrate import choose_calibration, fit_blend
+from msd.ranker.calibrate import calibrate_delayed, choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import Opinions, Ranker, RankerConfig
 from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train_content import train_content
 from msd.training.train_counts import train_counts
+from msd.training.train_crosses import train_crosses
 from msd.training.train_taste import train_taste
 
 _PREDICT_ROWS = 2_048
@@ -72,11 +73,17 @@ class TrainConfig:
 
 
 class EpochReport(NamedTuple):
-    """One point of the training curve."""
+    """One point of the training curve. `conversion_auc`: of valid clicks by their conversion, 0 without that head."""
 
     epoch: int
     train_loss: float
     valid_auc: float
+    conversion_auc: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """What the best epoch has most of: the experts beside the network rank clicks, and no conversions."""
+        return self.valid_auc + self.conversion_auc
 
 
 Progress = Callable[[int, int, float], None]
@@ -99,8 +106,8 @@ def train_ranker(
     to read. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
     clicks converted.
     """
+    _check_valid(features, model_config.network == "msd" and features.conversions is not None)
     model = new_model(features, model_config, config.seed)
-    _check_valid(features, model.has_conversions)
     features = _before_network(model, features, config)
     judge = Judge(features, config.live, config.corruption.unknown)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
@@ -120,10 +127,11 @@ def train_ranker(
         epoch = len(curve) + 1
         position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress, team)
         if position.chunk == chunk_count(len(features.parts)):
-            auc = team.mean(judge.blend(average))
-            if not curve or auc > max(point.valid_auc for point in curve):
+            aucs = team.mean(judge.blend(average)), team.mean(judge.rank_conversions(average))
+            report = EpochReport(epoch, position.loss / position.of_epoch, *aucs)
+            if not curve or report.score > max(point.score for point in curve):
                 best.load_state_dict(average.state_dict())
-            curve.append(EpochReport(epoch, position.loss / position.of_epoch, auc))
+            curve.append(report)
             position = _Position(position.step)
         groups = {name: module.state_dict() for name, module in modules.items()}
         if team.leads:
@@ -156,6 +164,14 @@ class Judge:
             model.ranker.blend.copy_(torch.from_numpy(blend))
         return roc_auc(self._labels, _blended(model, opinions[0]), self._impressions)
 
+    def rank_conversions(self, model: TrainedRanker) -> float:
+        """Return the AUC of clicks by their conversion, 0 without that head."""
+        if not model.has_conversions:
+            return 0.0
+        clicked = self._events[self._labels > 0]
+        logits = np.asarray(predict_opinions(model, self._views[0], clicked).conversion)
+        return roc_auc(self._features.converted(clicked), logits)
+
     def calibrate(self, model: TrainedRanker) -> None:
         """Fit the calibration of the blended logits, with one random view per row; and that of conversions."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
@@ -167,7 +183,8 @@ class Judge:
             clicked = self._labels > 0
             logits = np.stack([np.asarray(one.conversion) for one in opinions])[drawn][clicked]
             converted = self._features.converted(self._events[clicked])
-            model.conversion_calibrator.set(choose_calibration(logits, converted))
+            arrived = self._features.share_arrived(self._events[clicked])
+            model.conversion_calibrator.set(calibrate_delayed(logits, converted, arrived))
 
 
 def _check_valid(features: Features, has_conversions: bool) -> None:
@@ -187,11 +204,17 @@ def _check_valid(features: Features, has_conversions: bool) -> None:
 
 
 def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRanker:
-    """Return an untrained ranker on the features' device, whose adaptors are fitted to the vectors."""
+    """Return a ranker on the features' device, untrained but for its adaptors, which are fitted to the vectors, and its
+    crosses, which are chosen unless the config names them."""
+    crosses = train_crosses(features) if config.network == "msd" and config.crosses is None else None
+    if crosses:
+        config = config.model_copy(update={"crosses": crosses.chosen})
     torch.manual_seed(seed)
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
+    if crosses and isinstance(model.ranker, Ranker) and model.ranker.crosses:
+        model.ranker.crosses.load_state_dict(crosses.state_dict())
     return model.to(features.labels.device)
 
 
@@ -222,7 +245,7 @@ def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[st
 def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:
     if not curve:
         return False
-    best = max(curve, key=lambda point: point.valid_auc)
+    best = max(curve, key=lambda point: point.score)
     return len(curve) >= config.epochs or len(curve) - best.epoch >= config.patience
 
 

@@ -1,4 +1,4 @@
-// Which candidate is first if a request explores, and the probability of that choice, as `msd.contract.exploration`:
+// Which candidate is first if a request explores, and the probability of that choice, as `tests.reference.exploration`:
 // the same operations in the same order, with numpy's own functions, so that numbers are equal.
 #pragma once
 

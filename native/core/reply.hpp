@@ -1,4 +1,4 @@
-// From scores to the reply's bytes, as `msd.contract.reply` writes them.
+// From scores to the reply's bytes, as `tests.reference.reply` writes them.
 #pragma once
 
 #include <algorithm>

@@ -16,6 +16,7 @@ struct Worker {
   Tally* tally = nullptr;
   void* python = nullptr;  // its state in Python's interpreter, if it has needed one
   void (*leave)(Worker&) = nullptr;  // to be called at the thread's end
+  bool gives_way = false;  // its runs have a low priority
 };
 
 enum class Ending {

@@ -190,6 +190,7 @@ class ScoringJob : public Job {
   const int64_t bucket;
   const double began;
   std::string shown_id;  // the reply's; set before its run
+  size_t most = 0;       // candidates of its run, if it is made again; 0: as many as there is time for
   Connection* connection = nullptr;  // until its request is answered
   bool is_released = false;          // its load is
   bool is_away = false;              // Python fetches what it lacks
@@ -401,7 +402,7 @@ class ScoringJob : public Job {
     }
     const size_t candidates = frame.candidates().size();
     const double before = clock_s();
-    const size_t fitting = runner->run_s.fitting(candidates, seconds_for_run(before, deadline));
+    const size_t fitting = most ? most + (most < candidates) : runner->run_s.fitting(candidates, seconds_for_run(before, deadline));
     if (!fitting) {
       end(Ending::kNoTime);
       return Fate::kNotFinite;
@@ -416,7 +417,10 @@ class ScoringJob : public Job {
   }
 
   void run_model(Worker& worker, Desk& desk, size_t count) {
-    if (desk.model) return desk.model->run(count, desk.into);
+    if (desk.model) {
+      const auto work = [&] { desk.model->run(count, desk.into); };
+      return worker.gives_way ? do_aside(work) : work();
+    }
     ask(worker, [&] {
       const nb::object found = (*desk.run)(count);
       for (size_t k = 0; k < desk.into.size(); k++) {

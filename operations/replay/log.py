@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from msd.contract.assemble import assemble, cut, first_equal
 from msd.contract.bundle import Bundle
-from msd.contract.correction import HEAD, Correction, CorrectionError
+from msd.contract.correction import Correction, CorrectionError
 from msd.contract.errors import ContractError, MsdError
-from msd.contract.exploration import Exploration, first_of
 from msd.contract.log import RequestRecord
 from msd.contract.precision import RUNTIMES
-from msd.contract.reply import declared, spread
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows
 from msd.contract.state import Impression
-from msd.contract.uncertainty import COLUMN, impressions_of
+from native.layout import core_model, core_schema, given_once
+from native.offline import OfflineScorer, Scored
 from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
@@ -80,6 +78,7 @@ class LogReplay:
         }
         self._runtime = runtime
         self._runtimes: dict[tuple[str, str, int], Runtime] = {}
+        self._scorers: dict[tuple[str, int, float, int], OfflineScorer] = {}
         self.found = ReplaySummary()
 
     def replay(
@@ -104,7 +103,9 @@ class LogReplay:
 
     def _compare(self, bundle: Bundle, record: RequestRecord) -> None:
         found, runtime = self.found, self._opened(bundle, record)
-        scores, rungs, choice = self._score(bundle, runtime, record)
+        scored = self._score(bundle, runtime, record)
+        scores, rungs = scored.scores, [scored.rungs.get(item_id) for item_id in record.item_ids]
+        choice = None if scored.choice is None else scored.choice.as_record()
         difference = _greatest_difference(record, scores)
         reason = _unlike(record, runtime)
         found.requests += 1
@@ -119,7 +120,9 @@ class LogReplay:
             found.near += 1
             found.unlike[reason] = found.unlike.get(reason, 0) + 1
             is_same = difference <= _tolerance(bundle, record, runtime)
-        if rungs != (record.rungs or [None] * len(record.item_ids)):
+        if scored.at != record.at:
+            self._differs(record, f"its request is of {scored.at:.3f}, the record of {record.at:.3f} (Unix s)")
+        elif rungs != (record.rungs or [None] * len(record.item_ids)):
             self._differs(record, "other candidates are degraded, or otherwise")
         elif not is_same:
             self._differs(record, f"scores differ by {difference:.3g}")
@@ -131,36 +134,34 @@ class LogReplay:
         if len(self.found.differences) < _SHOWN:
             self.found.differences.append((record.request_id, what))
 
-    def _score(
-        self, bundle: Bundle, runtime: Runtime, record: RequestRecord
-    ) -> tuple[Scores, list[str | None], dict[str, Any] | None]:
-        """Return scores [N] by head, each candidate's degradation, and the choice of the first candidate."""
-        users, items = self._codecs[bundle.bundle_id]
-        basis = basis_of(record, users, items)
-        request = parse_request(record.request, bundle.schema, max(1, len(record.item_ids)))
-        assembled = assemble(bundle.schema, request, basis.at, basis.user, basis.items)
-        tensors, degraded = assembled.tensors, assembled.degraded_candidates
-        if basis.is_partial:
-            nothing = items.unpack([None]).records
-            tensors = cut(bundle.schema, tensors, basis.ran, nothing, basis.at)
-        # A run has each candidate once; the unknown one has no ID.
-        _, firsts = np.unique([*request.ids[: basis.ran], *[""] * basis.is_partial], return_index=True)
-        firsts.sort()
-        once = {spec.name: tensors[spec.name][firsts] for spec in bundle.schema.tensors if spec.side == "item"}
-        same = np.searchsorted(firsts, first_equal(bundle.schema, tensors))
-        uncertainty = bundle.manifest.uncertainty
-        scores = {head: column[same] for head, column in runtime.run(tensors | once).items()}
-        if record.explore is not None and uncertainty is not None:
-            scores[COLUMN] = uncertainty.logit_std(impressions_of(bundle.schema, tensors), scores[HEAD])
-        if basis.is_partial:
-            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
-        if record.correction is not None:
-            scores = Correction.of(record.correction).correct(scores)
-        choice = None
-        if record.explore is not None and request.explore is not None:
-            terms = Exploration(request.explore.policy, record.explore["share"], record.explore["seed"])
-            choice = first_of(terms, request, scores, bundle.manifest.formula).as_record()
-        return scores, [degraded.get(item_id) for item_id in request.ids], choice
+    def _score(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> Scored:
+        """Score a record's request as services do, from the rows that it was scored from. Raises LogError, or the
+        RequestError of a request that is refused."""
+        basis = basis_of(record, *self._codecs[bundle.bundle_id])
+        try:
+            return self._scorer(bundle, runtime, record).score(
+                record.request,
+                record.request_id,
+                given=(basis.at, basis.user, given_once(record.item_ids, basis.items)),
+                corrections=Correction.of(record.correction).lines if record.correction is not None else (),
+                most=len(set(record.item_ids[: basis.ran])) if basis.is_partial else 0,
+            )
+        except ValueError as error:
+            parse_request(record.request, bundle.schema, max(1, len(record.item_ids)))
+            raise LogError(str(error)) from error
+
+    def _scorer(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> OfflineScorer:
+        """Return the scorer of a bundle and runtime, with the share of exploration, and room for the candidates."""
+        share = (record.explore or {}).get("share") or 1.0
+        capacity = 1 << max(1, len(record.item_ids)).bit_length()
+        key = bundle.bundle_id, id(runtime), share, capacity
+        if key not in self._scorers:
+            manifest, schema = bundle.manifest, bundle.schema
+            form = core_schema(schema, dict(zip(ROW_SIDES, self._codecs[bundle.bundle_id], strict=True)))
+            served = core_model(manifest.model_version, manifest.formula, share, manifest.uncertainty)
+            model = form, served, manifest.heads, runtime.native, runtime.run
+            self._scorers[key] = OfflineScorer(schema, *model, capacity)
+        return self._scorers[key]
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""

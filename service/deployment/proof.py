@@ -1,22 +1,28 @@
-"""Proves a loaded model before it serves: warms it up, and reproduces its bundle's goldens. Runs in a background
-thread, with a rest after each step.
+"""Proves a loaded model, and the code that serves it, before it serves: warms the model up, and reproduces the bundle's
+goldens from a request's bytes to its reply's. Runs in a background thread, with a rest after each step.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
+from msd.contract.correction import HEAD, Correction
 from msd.contract.errors import BundleError
-from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
+from msd.contract.golden import Golden, read_goldens
+from msd.contract.pricing import served_places
+from service.deployment.golden_request import GoldenReply, GoldenRequest
 from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Scores
 from service.scoring.model import Model
 
 _LONGEST_S = 0.5
+# Relative differences: of two runs with the same tensors; of what is made of the same scores.
+_ROUNDING, _EXACT = 1e-5, 1e-9
+_CORRECTION = Correction(centre=-2.0, shift=0.25, slope=1.125, conversions=Correction(centre=-1.0, shift=-0.25))
 
 
 class Stopped(Exception):
@@ -63,54 +69,95 @@ class Pace:
 
 
 def prove(model: Model, max_candidates: int, pace: Pace) -> None:
-    """Raise BundleError if a golden is not reproduced or there is none, or whatever the model raises."""
-    runtime, engine, schema, manifest = model.runtime, model.engine, model.schema, model.bundle.manifest
-    tolerance = manifest.tolerances.get(engine.key)
+    """Raise BundleError if a golden is not reproduced, or nothing would prove prices and live events; or whatever the
+    model raises."""
+    key = model.engine.key
+    tolerance = model.bundle.manifest.tolerances.get(key)
     if tolerance is None:
-        known = ", ".join(manifest.tolerances) or "none"
-        raise BundleError(f"the manifest has no tolerance for {engine.key!r}; it has: {known}")
+        known = ", ".join(model.bundle.manifest.tolerances) or "none"
+        raise BundleError(f"the manifest has no tolerance for {key!r}; it has: {known}")
     pace.begin()
-    goldens, asked = _goldens(model, pace)
-
-    def run(tensors: Tensors) -> Scores:
-        scores = runtime.run(tensors, is_aside=True)
-        pace.pause()
-        return scores
-
-    for size in runtime.warm_up_sizes(max_candidates):
-        run(repeated(schema, asked[0], size))
-    _check(goldens, [run(tensors) for tensors in asked], tolerance, engine.key)
-    if count := expected_candidates(model.bundle, max_candidates):
-        # A runtime may have a graph for this number.
-        found: list[Scores] = []
-        item = next(spec.name for spec in schema.tensors if spec.side == "item")
-        for tensors in asked:
-            rows = len(tensors[item])
-            scores = run(repeated(schema, tensors, max(rows, count)))
-            found.append({head: column[:rows] for head, column in scores.items()})
-        _check(goldens, found, tolerance, f"{count} candidates")
-
-
-def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
-    path, users, items = model.bundle.path(GOLDENS), model.codecs["user"], model.codecs["item"]
-    goldens, asked = [], []
-    for golden in read_goldens(path):
-        goldens.append(golden)
-        asked.append(golden_tensors(model.schema, users, items, golden).tensors)
-        pace.pause()
+    path = model.bundle.path(GOLDENS)
+    goldens = list(read_goldens(path))
+    pace.pause()
     if not goldens:
         raise BundleError(f"{path}: holds no goldens to verify the model with")
-    return goldens, asked
+    # A runtime may have a graph for the expected number.
+    has_bids, count = False, expected_candidates(model.bundle, max_candidates)
+    for number, golden in enumerate(goldens, start=1):
+        try:
+            if number == 1:
+                _warm_up(model, golden, max_candidates, pace)
+            request = GoldenRequest(model, golden, count)
+            _prove_one(request, golden, _Tolerance(tolerance, key), count, pace)
+        except BundleError as error:
+            raise BundleError(f"golden {number} {error}") from error
+        has_bids |= request.has_bids
+    for what, is_there in (("bid", has_bids), ("live event", any(golden.events for golden in goldens))):
+        if not is_there:
+            raise BundleError(f"{path}: holds no golden with a {what}, to verify the service with; export it again")
 
 
-def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float, how: str) -> None:
-    for number, (golden, scores) in enumerate(zip(goldens, found, strict=True), start=1):
-        difference = _greatest_difference(golden, scores)
-        if not difference <= tolerance:
-            raise BundleError(
-                f"golden {number} differs by {difference:.3g} from its expected score"
-                f" (at most {tolerance:.3g} for {how})"
-            )
+def _warm_up(model: Model, golden: Golden, max_candidates: int, pace: Pace) -> None:
+    for size in model.runtime.warm_up_sizes(max_candidates):
+        GoldenRequest(model, golden, size).score(is_padded=True)
+        pace.pause()
+
+
+class _Tolerance(NamedTuple):
+    most: float
+    how: str
+
+
+def _prove_one(request: GoldenRequest, golden: Golden, tolerance: _Tolerance, count: int, pace: Pace) -> None:
+    """Prove one golden: as it is; corrected and ranked; and among `count` candidates, if that is not 0."""
+    plain = request.score()
+    pace.pause()
+    _check_scores(golden, plain.scores, tolerance)
+    _check_ecpm(request, plain)
+    _check_ranked(request, plain, request.score(_CORRECTION.lines, top_k=len(request.ids)))
+    pace.pause()
+    if count:
+        padded = request.score(is_padded=True)
+        pace.pause()
+        own = {head: column[: len(request.ids)] for head, column in padded.scores.items()}
+        _check_scores(golden, own, tolerance._replace(how=f"{count} candidates"))
+
+
+def _check_scores(golden: Golden, found: Scores, tolerance: _Tolerance) -> None:
+    difference = _greatest_difference(golden, found)
+    if not difference <= tolerance.most:
+        raise BundleError(
+            f"differs by {difference:.3g} from its expected score (at most {tolerance.most:.3g} for {tolerance.how})"
+        )
+
+
+def _check_ecpm(request: GoldenRequest, reply: GoldenReply) -> None:
+    """Raise BundleError unless the eCPM is that of the reply's own scores."""
+    due = request.ecpm(reply.scores)
+    if reply.ids != request.ids or not np.allclose(reply.ecpm, due, rtol=_EXACT, atol=0.0, equal_nan=True):
+        raise BundleError(f"has the eCPM {reply.ecpm.tolist()}, but its bids and scores give {due.tolist()}")
+
+
+def _check_ranked(request: GoldenRequest, plain: GoldenReply, ranked: GoldenReply) -> None:
+    """Raise BundleError unless a reply is the plain one, corrected and in order."""
+    scores = _CORRECTION.correct(plain.scores)
+    due = _by_id(GoldenReply(plain.ids, scores, request.ecpm(scores)))
+    found = _by_id(ranked)
+    is_same = [one[0] for one in found] == [one[0] for one in due] and np.allclose(
+        [one[1:] for one in found], [one[1:] for one in due], rtol=_ROUNDING, atol=1e-9, equal_nan=True
+    )
+    if not is_same:
+        raise BundleError(f"is {found} under a correction of calibration, but {due} is due (ID, eCPM, scores)")
+    order = served_places(ranked.ecpm, ranked.scores[HEAD], len(ranked.ids)).tolist()
+    if order != sorted(order):
+        raise BundleError(f"is not ranked: the eCPM of its candidates is {ranked.ecpm.tolist()}")
+
+
+def _by_id(reply: GoldenReply) -> list[tuple[Any, ...]]:
+    """Return a reply's candidates: ID, eCPM, scores; in an order that is not the reply's."""
+    ecpm: list[float] = np.nan_to_num(reply.ecpm, nan=-1.0).tolist()
+    return sorted(zip(reply.ids, ecpm, *(column.tolist() for column in reply.scores.values()), strict=True))
 
 
 def _greatest_difference(golden: Golden, scores: Scores) -> float:

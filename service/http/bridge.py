@@ -60,8 +60,11 @@ class Bridge:
         asyncio.get_running_loop().add_reader(self.front.descriptor, self._take)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Answer no more; but learn of all that the engine has answered. Called after the front has stopped."""
         asyncio.get_running_loop().remove_reader(self.front.descriptor)
+        for kind, *told in self.front.take_told():
+            if kind == "scored" and self._scoring is not None:
+                self._learn(*told)
         for task in self._tasks:
             task.cancel()
 
@@ -95,8 +98,12 @@ class Bridge:
             elif kind == "lacking":
                 self._begin(self._scoring.provide(*told))
             else:
-                for seen in told[0]:
-                    self._scoring.follow(seen)
+                self._learn(*told)
+
+    def _learn(self, answered: list[Any]) -> None:
+        assert self._scoring is not None, "only a port that scores is told of scores"
+        for seen in answered:
+            self._scoring.follow(seen)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

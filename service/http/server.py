@@ -69,9 +69,9 @@ class HttpServer(uvicorn.Server):
         """Answer accepted requests for a while, then end."""
         await self.close_listener()
         self.front.close_idle()
-        await self._await_connections(_LAST_REPLIES_S)
-        self._bridge.close()
+        await self._await_replies(_LAST_REPLIES_S)
         self.front.stop()
+        self._bridge.close()
         await super().shutdown(sockets)
 
     async def close_listener(self) -> None:
@@ -85,11 +85,16 @@ class HttpServer(uvicorn.Server):
         self._bridge.is_draining = True
         self.front.drain()
 
-    async def _await_connections(self, seconds: float) -> None:
+    async def _await_replies(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while loop.time() < end and self.front.connections:
+        while loop.time() < end and self.is_busy:
             await asyncio.sleep(_TICK_S / 2)
+
+    @property
+    def is_busy(self) -> bool:
+        """Return whether clients are connected, or requests are still being scored."""
+        return bool(self.front.connections)
 
     def _look_after(self) -> None:
         """Measure what is held; return free memory after a peak. Connections end a moment after their requests."""

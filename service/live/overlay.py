@@ -14,14 +14,13 @@ import structlog
 
 from msd.contract.assemble import wanted_items
 from msd.contract.request import ANONYMOUS, CheckedRequest
-from msd.contract.rows import ROW_SIDES, Rows, RowSide
+from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
-from msd.contract.state import StateRule, decay
+from msd.contract.state import decay, state_rules
 from service.live.live_state import unpack_counts, unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 
-_HALF_LIFE_S = 30 * 86_400.0
 FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 
 
@@ -66,14 +65,6 @@ def with_counts(rows: Rows, states: PackedStates, half_life_s: float, moment: As
         own[name] = np.where(is_newer, column, own[name]) * fade
     own["as_of"] = complete
     return rows._replace(records=records)
-
-
-def state_rules(schema: FeatureSchema) -> dict[RowSide, StateRule]:
-    """Return, by side, how states decay and how many items they keep; a side whose counts no model reads decays as the
-    other."""
-    own = {side: state.half_life_s for side in ROW_SIDES if (state := schema.state(side))}
-    some = next(iter(own.values()), _HALF_LIFE_S)
-    return {side: StateRule(own.get(side, some), schema.history.length) for side in ROW_SIDES}
 
 
 class LiveRows:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from msd.contract.errors import MsdError
 from msd.contract.exploration import Choice, Played
 from msd.contract.files import write_bytes_atomic
-from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
+from msd.contract.log import KINDS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import Pricing
 from service.machine import let_others_run
 
@@ -46,7 +46,6 @@ _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
 _EPOCH = datetime.fromtimestamp(0, UTC)
-_KINDS = (REQUESTS, EVENTS)
 
 
 def _columns(record: type) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -161,7 +160,7 @@ class LogFolder:
         except OSError:
             os.close(self._lock)
             raise LogFolderError(f"{path}: another service writes its log here; give each its own folder") from None
-        for kind in _KINDS:
+        for kind in KINDS:
             for half in path.glob(f".{kind}-*.parquet.*"):
                 half.unlink(missing_ok=True)
 
@@ -195,7 +194,7 @@ class LogFolder:
 
     def _files(self) -> list[tuple[float, int, Path]]:
         found = []
-        for kind in _KINDS:
+        for kind in KINDS:
             for file in self._path.glob(f"{kind}-*.parquet"):
                 with suppress(FileNotFoundError):
                     status = os.stat(file)

@@ -1,24 +1,26 @@
 """The request log: the event loop hands over sampled requests and events, one thread makes and writes their records.
 
 Nothing waits for it. What its queue has no room for is dropped, what cannot be written - as when the disk is full or
-gone - is lost; both are counted.
+gone - is lost; both are counted. At the end another thread, of normal priority, writes what waits.
 """
 
 import asyncio
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import orjson
 import structlog
 
 from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
-from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
+from msd.contract.log import EVENTS, KINDS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import ANONYMOUS, parse_request
 from service import limits
@@ -37,11 +39,14 @@ _MAX_BYTES, _MAX_COUNT = 16 * 2**20, 4_096
 _TICK_S = 1.0
 # Python's lock is shared with serving threads: this thread works a third of the time at most.
 _PAUSES_PER_WORK = 2.0
-_CLOSE_WITHIN_S = 3.0
+# Of the time to drain, the share that is kept for the last files.
+_LAST_SHARE = 0.2
+_LOOK_S = 0.05
 _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 # Records are converted in batches of about this many IDs: meanwhile no other thread runs Python.
 _BATCH_IDS = 1_600
 _SAY_AGAIN_S = 30.0
+_Result = Logged | Literal["unsampled"]
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
 
 
@@ -73,6 +78,9 @@ class RequestLog:
         # by the thread. The difference is waiting.
         self._told_bytes = self._told_count = 0
         self._taken_bytes = self._taken_count = 0
+        self._told = dict.fromkeys(KINDS, 0)
+        for kind in KINDS:
+            metrics.log_waiting[kind].set_function(partial(self._waiting, kind))
         self._closing = threading.Event()
         self._log = structlog.get_logger("msd.request_log")
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
@@ -87,66 +95,95 @@ class RequestLog:
             self.request(served)
 
     def request(self, served: Served) -> None:
-        self._metrics.log_records["handed" if self._tell(served) else "dropped"].inc()
+        self._metrics.log_records["handed" if self._tell(served, REQUESTS, 1) else "dropped"].inc()
 
     def events(self, body: bytes, count: int) -> bool:
         """Log the `count` events of an accepted body of `POST /v1/events`; False if there was no room."""
-        is_told = self._tell(LoggedEvents(body, count, time.time()))
+        is_told = self._tell(LoggedEvents(body, count, time.time()), EVENTS, count)
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
         return is_told
 
-    async def close(self) -> None:
-        """Write what was handed over, for 3 s at most. Hand over nothing after this."""
+    async def close(self, seconds: float, beat: Callable[[], None] = lambda: None) -> None:
+        """Write what was handed over, within `seconds`, and count the rest as lost. Hand over nothing after this.
+        `beat` is called meanwhile."""
+        began, before = time.monotonic(), dict(self._writer.lost)
+        until = began + seconds
+        self._log.info(
+            "request_log_draining", **{kind: self._waiting(kind) for kind in KINDS}, seconds=round(seconds, 1)
+        )
         self._closing.set()
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join, _CLOSE_WITHIN_S)
-        if self._thread.is_alive():
-            waiting = self._told_count - self._taken_count
-            self._log.error("request_log_unfinished", seconds=_CLOSE_WITHIN_S, waiting=waiting)
+        last = threading.Thread(
+            target=self._drain, args=(until - _LAST_SHARE * seconds,), name="log-drain", daemon=True
+        )
+        last.start()
+        while last.is_alive() and time.monotonic() < until:
+            beat()
+            await asyncio.sleep(_LOOK_S)
+        self._writer.abandon(self._told)
+        lost = {kind: self._writer.lost[kind] - before[kind] for kind in KINDS}
+        took = round(time.monotonic() - began, 1)
+        if any(lost.values()):
+            self._log.error("request_log_unfinished", **lost, seconds=took)
+        else:
+            self._log.info("request_log_drained", seconds=took)
 
-    def _tell(self, told: Served | LoggedEvents) -> bool:
+    def _waiting(self, kind: str) -> int:
+        """Return the number of handed records that are neither written nor lost."""
+        return max(0, self._told[kind] - self._writer.settled[kind])
+
+    def _tell(self, told: Served | LoggedEvents, kind: str, count: int) -> bool:
         size = told.size
         waiting_bytes = self._told_bytes - self._taken_bytes
         if waiting_bytes + size > _MAX_BYTES or self._told_count - self._taken_count >= _MAX_COUNT:
             return False
         self._told_bytes += size
         self._told_count += 1
+        self._told[kind] += count
         self._queue.put(told)
         return True
 
     def _work(self) -> None:
+        """Write until the end begins."""
         give_way()
-        writer, tick_at = self._writer, time.monotonic() + self._tick_s
-        while True:
+        tick_at = time.monotonic() + self._tick_s
+        while not self._closing.is_set():
             began = time.thread_time()
-            try:
-                if (told := self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))) is None:
-                    break
-            except Empty:
-                told = None
-            # If one record fails, others are still logged.
-            try:
-                if told is not None:
-                    writer.take(told)
-            except Exception as error:
-                writer.lose(told, error)
+            with suppress(Empty):
+                self._take(self._queue.get(timeout=max(0.0, tick_at - time.monotonic())))
             try:
                 if time.monotonic() >= tick_at:
                     tick_at = time.monotonic() + self._tick_s
-                    writer.tick()
+                    self._writer.tick()
             except Exception as error:
-                writer.lose(None, error)
-            if told is not None:
-                # Only now, so that a hanging writer fills the queue.
-                self._taken_bytes += told.size
-                self._taken_count += 1
+                self._writer.lose(None, error)
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
-        writer.close()
+
+    def _drain(self, until: float) -> None:
+        """Write what is left, in a thread of its own: no thread may raise its priority again. Take no record after
+        `until`."""
+        self._thread.join()
+        with suppress(Empty):
+            while time.monotonic() < until:
+                self._take(self._queue.get_nowait())
+        self._writer.close()
+
+    def _take(self, told: Served | LoggedEvents | None) -> None:
+        if told is None:
+            return
+        # If one record fails, others are still logged.
+        try:
+            self._writer.take(told)
+        except Exception as error:
+            self._writer.lose(told, error)
+        # Only now, so that a hanging writer fills the queue.
+        self._taken_bytes += told.size
+        self._taken_count += 1
 
 
 class LogWriter:
     """Records of requests and events, kept in memory until their file is due, for `flush_s` at most. Runs in the log's
-    thread."""
+    threads, one at a time."""
 
     def __init__(
         self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float, segments: Sequence[str] = ()
@@ -161,6 +198,9 @@ class LogWriter:
         self._requests = _Waiting(REQUESTS, full, flush_s)
         self._events = _Waiting(EVENTS, full, flush_s)
         self._segments = segments
+        self.settled, self.lost = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0)
+        """Records by kind: written, lost or not sampled; and lost."""
+        self._is_abandoned = False
         self._bundles = set[str]()
         self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
@@ -191,6 +231,13 @@ class LogWriter:
         self._flush(is_last=True)
         self._folder.close()
 
+    def abandon(self, told: Mapping[str, int]) -> None:
+        """Begin no other file, and count as lost what is not written of the records `told`, by kind. Called by another
+        thread, after which this one counts nothing."""
+        self._is_abandoned = True
+        for kind, total in told.items():
+            self._settle(kind, "lost", max(0, total - self.settled[kind]))
+
     def _take_request(self, served: Served) -> None:
         self._check_segments(served.model)
         record = record_of(served, self._segments)
@@ -213,7 +260,7 @@ class LogWriter:
     def _take_events(self, events: LoggedEvents) -> None:
         told = list(records_of(events))
         wanted = [event for event in told if event.request_id is None or is_sampled(event.request_id, self._share)]
-        self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
+        self._count(EVENTS, "unsampled", len(told) - len(wanted))
         for event in wanted:
             self._observed.event(event)
             self._events.add(event, events.size // len(told), 1)
@@ -239,7 +286,7 @@ class LogWriter:
         self._convert(waiting)
         count, batches = waiting.taken()
         try:
-            if batches:
+            if batches and not self._is_abandoned:
                 self._folder.add(waiting.kind, encode_batches(batches))
         except Exception as error:  # the disk, first of all
             self._lost(waiting.kind, count, error)
@@ -248,9 +295,15 @@ class LogWriter:
         del batches
         return_free_memory()
 
-    def _count(self, kind: str, result: Logged, count: int) -> None:
+    def _count(self, kind: str, result: _Result, count: int) -> None:
+        if not self._is_abandoned:
+            self._settle(kind, result, count)
+
+    def _settle(self, kind: str, result: _Result, count: int) -> None:
         results = self._metrics.log_events if kind == EVENTS else self._metrics.log_records
         results[result].inc(count)
+        self.settled[kind] += count
+        self.lost[kind] += count if result == "lost" else 0
 
     def _lost(self, kind: str, count: int, error: Exception) -> None:
         self._count(kind, "lost", count)
@@ -365,6 +418,8 @@ def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
             request_id=event.get("request_id"),
             received_at=events.received_at,
             position=event.get("position"),
+            value=event.get("value"),
+            currency=event.get("currency"),
         )
 
 

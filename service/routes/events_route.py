@@ -8,30 +8,32 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
     ANONYMOUS,
     At,
+    Currency,
     Id,
     InvalidRequest,
     Position,
     RequestError,
     Wire,
+    Worth,
     check_keys,
     has_no_key_twice,
     load_json,
     validate,
 )
 from msd.contract.rows import RowSide
+from msd.contract.state import state_rules
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
 from service.http.access import send_reply
 from service.http.body import read_json_body
 from service.json_parser import JsonParser
 from service.limits import MAX_EVENTS
-from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.request_log.request_log import RequestLog
 from service.scoring.deployment import Serving
@@ -64,12 +66,21 @@ class WireEvent(Wire):
     position: Position | None = Field(
         default=None, description="Of an impression: the place of the page where the item was shown; the first is 1."
     )
+    value: Worth | None = Field(default=None, description="Of a conversion: what it is worth, in units of `currency`.")
+    currency: Currency | None = Field(default=None, description="Of a conversion's value: its code by ISO 4217.")
 
     @model_validator(mode="after")
     def _position_of_impression(self) -> Self:
         if self.position is not None and self.type != "impression":
             raise ValueError(f"a {self.type} has no position: send it with the impression")
         return self
+
+    @field_validator("value", "currency")
+    @classmethod
+    def _of_a_conversion(cls, given: object, info: ValidationInfo) -> object:
+        if given is not None and info.data.get("type", "conversion") != "conversion":
+            raise ValueError(f"a {info.data['type']} has none: send it with the conversion")
+        return given
 
 
 class EventBatch(Wire):

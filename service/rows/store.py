@@ -89,7 +89,7 @@ class BundleFileStore:
         return rows
 
     def core_rows(self) -> CoreRows:
-        users, items = (core_rows(self._files[side]) for side in ROW_SIDES)
+        users, items = (core_rows(self._files[side].memory()) for side in ROW_SIDES)
         return CoreRows(users, items)
 
     async def check(self) -> None:

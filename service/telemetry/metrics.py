@@ -23,6 +23,7 @@ from prometheus_client import (
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
 from msd.contract.correction import CONVERSIONS, HEAD, LearnedCorrection
+from msd.contract.log import KINDS
 from msd.contract.rows import RowSide
 from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
@@ -133,6 +134,7 @@ HELP = {
     "msd_log_lines": "Lines for stdout and stderr, by result.",
     "msd_log_records": "Sampled requests for the request log, by result.",
     "msd_log_events": "Events for the request log, by result.",
+    "msd_log_waiting": "Accepted records that are not in a file yet, by kind.",
     "msd_log_bytes": "Bytes of request log files on disk.",
     # Logged requests against the bundle's reference and against observed clicks
     "msd_input_psi": "Population stability index of recent inputs against the bundle's reference, per input.",
@@ -234,6 +236,7 @@ class Metrics:
         self.log_lines = ReadCounter("msd_log_lines", HELP["msd_log_lines"], "result", LINE_RESULTS, self.families)
         self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
         self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
+        self.log_waiting = self._gauges("msd_log_waiting", "kind", KINDS)
         self.log_bytes = self._gauge("msd_log_bytes")
         self._input_psi = self._gauge_set("msd_input_psi", "feature")
         self._score_psi = self._gauge_set("msd_score_psi", "head")

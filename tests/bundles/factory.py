@@ -12,7 +12,7 @@ import onnxruntime
 import openvino
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors, assemble, wanted_items
+from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
@@ -31,7 +31,7 @@ from msd.contract.bundle import (
 )
 from msd.contract.encode import Value, canonical, encode_side
 from msd.contract.encoder_record import EncoderRecord, Probe
-from msd.contract.golden import Golden, encode_row, write_goldens
+from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors, write_goldens
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
@@ -226,7 +226,7 @@ def golden_requests() -> list[dict[str, Any]]:
             "candidates": {"id": ["i5", "new ad"], "bid": [1.0, 2.0]},
             "user": {
                 "features": {"gender": "f", "age": 44, "interests": ["cars"]},
-                "history": ["i8", "?", "i9", UNCLICKED],
+                "history": [*["i8"] * 9, "?", "i9", UNCLICKED],
             },
             "items": {"new ad": {"features": {"category": "games", "price": 9.5}}, "i5": {"features": {"genres": []}}},
             "top_k": 1,
@@ -235,31 +235,40 @@ def golden_requests() -> list[dict[str, Any]]:
     ]
 
 
+def golden_events() -> list[GoldenEvent]:
+    """What the user of the first request did since: was shown an ad, clicked it, was shown another."""
+    seen = (("i2", 300, False), ("i2", 295, True), ("i250", 20, False))
+    return [GoldenEvent(item_id=item_id, at=AT - age_s, is_click=is_click) for item_id, age_s, is_click in seen]
+
+
 def _goldens(folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.ModelProto) -> list[Golden]:
-    codecs = {side: RowCodec(schema, side, bundle_id) for side in _SIDES}
-    rows = {}
-    for side, codec in codecs.items():
-        file = RowFile(folder / ROWS[side], codec, bundle_id)
-        rows[side] = dict(file.scan(0, file.count))
+    """One for each request, and the first again after events."""
+    users, items = (RowCodec(schema, side, bundle_id) for side in _SIDES)
+    files = {
+        side: RowFile(folder / ROWS[side], codec, bundle_id) for side, codec in zip(_SIDES, (users, items), strict=True)
+    }
+    rows = {side: dict(file.scan(0, file.count)) for side, file in files.items()}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     heads = [output.name for output in session.get_outputs()]
     goldens = []
-    for document in golden_requests():
+    for document, events in [*((one, []) for one in golden_requests()), (golden_requests()[0], golden_events())]:
         request = parse_request(json.dumps(document).encode(), schema)
         user_row = rows["user"].get(request.user_id)
-        user = codecs["user"].unpack([user_row])
-        wanted = wanted_items(request, user)
-        items = codecs["item"].unpack([rows["item"].get(one) for one in wanted])
-        tensors = assemble(schema, request, AT, user, items).tensors
-        scores: list[NDArray[np.float32]] = session.run(heads, tensors)
-        goldens.append(
-            Golden(
-                request=document,
-                user=None if user_row is None else encode_row(user_row),
-                items={one: encode_row(rows["item"][one]) for one in wanted if one in rows["item"]},
-                expected={head: [float(x) for x in column] for head, column in zip(heads, scores, strict=True)},
-            )
+        golden = Golden(
+            request=document,
+            user=None if user_row is None else encode_row(user_row),
+            items={
+                one: encode_row(rows["item"][one])
+                for one in wanted_items(request, users.unpack([user_row]))
+                if one in rows["item"]
+            },
+            events=tuple(events),
+            expected={},
         )
+        tensors = golden_tensors(schema, users, items, golden).tensors
+        scores: list[NDArray[np.float32]] = session.run(heads, tensors)
+        expected = {head: [float(x) for x in column] for head, column in zip(heads, scores, strict=True)}
+        goldens.append(golden.model_copy(update={"expected": expected}))
     return goldens
 
 

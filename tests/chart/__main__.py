@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from msd.contract.errors import MsdError
-from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings, SettingsError
+from service.watchdog import grace_of
 from tests.chart.helm import ChartError, Helm
 from tests.chart.manifests import KUBERNETES, check_closed, check_together, name_of, validate
 from tests.chart.rehearsal import Rehearsal
@@ -88,8 +88,8 @@ def _check_settings(manifests: list[dict[str, Any]]) -> None:
         except SettingsError as error:
             raise ChartError(f"{name_of(deployment)}: the service would refuse: {error}") from None
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        if spec["terminationGracePeriodSeconds"] < pause + read.drain_seconds + MAX_DEADLINE_MS / 1000:
-            raise ChartError(f"{name_of(deployment)}: is killed before it has answered all that it took on")
+        if not 0 <= spec["terminationGracePeriodSeconds"] - pause - grace_of(read) < 1:
+            raise ChartError(f"{name_of(deployment)}: is not killed when the service's own grace period ends")
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         if ports != {"http": read.port, "admin": read.admin_port}:
             raise ChartError(f"{name_of(deployment)}: listens on another port than it says")

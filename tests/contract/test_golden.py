@@ -12,7 +12,7 @@ from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, encode_row, golden_tensors, read_goldens, write_goldens
 from msd.contract.rows import RowCodec, RowSide, pack_history
-from tests.bundles.factory import golden_requests
+from tests.bundles.factory import golden_events, golden_requests
 from tests.contract.examples import ITEMS, OTHER_ID, SCHEMA, USERS, make_records
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -37,7 +37,8 @@ def test_goldens_suffice_to_repeat_their_scores(whole_bundle: Bundle) -> None:
     users, items = (RowCodec(SCHEMA, side, whole_bundle.bundle_id) for side in SIDES)
     goldens = list(read_goldens(whole_bundle.path(GOLDENS)))
 
-    assert [one.request for one in goldens] == golden_requests()
+    assert [one.request for one in goldens] == [*golden_requests(), golden_requests()[0]]
+    assert [len(one.events) for one in goldens] == [0] * len(golden_requests()) + [len(golden_events())]
     for one in goldens:
         scores = session.run(list(one.expected), golden_tensors(SCHEMA, users, items, one).tensors)
         np.testing.assert_allclose(scores, list(one.expected.values()), atol=1e-6)
@@ -59,11 +60,11 @@ def test_absent_and_foreign_rows_are_missing() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"request": {"user_id": "u", "candidates": {"id": ["i"]}}}, "has no `at`"),
-        ({"request": {"user_id": "u", "at": 5}}, "not valid: candidates: is missing"),
-        ({"request": {"user_id": "u", "at": float("nan")}}, "not valid: None: NaN is not JSON"),
-        ({"user": "not base64!"}, "not base64"),
-        ({"items": {"i": "AAA"}}, "not base64"),
+        ({"request": {"user_id": "u", "candidates": {"id": ["i"]}}}, "has a request without `at`"),
+        ({"request": {"user_id": "u", "at": 5}}, "has no valid request: candidates: is missing"),
+        ({"request": {"user_id": "u", "at": float("nan")}}, "has no valid request: None: NaN is not JSON"),
+        ({"user": "not base64!"}, "has a row that is not base64"),
+        ({"items": {"i": "AAA"}}, "has a row that is not base64"),
     ],
 )
 def test_rejects_goldens_that_cannot_be_scored(changes: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.dataset.guess import guess
+from msd.dataset.position import as_position
 from msd.dataset.roles import clean_name
 
 N = 60
@@ -72,9 +73,10 @@ def test_numbers_of_any_notation(written: list[str | None], more: str, numbers: 
     assert (found.kind, found.values[:3].to_list()) == ("numeric", numbers)
 
 
-@pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), (["top", "top", "side"], "top")])
+@pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), ([0, 1, 2], "0"), (["top", "top", "side"], "top")])
 def test_position_is_served_as_the_first(values: list[object], first: object) -> None:
-    assert guess(column("position", values), context=True).options == {"serving_value": first}
+    guessed = guess(column("position", values), context=True)
+    assert as_position(guessed, "given by --position").options == {"serving_value": first}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from msd.dataset.roles import InitError
+from msd.dataset.problem import InitError
 from msd.dataset.scaffold import SourceFiles, init_dataset
 
 START = 1_714_550_400

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msd.dataset.aggregate import count_clicks, with_labels
 from msd.dataset.check import check_dataset
 from msd.dataset.config import EventsConfig
-from msd.dataset.conversions import Delays, say_conversions, say_delays
+from msd.dataset.conversions import Arrival, Delays, say_conversions, say_delays
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.problem import DatasetError
 from msd.dataset.split import split_events
@@ -164,6 +164,7 @@ def test_rejects_contradictory_conversion_by_row(tmp_path: Path, row: str, what:
     ("keys", "what"),
     [
         ('converted_at = "bought_at"\n', "name the column of conversions as well"),
+        ('conversion_value = "bought"\n', "conversion_value is of a conversion: name the column"),
         ('conversion = "bought"\nimpressions = "shown"\n', "conversion is of single impressions"),
     ],
 )
@@ -172,6 +173,24 @@ def test_rejects_conversion_keys_that_contradict(tmp_path: Path, keys: str, what
 
     with pytest.raises(DatasetError, match=what):
         load_dataset(write_small(tmp_path, config=config, events=CONVERTED_ROWS))
+
+
+def test_value_of_a_conversion_is_a_column_and_of_conversions_alone(tmp_path: Path) -> None:
+    config = NAMED.replace('bought_at"\n', 'bought_at"\nconversion_value = "basket"\n')
+    head, *lines = CONVERTED_ROWS.splitlines()
+    rows = [f"{line},{9.5 if line.split(',')[5] == '1' else ''}" for line in lines]
+    written = write_small(tmp_path / "a", config=config, events="\n".join([f"{head},basket", *rows]) + "\n")
+    events = load_dataset(written).events
+    assert events.filter(pl.col("conversion_value").is_not_null())["conversion"].to_list() == [1] * 15
+    assert events["conversion_value"].sum() == 15 * 9.5
+
+    rows[0] += "3"
+    rows[5] = rows[5].replace("9.5", "-1")
+    written = write_small(tmp_path / "b", config=config, events="\n".join([f"{head},basket", *rows]) + "\n")
+    with pytest.raises(DatasetError) as failed:
+        load_dataset(written)
+    assert "row 1, basket: '3' is the value of no conversion" in str(failed.value)
+    assert "row 6, basket: '-1' is below 0" in str(failed.value)
 
 
 def _log(days: int, rng: np.random.Generator) -> tuple[pl.DataFrame, int]:
@@ -197,3 +216,31 @@ def test_missing_conversions_are_estimated_from_settled_clicks() -> None:
     place = pl.Series(range(events.height))
     assert "few" in say_conversions(events, place < 50)[0]
     assert "few" not in say_conversions(events, place >= 50)[0]
+
+
+def test_share_of_conversions_that_have_come_is_that_of_the_law() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    # The rate of conversions may change: a share of the newer ones is missing.
+    events = events.filter((pl.col("at") < 20 * DAY) | (pl.int_range(pl.len()) % 3 == 0) | (pl.col("conversion") == 0))
+    found = Arrival.of(events)
+    assert found is not None
+    ages = np.array([0.5, 1, 2, 4, 8, 16]) * DAY
+
+    np.testing.assert_allclose(found.share(30 * DAY - ages), 1 - np.exp(-ages / (2 * DAY)), atol=0.03)
+    assert found.share(np.array([31.0 * DAY])) <= 1e-3
+    assert (np.diff(found.share(np.linspace(0, 30 * DAY, 1_000))) <= 0).all()
+
+
+def test_conversions_of_the_future_make_no_click_old() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    late = pl.when(pl.int_range(pl.len()) == 3).then(90 * DAY).otherwise("converted_at").alias("converted_at")
+    found = Arrival.of(events.with_columns(late, conversion=pl.lit(1, pl.Int8)))
+
+    assert found is not None
+    assert found.end < 30 * DAY
+
+
+def test_too_few_conversions_tell_no_delay() -> None:
+    events, _ = _log(30, np.random.default_rng(2))
+    assert Arrival.of(events.head(150)) is None
+    assert Arrival.of(events.drop("converted_at")) is None

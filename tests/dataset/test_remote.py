@@ -67,7 +67,7 @@ def test_reads_objects_and_prefixes(tmp_path: Path, scheme: str) -> None:
         assert code == 0, output
     whole, parts = (load_dataset(tmp_path / name).events for name in ("whole", "parts"))
     assert whole.height == 240
-    assert whole.equals(parts)
+    assert whole.equals(parts.drop("day"))  # a folder's key
 
 
 @pytest.mark.parametrize(

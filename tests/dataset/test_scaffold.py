@@ -60,7 +60,9 @@ def test_tables_of_items_and_users_are_joined(tmp_path: Path) -> None:
     items = pl.DataFrame(
         {"id": range(17), "Name": [f"Thing {n}" for n in range(17)], "Price": [n / 4 for n in range(17)]}
     )
-    users = pl.DataFrame({"who": [f"v{n}" for n in range(12)], "age": range(20, 32), "title": ["Dr", "Ms", "Mr"] * 4})
+    users = pl.DataFrame(
+        {"visitor": [f"v{n}" for n in range(12)], "age": range(20, 32), "title": ["Dr", "Ms", "Mr"] * 4}
+    )
     sources = SourceFiles(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
     draft, report = init_dataset(sources, tmp_path / "out", {})
     assert report.problems == ()

@@ -11,7 +11,7 @@ import pytest
 from msd.dataset.check import DatasetReport
 from msd.dataset.draft import Draft
 from msd.dataset.load import load_dataset
-from msd.dataset.roles import InitError
+from msd.dataset.problem import InitError
 from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.logs import START, log, make, write
 
@@ -128,7 +128,9 @@ def test_folder_of_parts_is_one_table(tmp_path: Path) -> None:
     _, report = init_dataset(SourceFiles(parts(tmp_path)), tmp_path / "out", {})
     assert (report.problems, report.counts["events"]) == ((), 240)
     init_dataset(SourceFiles(write(log(), tmp_path / "log.csv")), tmp_path / "whole", {})
-    assert load_dataset(tmp_path / "out").events.equals(load_dataset(tmp_path / "whole").events)
+    events = load_dataset(tmp_path / "out").events
+    assert events["day"].unique().sort().to_list() == ["0", "1", "2"]
+    assert events.drop("day").equals(load_dataset(tmp_path / "whole").events)
 
 
 def test_wrong_cell_of_a_part_is_named_by_its_row(tmp_path: Path) -> None:

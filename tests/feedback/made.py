@@ -82,4 +82,4 @@ def traffic(
     nowhere = pl.lit(None, pl.Int32)
     impressions = base.with_columns(event_id=pl.col("request_id"), type=pl.lit("impression"), position=nowhere)
     clicks = impressions.filter(pl.Series(clicked)).with_columns(type=pl.lit("click"), at=pl.col("at") + 30)
-    return frame, pl.concat([impressions, clicks]).select(list(EVENT_TYPES))
+    return frame, pl.concat([pl.DataFrame(schema=EVENT_TYPES), impressions, clicks], how="diagonal")

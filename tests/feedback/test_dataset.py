@@ -210,7 +210,9 @@ def test_conversions_become_columns(tmp_path: Path) -> None:
     log = logged(asks("u1", "1"), asks("u2", "2"))
     rows = [(kind, str(place + 1), LATER + place, f"r{place}") for kind in ("impression", "click") for place in (0, 1)]
     without = load_dataset(write_small(tmp_path / "old"))
-    joined = described([log], events(*rows, ("conversion", "1", LATER + 900.5, "r0")), without).frame
+    shown = events(*rows, ("conversion", "1", LATER + 900.5, "r0"))
+    worth = shown.with_columns(value=pl.when(pl.col("type") == "conversion").then(7.5))
+    joined = described([log], worth, without).frame
 
     with pytest.raises(FeedbackError, match="the log says which clicks converted, and the dataset does not"):
         write_dataset(joined, without, tmp_path / "none")
@@ -219,7 +221,8 @@ def test_conversions_become_columns(tmp_path: Path) -> None:
     write_dataset(joined, load_dataset(tmp_path / "first"), tmp_path / "second")
     found = load_dataset(tmp_path / "second").events
 
-    assert found.select("conversion", "converted_at").rows() == [(1, LATER + 900), (0, None)]
+    columns = ("conversion", "converted_at", "conversion_value")
+    assert found.select(columns).rows() == [(1, LATER + 900, 7.5), (0, None, None)]
 
 
 def test_window_slides_and_later_rows_are_split_by_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which click belongs to which impression, and that every event is counted, whatever became of it."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -248,11 +249,37 @@ def test_conversions_belong_to_clicks() -> None:
     assert {name: count for name, count in joined.told.items() if "conversions" in name} == {
         "conversions": 7,
         "joined_conversions": 2,
-        "conversions_without_click": 2,
+        "view_through_conversions": 1,
+        "conversions_without_impression": 1,
         "conversions_outside_the_window": 2,
         "repeated_conversions": 1,
     }
     assert joined.told["repeated_events"] == 1
+
+
+def worth(*rows: tuple[Any, ...]) -> pl.DataFrame:
+    """An impression of each candidate, a click of the first, and its conversions: value, currency and time."""
+    shown = [("impression", item, 1_000, "r") for item in "ab"]
+    told = made.events(*shown, ("click", "a", 1_010, "r"), *(("conversion", "a", 1_020 + row[2], "r") for row in rows))
+    values, currencies = ([None] * 3 + [row[place] for row in rows] for place in (0, 1))
+    return told.with_columns(value=pl.Series(values, dtype=pl.Float64), currency=pl.Series(currencies, dtype=pl.String))
+
+
+def test_values_of_all_conversions_of_a_click_are_added() -> None:
+    rows = [(2.5, "EUR", 0), (None, None, 1), (4, "EUR", 2), (100, "EUR", 9_000)]
+    joined = join([requests({})], worth(*rows).iter_slices(2), Windows(3_600.0, 3_600.0))
+    found = joined.frame.select("item_id", "conversion", "converted_at", "conversion_value").rows()
+
+    assert sorted(found) == [("a", 1, 1_020.0, 6.5), ("b", 0, None, None)]
+    assert (joined.told["repeated_conversions"], joined.told["conversions_outside_the_window"]) == (2, 1)
+    valueless = join([requests({})], [worth((None, None, 0))], Windows(3_600.0, 3_600.0)).frame
+    assert valueless.sort("item_id").select("conversion", "conversion_value").rows() == [(1, None), (0, None)]
+
+
+@pytest.mark.parametrize("other", ["USD", None])
+def test_values_in_several_currencies_are_refused(other: str | None) -> None:
+    with pytest.raises(FeedbackError, match=f"several currencies .EUR, {other or 'no currency'}.: send all in one"):
+        join([requests({})], [worth((2.5, "EUR", 0), (250, other, 1))], Windows(3_600.0, 3_600.0))
 
 
 def test_impressions_wait_for_clicks_and_longer_for_conversions() -> None:

@@ -8,13 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+import native
 from msd.contract.bundle import Bundle
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
 from msd.feedback.gate import Gate, checks_of
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, _score, judge
 from msd.feedback.scored_bundle import ScoredBundle
-from tests.bundles.factory import AT, USERS
+from tests.bundles.factory import AT, USERS, build_bundle
+from tests.bundles.ranker_graph import Recipe
 from tests.feedback.made import events, requests
 
 GATE = Gate(latency=1_000)
@@ -91,6 +93,30 @@ def test_impressions_are_judged_where_they_were_shown(bundle: Bundle) -> None:
     assert scored.pctr[0].tolist() == scored.pctr[1].tolist() == pytest.approx(due)
     assert len({float(found.shown[place]["pctr"][0]) for place in (1, 2, 3, None)}) == 4
     assert found.shown[1]["pctr"].tolist() == found.served["pctr"].tolist()
+
+
+def test_scores_come_from_the_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "request_id": "r",
+        "item_ids": ["i1"],
+        "request": b'{"user_id": null, "candidates": {"id": ["i1"]}}',
+        "at": AT,
+    }
+    assert ScoredBundle(bundle.folder).score(row)
+    monkeypatch.delattr(native.core, "Frame")
+    with pytest.raises(AttributeError, match="Frame"):
+        ScoredBundle(bundle.folder).score(row)
+
+
+def test_prices_that_a_bundle_does_not_have_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    candidates = {"id": ["i1"], "bid": [1.0], "pricing": ["cpa"]}
+    body = json.dumps({"user_id": None, "candidates": candidates}).encode()
+    row = {"request_id": "r", "item_ids": ["i1"], "request": body, "at": AT}
+    clicks = ScoredBundle(build_bundle(tmp_path / "clicks", Recipe(heads=("pctr",))).folder)
+
+    assert ScoredBundle(bundle.folder).score(row)
+    assert clicks.score(row) is None
+    assert clicks.refused == 1
 
 
 def test_rejects_rows_and_candidates_of_another_form(bundle: Bundle) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from msd.contract.exploration import Exploration, choose_first, competing
+from msd.contract.exploration import Exploration
 from msd.feedback.files import FeedbackError
 from msd.feedback.policy_value import ExploredRequests, Rewards, explored_requests, read_target, support, value_of
 from tests.feedback.made import events, requests
 from tests.feedback.test_join_command import run
+from tests.reference.exploration import choose_first, competing
 
 RECORDED = json.loads((Path(__file__).parent / "open_bandit.json").read_text("utf-8"))
 

@@ -222,6 +222,25 @@ def test_conversions_are_corrected_apart(tmp_path: Path) -> None:
     assert found(np.array([0.05], np.float32))[0] == pytest.approx(found.clicks / found.impressions, abs=0.004)
 
 
+def test_conversions_are_waited_for_until_most_have_come(tmp_path: Path) -> None:
+    """The model is right: .3 of all clicks convert, six hours later on average, many after the log's end."""
+    log, out = log_of(tmp_path / "log", 2, 0.0), tmp_path / "corrections.json"
+    requests, events = (pl.read_parquet(log / f"{kind}-1.parquet") for kind in ("requests", "events"))
+    pair = pl.Series([[[0.05], [0.3]]], dtype=pl.List(pl.List(pl.Float32))).new_from_index(0, requests.height)
+    heads = pl.lit(["pctr", "pcvr"]).alias("heads")
+    requests.with_columns(pair.alias("scores"), heads).write_parquet(log / "requests-1.parquet")
+    rng, clicks = np.random.default_rng(0), events.filter(pl.col("type") == "click")
+    due = clicks["at"].to_numpy() + rng.exponential(6 * 3_600, clicks.height)
+    sold = clicks.with_columns(type=pl.lit("conversion"), at=pl.Series(due))
+    seen = sold.filter(pl.Series((due < DAY) & (rng.random(clicks.height) < 0.3)))
+    pl.concat([events, seen]).write_parquet(log / "events-1.parquet")
+    recalibrate(log, out, "--conversion-settle-hours", "1")
+    found = read_corrections(out).get("b1")
+    corrected = found.conversions if found else None
+
+    assert corrected is None or corrected(np.array([0.3], np.float32))[0] == pytest.approx(0.3, abs=0.03)
+
+
 def test_rejects_logs_without_settled_impressions(tmp_path: Path) -> None:
     log, out = log_of(tmp_path / "log", 0, 0.0), tmp_path / "corrections.json"
     assert "is settled" in recalibrate(log, out, "--settle-hours", "25", code=2)

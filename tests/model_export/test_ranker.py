@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+import native
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
 from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph, pick
@@ -19,7 +20,8 @@ from model_export.parity import BundleRows, Expected, check_parity, serving_requ
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import RANKER
+from msd.contract.bundle import GOLDENS, RANKER
+from msd.contract.golden import read_goldens
 from msd.contract.openvino import OpenVinoGraph
 from msd.contract.precision import Precision
 from msd.dataset.split import Part
@@ -55,6 +57,26 @@ def test_ranker_equals_torch_on_test_rows(name: str, request: pytest.FixtureRequ
     scores = np.concatenate([golden.expected["pctr"] for golden in parity.goldens])
     assert scores.std() > 0.02
     assert parity.max_abs_diff == exported.bundle.manifest.provenance["parity"]["max_abs_diff"]
+
+
+def test_parity_is_of_the_core(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list(serving_requests(exported.inputs.dataset, exported.features, 2))
+    monkeypatch.delattr(native.core, "Frame")
+    with pytest.raises(AttributeError, match="Frame"):
+        check_parity(exported.bundle, _by_torch(exported.trained), asked, TOLERANCE, quiet)
+
+
+def test_goldens_have_every_variation_bids_and_live_events(exported: Exported) -> None:
+    asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
+    goldens = list(read_goldens(exported.bundle.path(GOLDENS)))
+    varied = [{**request, "candidates": request["candidates"]["id"]} for request in asked[:54:6]]
+    found = [{**golden.request, "candidates": golden.request["candidates"]["id"]} for golden in goldens]
+
+    assert len(goldens) <= 32
+    assert all(request in found for request in varied)
+    assert all(any(bid for bid in golden.request["candidates"]["bid"]) for golden in goldens)
+    assert {one for golden in goldens for one in golden.request["candidates"].get("pricing", ())} == {"cpm", "cpc"}
+    assert sum(bool(golden.events) for golden in goldens) >= 4
 
 
 @BOTH

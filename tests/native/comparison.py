@@ -11,9 +11,8 @@ import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, cut, history_of, unknown_history, wanted_items
-from msd.contract.exploration import exploration_of, first_of
+from msd.contract.exploration import exploration_of
 from msd.contract.pricing import Formula, formula_of
-from msd.contract.reply import Scored, declared, reply_document, spread
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
 from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
@@ -21,6 +20,8 @@ from native.layout import asked_request, core_model, core_rows, core_schema, giv
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
+from tests.reference.exploration import first_of
+from tests.reference.reply import Scored, declared, reply_document, spread
 
 CAPACITY = 40
 REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
@@ -40,7 +41,7 @@ class Pair:
         # Read for the first time, so that the core proves blocks itself.
         self._unread = world.files()
         self._sources: list[Any] = [
-            core_rows(self._unread[side]) if is_file else self.arenas[side].core() for side in SIDES
+            core_rows(self._unread[side].memory()) if is_file else self.arenas[side].core() for side in SIDES
         ]
         self.tensors = new_tensors(world.schema, CAPACITY)
         self._heads = random.choice([["pctr"], ["pctr", "pcvr"], ["pctr", "value", "pcvr"]])

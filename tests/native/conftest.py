@@ -3,5 +3,7 @@
 import native
 
 collect_ignore = (
-    [] if native.core else ["test_exploration.py", "test_id_map.py", "test_infer.py", "test_openrtb.py", "test_rows.py"]
+    []
+    if native.core
+    else [f"test_{name}.py" for name in ("exploration", "id_map", "infer", "offline", "openrtb", "rows")]
 )

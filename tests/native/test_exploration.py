@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.exploration import Choice, exploration_of, first_of
+from msd.contract.exploration import Choice, exploration_of
 from msd.contract.pricing import PRICED
 from msd.contract.request import parse_request
 from native.layout import core_model, core_rows, core_schema, new_tensors
 from tests.native.comparison import FILLED
 from tests.native.worlds import AT, SIDES, draw_world
+from tests.reference.exploration import first_of
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
@@ -38,7 +39,8 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
         count = random.choice([2, 20, 200, MOST])
         body = _body(random, count, policy, seed, pricing)
         assert (
-            frame.take(body, MOST, *(core_rows(files[side]) for side in SIDES), AT, None, None, False, False) == FILLED
+            frame.take(body, MOST, *(core_rows(files[side].memory()) for side in SIDES), AT, None, None, False, False)
+            == FILLED
         )
         rng = np.random.default_rng(seed)
         scores = {

@@ -46,7 +46,7 @@ class Loaded:
         )
 
     def fill(self) -> int:
-        rows = core_rows(self.files["user"]), core_rows(self.files["item"])
+        rows = core_rows(self.files["user"].memory()), core_rows(self.files["item"].memory())
         return int(self.frame.take(BODY, CAPACITY, *rows, AT, None, None, False, False))
 
 
@@ -135,7 +135,7 @@ def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
 
 def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
-    rows = [core_rows(loaded.files[side]) for side in ROW_SIDES]
+    rows = [core_rows(loaded.files[side].memory()) for side in ROW_SIDES]
     assert not loaded.frame.read(b"{", CAPACITY)
     for arguments in (
         (BODY, CAPACITY, *rows, AT),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import native
 from msd.contract.bundle import Bundle, open_bundle, tolerance_key
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.log import RequestRecord
@@ -62,6 +63,12 @@ def test_log_scores_reproduce_exactly(logs: list[RequestRecord], bundle: Bundle)
     assert max(len(record.item_ids) for record in logs) == 255
 
 
+def test_scores_come_from_the_core(logs: list[RequestRecord], bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(native.core, "Frame")
+    with pytest.raises(AttributeError, match="Frame"):
+        LogReplay([bundle]).replay(logs, lambda: None)
+
+
 def test_equal_candidates_reproduce_exactly(tmp_path: Path) -> None:
     """A model that rounds by place, as kernels do: the service gives each of them the score of the first."""
     bundle = build_bundle(tmp_path / "bundle", Recipe(places=True))
@@ -93,7 +100,7 @@ def test_finds_changed_score_time_or_row(logs: list[RequestRecord], bundle: Bund
     found = LogReplay([bundle]).replay([record, *changed], lambda: None)
 
     assert found.mismatches == 4
-    assert [difference[:6] for _, difference in found.differences] == ["scores", "scores", "other ", "other "]
+    assert [difference[:6] for _, difference in found.differences] == ["its re", "scores", "other ", "other "]
 
 
 def test_stale_rows_and_failed_store_reproduce(logs: list[RequestRecord], bundle: Bundle) -> None:

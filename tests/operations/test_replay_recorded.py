@@ -32,7 +32,7 @@ def other_service(other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def recorded(bundle: Bundle, tmp_path: Path) -> Path:
     """The bundle's goldens as `msd export --replay` writes requests; those that rank are not among them."""
-    goldens = [golden for golden in read_goldens(bundle.path(GOLDENS)) if "top_k" not in golden.request]
+    goldens = [one for one in read_goldens(bundle.path(GOLDENS)) if "top_k" not in one.request and not one.events]
     lines = [json.dumps({"request": golden.request, "expected": golden.expected}) for golden in goldens]
     path = tmp_path / "replay.jsonl"
     path.write_text("\n".join(lines) + "\n")

@@ -51,7 +51,7 @@ def _misleading(folder: Path) -> tuple[Training, UserHalves]:
     directions = rng.standard_normal((2, VECTOR_DIM))
     vectors = (directions[bargain.astype(int)] + rng.standard_normal((count, VECTOR_DIM)) / 2).astype(np.float32)
     known = StudentVectors(STUDENT, LevelVectors([f"i{row}" for row in range(count)], vectors), NOBODY)
-    tasteless = SMALL.model_copy(update={"taste": False})
+    tasteless = SMALL.model_copy(update={"taste": False, "crosses": ()})
     training = Training(dataset.fingerprint, known, tasteless, TrainConfig(epochs=2), folder / "work")
     for variant in PAIR:
         training.write_features(variant, dataset)
@@ -115,7 +115,7 @@ def test_without_leaves_out_a_part(
     code, output = run(*command)
     assert code == 0, output
     model, record = load_ranker(tmp_path)
-    assert record.config == RankerConfig().model_copy(update=changes)
+    assert record.config.model_copy(update={"crosses": None}) == RankerConfig().model_copy(update=changes)
     assert list(model.adaptors) == (["item"] if part == "user_knowledge" else ["user", "item"])
     assert run(*command) == (0, f"{tmp_path}: done before, nothing to do")
 
@@ -203,6 +203,33 @@ def test_keeps_the_whole_unless_another_is_surely_better(noises: tuple[float, ..
     assert choice.ci95[0] <= choice.gain <= choice.ci95[1]
     assert list(choice.tried) == list(names)
     assert choice.tried["whole"].gain == 0
+
+
+def test_what_is_surely_worse_by_logloss_is_not_kept() -> None:
+    """It ranks better, and bids by it would be wrong."""
+    whole, other = _said(3.0, 0), _said(2.0, 1)
+    assert HALVES.choose({"whole": whole, "other": other}).kept == "other"
+    boastful = 1 / (1 + ((1 - other) / other) ** 6)
+    choice = HALVES.choose({"whole": whole, "other": boastful})
+    assert choice.kept == "whole"
+    assert choice.ci95 is not None
+    assert choice.ci95[0] > 0
+    ends = choice.others["less logloss"]
+    assert ends is not None
+    assert ends[1] < 0
+
+
+def test_what_surely_orders_users_ads_worse_is_not_kept() -> None:
+    """A model that knows only who clicks ranks pairs of all users, and no ad for one."""
+    clicks = np.random.default_rng(1).random(CHOOSERS)[OWNERS]
+    labels = (np.random.default_rng(2).random(len(OWNERS)) < clicks).astype(np.float64)
+    halves, noise = UserHalves.of(labels, OWNERS, ONES), np.random.default_rng(3).normal(0, 1, len(OWNERS))
+    ads = 1 / (1 + np.exp(-(0.7 * labels - 0.35 + noise)))
+    choice = halves.choose({"whole": ads * 0.5 + 0.25, "level": np.clip(clicks, 0.01, 0.99)})
+    ends = choice.others["AUC within users"]
+    assert ends is not None
+    assert ends[1] < 0
+    assert choice.kept == "whole"
 
 
 def test_ties_go_to_the_whole_then_to_the_simpler() -> None:

@@ -13,6 +13,7 @@ from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.metrics import calibration, expected_calibration_error, roc_auc
 from msd.ranker.batch import both
+from msd.ranker.calibrate import calibrate_delayed, choose_calibration
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
@@ -25,9 +26,10 @@ USERS, ITEMS, SHOWN = 205, 60, 100
 Floats = NDArray[np.float64]
 
 
-def law() -> tuple[Dataset, Floats]:
-    """Impressions, and the true probabilities [E] of a click's conversion. Users like some kinds of items; what is
-    clicked most is bought least, and users differ in how much they buy."""
+def law(days_late: float = 0.0) -> tuple[Dataset, Floats]:
+    """Impressions of 71 days, and the true probabilities [E] of a click's conversion. Users like some kinds of items;
+    what is clicked most is bought least, and users differ in how much they buy. With `days_late`, on average,
+    conversions have times, and those after the log are not in it."""
     rng = np.random.default_rng(0)
     kinds = rng.integers(6, size=ITEMS)
     taste, lure, buys = rng.normal(0, 1, (USERS, 6)), rng.normal(0, 0.7, ITEMS), rng.normal(0, 0.7, USERS)
@@ -39,12 +41,15 @@ def law() -> tuple[Dataset, Floats]:
     clicked = rng.random(len(users)) < pctr
     converted = clicked & (rng.random(len(users)) < pcvr)
     at = np.arange(len(users)) * 300
+    due = at + np.floor(rng.exponential(days_late * 86_400, len(users)))
+    seen = converted & (due <= at[-1])
+    times = {"converted_at": [int(time) if is_seen else None for time, is_seen in zip(due, seen, strict=True)]}
     rows = zip(
         (f"u{user:03}" for user in users), (f"i{item:02}" for item in items), at, clicked.astype(int), strict=True
     )
     dataset = dataset_of(
         [(user, item, int(time), int(label)) for user, item, time, label in rows],
-        events={"conversion": converted.astype(int).tolist()},
+        events={"conversion": seen.astype(int).tolist(), **(times if days_late else {})},
         history={"length": 3},
         items={"item_id": [f"i{one:02}" for one in range(ITEMS)], "kind": [f"k{kind}" for kind in kinds]},
         features=[{"name": "kind", "side": "item", "kind": "categorical"}],
@@ -88,6 +93,30 @@ def test_conversions_are_ranked_and_calibrated_like_the_law(learned: Learned) ->
     assert abs(learned.pcvr.mean() - due.mean()) < 0.03
     assert abs(learned.pcvr - due).mean() < 0.12
     assert expected_calibration_error(calibration(converted, learned.pctr * learned.pcvr)) < 0.03
+
+
+def test_clicks_that_have_yet_to_convert_are_not_learned_as_negatives(tmp_path: Path) -> None:
+    dataset, due = law(days_late=15)
+    features = build_features(dataset, fit_schema(dataset, semantics=False), no_vectors())
+    config, training = SMALL.model_copy(update={"counts": ()}), TrainConfig(epochs=3, learning_rate=1e-2)
+    model, _ = train_ranker(features, config, training, tmp_path / "checkpoint", "late", quiet)
+    rows = features.of_part(Part.TEST)
+    pcvr, arrived = predict_conversions(model, features.live(), rows), features.share_arrived(rows)
+
+    # Of what will come, little has come; the clicks' rate alone would be about that share of the law's.
+    assert arrived.mean() < 0.35
+    assert pcvr.mean() / due[rows].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_calibration_allows_for_what_has_not_arrived() -> None:
+    rng = np.random.default_rng(0)
+    logits, arrived = rng.normal(size=40_000), rng.random(40_000)
+    labels = (rng.random(40_000) < arrived / (1 + np.exp(-(1.5 * logits - 0.5)))).astype(np.float64)
+    found = calibrate_delayed(logits, labels, arrived)
+
+    np.testing.assert_allclose(found(np.array([-1.0, 0.0, 1.0])), [-2.0, -0.5, 1.0], atol=0.1)
+    whole = calibrate_delayed(logits, labels, np.ones(40_000))
+    np.testing.assert_array_equal(whole(logits), choose_calibration(logits, labels)(logits))
 
 
 def test_logit_of_a_product_of_probabilities() -> None:

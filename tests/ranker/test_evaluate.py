@@ -83,6 +83,14 @@ def test_differences_of_all_pairs_and_by_seed(results: dict[str, Any]) -> None:
     assert np.mean(by_seed["differences"]) == pytest.approx(pairs["mixed", "plain"]["difference"])
 
 
+def test_differences_have_the_order_within_users(results: dict[str, Any]) -> None:
+    for pair in results["differences"]:
+        ours, theirs = (results["models"][pair[side]]["metrics"]["gauc"] for side in ("model", "minus"))
+        assert pair["gauc"]["difference"] == pytest.approx(ours - theirs)
+        low, high = pair["gauc"]["users"]["ci95"]
+        assert low <= ours - theirs <= high
+
+
 def test_networks_have_figures_of_their_own(results: dict[str, Any]) -> None:
     models = results["models"]
     own = {"curve", "degradation", "cold_ads", "how_sure", "live_counts", "choice", "conversions"}

@@ -53,7 +53,7 @@ def test_rejects_folder_without_a_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 7, "surplus": 1}, "format 7, this release reads 12; train again"),
+        ({"format": 7, "surplus": 1}, "format 7, this release reads 13; train again"),
         ({"vector_dim": "wide"}, "vector_dim: .*integer"),
         ({"surplus": 1}, "surplus: is not known here"),
         ({"feature_schema": {"fields": []}}, "feature_schema: .*exactly one sequence field"),

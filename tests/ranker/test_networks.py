@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model_export.ranker import ranker_graph, torch_scores
-from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
+from msd.contract.schema import OUTCOME_FEATURES, Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.embedding import SideEmbedding
 from msd.ranker.model import Affinity, Ranker, RankerConfig
-from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Network, new_network
+from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Network, Pool, new_network
 from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL
 
@@ -128,7 +128,7 @@ def test_padding_content_and_length_are_ignored(made: Made, held: int) -> None:
 @EVERY
 def test_every_input_changes_scores(made: Made) -> None:
     model, tensors = _network(made), _tensors(made[1], 4)
-    # MSD's network reads clicks from the outcomes, and the baselines read nothing else from them.
+    # MSD's network reads clicks from the outcomes.
     unread = {"history_mask"} if made[0] == "msd" else set()
     with torch.no_grad():
         before = model(tensors)
@@ -182,11 +182,36 @@ def test_baseline_reads_clicked_and_passed_items_apart(name: str) -> None:
             assert not torch.allclose(model(other), model(tensors), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("outcome", ["impressions", "clicks", "age_days", "smoothed_log_odds"])
+def test_baseline_reads_each_outcome_of_past_impressions(name: str, outcome: str) -> None:
+    """Also of those it passed over, alone."""
+    model, tensors = _network((name, PLAIN)), _tensors(PLAIN, 4)
+    for place in (0, 1):
+        other = {**tensors, "history_outcomes": tensors["history_outcomes"].clone()}
+        other["history_outcomes"][:, place, OUTCOME_FEATURES.index(outcome)] += 30.0
+        with torch.no_grad():
+            assert not torch.allclose(model(other), model(tensors), atol=1e-5)
+
+
+def test_untrained_pool_counts_impressions_alike() -> None:
+    history, tensors = torch.randn(1, LENGTH, 7), _tensors(PLAIN, 2)
+    with torch.no_grad():
+        clicked, passed = Pool()(history, tensors)
+    np.testing.assert_allclose(clicked[0], history[0, [0, 2]].mean(0), atol=1e-6)
+    np.testing.assert_allclose(passed[0], history[0, 1], atol=1e-6)
+
+
 def test_logistic_regression_adds_its_weights() -> None:
     model, tensors = _network(("lr", PLAIN)), _tensors(PLAIN, 3)
     assert isinstance(model, LogisticRegression)
     weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
-    numbers = [tensors["user_dense"].expand(3, -1), tensors["item_dense"]]
+    outcomes = tensors["history_outcomes"][0, :3].clone()
+    outcomes[:, :3] = outcomes[:, :3].log1p()
+    outcomes *= 0.1
+    counts = 2 / (1 + np.exp(-(outcomes.numpy() @ weight["pool.weigh.weight"][0] + weight["pool.weigh.bias"])))
+    means = [(torch.from_numpy(counts[rows, None]) * outcomes[rows]).mean(0).float() for rows in ([0, 2], [1])]
+    numbers = [tensors["user_dense"].expand(3, -1), tensors["item_dense"], *(mean.expand(3, -1) for mean in means)]
 
     def item(kind: str, values: Tensor) -> float:
         own = weight[f"{kind}.tables.item_id.weight"][values[0]].item() if values[0] else 0.0  # 0 is an unknown id
@@ -194,7 +219,8 @@ def test_logistic_regression_adds_its_weights() -> None:
         return float(own + (np.mean(genres) if genres else 0.0))
 
     held = tensors["history_categorical"][0, :3]
-    clicked, passed = np.mean([item("histories.0", one) for one in held[::2]]), item("histories.1", held[1])
+    clicked = np.mean([count * item("histories.0", one) for count, one in zip(counts[::2], held[::2], strict=True)])
+    passed = counts[1] * item("histories.1", held[1])
     asking = (
         weight["weights.user.tables.user_id.weight"][user].item() if (user := tensors["user_categorical"][0, 0]) else 0
     ) + weight["weights.context.tables.hour.weight"][tensors["context_categorical"][0, 0]].item()
@@ -214,22 +240,25 @@ def test_deepfm_multiplies_every_pair_of_fields() -> None:
         torch.nn.init.zeros_(model.head.bias)
         found = model(tensors) - model.linear(tensors)
         fields = seen[0].reshape(3, -1, SMALL.embedding)
-    # user_id, hour; item_id and genres of target, clicked and passed items; two dense tensors, four vectors projected.
+    # user_id, hour; item_id and genres of target, clicked and passed items; projected: two dense tensors, the user's
+    # vector and the target's, and those of clicked and passed items, with their outcomes.
     assert fields.shape[1] == 2 + 6 + 2 + 4
     pairs = sum((fields[:, one] * fields[:, other]).sum(-1) for one, other in itertools.combinations(range(14), 2))
     np.testing.assert_allclose(found, pairs, atol=1e-4)
 
 
-def test_din_weighs_each_item_of_the_history_by_the_target_alone() -> None:
+def test_din_weighs_each_impression_by_the_target_and_by_itself_alone() -> None:
     model = _network(("din", PLAIN))
     assert isinstance(model, Din)
     first, second = _tensors(PLAIN, 2, held=1), _tensors(PLAIN, 2, held=1)
     second["history_categorical"] = (first["history_categorical"] + 1) % 3
-    both = {**first, "history_mask": torch.ones(1, 2), "history_outcomes": torch.ones(1, 2, 4)}
+    second["history_outcomes"] = 2 * first["history_outcomes"]
+    both = {**first, "history_mask": torch.ones(1, 2)}
+    both["history_outcomes"] = torch.cat([one["history_outcomes"][:, :1] for one in (first, second)], 1)
     both["history_categorical"] = torch.cat([one["history_categorical"][:, :1] for one in (first, second)], 1)
     seen: list[Tensor] = []
     model.norm.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0][:, -2 * model.item_width : -model.item_width])
+        lambda _, inputs: seen.append(inputs[0][:, -2 * (model.item_width + 4) : -(model.item_width + 4)])
     )
     with torch.no_grad():
         for tensors in (first, second, both):

@@ -225,7 +225,7 @@ def test_count_model_sees_only_counts(world: World) -> None:
         history_outcomes=torch.zeros_like(features.history_outcomes),
     )
     known, unknown = (np.stack(predict_opinions(world.model, seen, test).experts) for seen in (features, stranger))
-    network, counts, content = np.abs(known - unknown).max(1)
+    network, counts, content, _ = np.abs(known - unknown).max(1)
     assert counts == 0
     assert network > 1e-2
     assert content > 1e-2
@@ -318,7 +318,7 @@ def test_count_model_is_frozen_beside_the_network(world: World, short: Trained) 
     features = world.model.adaptors.adapt(world.features)
     opinions = batch_opinions(world.model, features, features.of_part(Part.TRAIN)[:8])
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
-    assert [logits.requires_grad for logits in opinions.experts] == [True, False, False]
+    assert [logits.requires_grad for logits in opinions.experts] == [True, False, False, False]
 
 
 def test_taste_and_adaptors_are_frozen_beside_the_network(world: World, short: Trained) -> None:
@@ -354,7 +354,7 @@ def test_known_taste_equals_that_of_each_batch(world: World) -> None:
 
 
 def test_model_without_taste_ignores_the_history(world: World, tmp_path: Path) -> None:
-    config = SMALL.model_copy(update={"taste": False})
+    config = SMALL.model_copy(update={"taste": False, "crosses": ()})
     model, _ = train_ranker(world.features, config, SHORT, tmp_path / CHECKPOINT, "tasteless", quiet)
     rows, _ = _valid(world)
     without = replace(world.features, history_outcomes=torch.zeros_like(world.features.history_outcomes))

@@ -7,7 +7,7 @@ import pytest
 
 from msd.dataset.split import Part
 from msd.evaluation.single_features import single_features
-from msd.evaluation.verdict import objections, say_verdict, say_within
+from msd.evaluation.verdict import objections, say_verdict
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
@@ -19,7 +19,8 @@ def results(**model: float) -> dict[str, Any]:
     metrics = {"auc": 0.75, "logloss": 0.2, "normalised_entropy": 0.9, "predicted_over_observed": 1.02}
     valid_auc = model.pop("valid_auc", 0.76)
     counted = {"impressions": 50_000.0, "clicks": 1_000.0}
-    gain = {"difference": 0.03, "users": {"ci95": (0.01, 0.05)}}
+    level = {"difference": -0.03, "users": {"ci95": (-0.05, -0.01)}}
+    order = {"difference": 0.02, "users": {"ci95": (0.01, 0.03)}}
     return {
         "models": {
             "ours": {"metrics": metrics | model, "valid_auc": valid_auc, "curve": []},
@@ -28,7 +29,10 @@ def results(**model: float) -> dict[str, Any]:
         },
         "clicks": {part: dict(counted) for part in ("train", "valid", "test")},
         "alone": {"device": 0.61},
-        "differences": [{"model": "ours", "minus": name, "auc": gain} for name in ("tfidf", "counts")],
+        "differences": [
+            {"model": "ours", "minus": name, "logloss": dict(level), "gauc": dict(order)}
+            for name in ("tfidf", "counts")
+        ],
         "within": None,
         "objections": [],
     }
@@ -94,36 +98,73 @@ def test_feature_known_after_the_click_is_named() -> None:
     assert "known before the impression" in objection
 
 
-def test_verdict_compares_with_the_best_baseline() -> None:
-    told = "AUC of ours 0.7500, of the best other, trees on counts, 0.7200: +0.0300 (+0.0100 to +0.0500)"
-    assert say_verdict(results()) == f"{told}: a sure gain; use ours."
+GAIN, LOSS, OPEN = (0.02, (0.01, 0.03)), (-0.02, (-0.03, -0.01)), (0.01, (-0.01, 0.03))
+FORMS = {GAIN: "+0.0200 (+0.0100 to +0.0300), a sure gain", LOSS: "-0.0200 (-0.0300 to -0.0100), a sure loss"}
+FORMS[OPEN] = "+0.0100 (-0.0100 to +0.0300), not sure"
+LOSSES = {GAIN: "-0.0200 (-0.0300 to -0.0100), a sure gain", LOSS: "+0.0200 (+0.0100 to +0.0300), a sure loss"}
+LOSSES[OPEN] = "-0.0100 (-0.0300 to +0.0100), not sure"
+Gain = tuple[float, tuple[float, float]]
+
+
+@pytest.mark.parametrize(
+    ("level", "order", "used", "end"),
+    [
+        (GAIN, GAIN, "ours", ""),
+        (GAIN, OPEN, "ours", "; within users nothing is gained, only the level is"),
+        (GAIN, LOSS, "ours", "; within users nothing is gained, only the level is"),
+        (OPEN, GAIN, "ours", "; only the order is gained"),
+        (GAIN, None, "ours", ""),
+        (OPEN, OPEN, "counts", "; nothing is surely gained"),
+        (OPEN, LOSS, "counts", ""),
+        (LOSS, GAIN, "counts", ""),
+        (OPEN, None, "counts", "; nothing is surely gained"),
+    ],
+)
+@pytest.mark.parametrize("counted", [False, True], ids=["events", "counted"])
+def test_verdict_recommends_one_model(level: Gain, order: Gain | None, used: str, end: str, counted: bool) -> None:
     found = results()
-    found["differences"][1]["auc"] = {"difference": -0.02, "users": {"ci95": (-0.03, -0.01)}}
-    assert say_verdict(found).endswith("a sure loss; use counts.")
+    pair = found["differences"][1]
+    (gain, (low, high)) = level
+    pair["logloss"] = {"difference": -gain, "users": {"ci95": (-high, -low)}}
+    pair["gauc"] = order and {"difference": order[0], "users": {"ci95": order[1]}}
+    if counted and order:
+        values = {"ours": 0.7, "counts": 0.6, "tfidf": 0.5, "chance": 0.5}
+        found["within"] = {
+            "groups": 9,
+            "models": {name: {"pair_accuracy": {"value": value}} for name, value in values.items()},
+            "differences": [
+                {"model": "ours", "minus": name, "pair_accuracy": {"difference": order[0], "ci95": order[1]}}
+                for name in ("tfidf", "counts", "chance")
+            ],
+        }
+    what = "pairs ranked right within groups" if counted else "order within users (GAUC)"
+    ordered = f"; {what} {FORMS[order]}" if order else ""
+    told = f"ours against the best other, trees on counts: logloss {LOSSES[level]}{ordered}"
+    assert say_verdict(found) == f"use {used}: {told}{end}."
+
+
+def test_verdict_is_of_the_model_that_the_one_on_semantics_serves() -> None:
+    found = results()
+    found["models"]["plain"] = found["models"]["ours"]
+    found["differences"] += [pair | {"model": "plain"} for pair in found["differences"]]
+    for sure, model in ((True, "ours"), (False, "plain")):
+        verdict = {"model": "ours", "minus": "plain", "sure": sure}
+        assert say_verdict(found | {"verdict": verdict}).startswith(f"use {model}: {model} against the best other")
+
+
+def test_single_user_is_judged_by_rows() -> None:
+    found = results()
+    found["differences"][1] |= {
+        "logloss": {"difference": -0.1, "users": {"ci95": None}, "rows": {"ci95": (-0.2, -0.1)}},
+        "gauc": {"difference": 0.1, "users": {"ci95": None}},
+    }
+    assert say_verdict(found).endswith(
+        "logloss -0.1000 (-0.2000 to -0.1000), a sure gain; order within users (GAUC) +0.1000, not sure; within "
+        "users nothing is gained, only the level is."
+    )
 
 
 def test_verdict_begins_with_the_objections() -> None:
     lines = say_verdict(results() | {"objections": ["a doubt. Look there"]}).splitlines()
     assert lines[:2] == ["do not trust these figures yet.", "- a doubt. Look there."]
-    assert lines[2].startswith("As they stand: AUC of ours")
-
-
-@pytest.mark.parametrize(
-    ("difference", "ends", "said"),
-    [
-        (0.02, (0.01, 0.03), "a sure gain; use ours"),
-        (0.02, (-0.01, 0.05), "not a sure gain; use ours"),
-        (-0.01, (-0.03, 0.01), "no gain; use tfidf"),
-        (-0.05, (-0.08, -0.02), "a sure loss; use tfidf"),
-    ],
-)
-def test_ranking_within_groups_is_compared_with_the_best_other(
-    difference: float, ends: tuple[float, float], said: str
-) -> None:
-    share = {"chance": 0.5, "tfidf": 0.6}
-    gains = {"chance": {"difference": 0.1, "ci95": (0.09, 0.11)}, "tfidf": {"difference": difference, "ci95": ends}}
-    within = {
-        "models": {name: {"pair_accuracy": {"value": value}} for name, value in share.items()},
-        "differences": [{"model": "ours", "minus": name, "pair_accuracy": gain} for name, gain in gains.items()],
-    }
-    assert say_within(within).endswith(said)
+    assert lines[2].startswith("As they stand: use ours")

@@ -76,6 +76,34 @@ class ModelRuns:
         setattr(OnnxRuntime, "run", heeding)  # noqa: B010 - a method, for all that are made from now on
 
 
+class LogWrites:
+    """A file that each write of the request log locks for a moment before it begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "writes"
+        self.path.touch()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No write begins before the block's end."""
+        with self.path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def obey(self) -> None:
+        """Has this process, which is the service, heed the file in all its writes."""
+        from service.request_log.files import LogFolder
+
+        add = LogFolder.add
+
+        def heeding(folder: LogFolder, kind: str, data: bytes | memoryview) -> None:
+            with self.path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH)
+            add(folder, kind, data)
+
+        setattr(LogFolder, "add", heeding)  # noqa: B010 - a method, for all that are made from now on
+
+
 class LoopWork:
     """A file of how many calls each long callback of a service's event loop made: what holds it, whatever the pace."""
 

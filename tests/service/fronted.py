@@ -74,8 +74,8 @@ class Fronted:
             self.front.close_idle()
             while self.front.connections:
                 await asyncio.sleep(0.001)
-            self._bridge.close()
             self.front.stop()
+            self._bridge.close()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)

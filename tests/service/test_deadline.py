@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import native
 from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
-from msd.contract.reply import declared, spread
 from service.errors import MalformedHeader
 from service.http.body import check_deadline
 from service.runtimes.runtime import Scores
 from tests.bundles.factory import AT, golden_requests
+from tests.reference.reply import declared, spread
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.contract.exploration import (
-    MOST_COMPETING,
-    CompetingCandidates,
-    Exploration,
-    choose_first,
-    competing,
-    probability_of_first,
-)
+from msd.contract.exploration import Exploration
 from msd.contract.uncertainty import Uncertainty
 from operations.replay.log import LogReplay, replay_log
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
+from tests.reference.exploration import (
+    MOST_COMPETING,
+    CompetingCandidates,
+    choose_first,
+    competing,
+    probability_of_first,
+)
 from tests.service.live import live_service
 from tests.service.request_log.log import awaited
 

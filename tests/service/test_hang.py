@@ -122,7 +122,8 @@ def test_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: Li
     assert watched.process.wait(60) == 1
 
 
-def test_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
     with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, drain_seconds=600) as running:
         running.process.send_signal(IN_C)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
@@ -130,7 +131,7 @@ def test_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Pa
 
         def has_ended() -> bool:
             """Of two signals that come at once the process may see one."""
-            running.process.send_signal(signal.SIGINT)
+            running.process.send_signal(number)
             return running.process.poll() is not None
 
         wait_until(has_ended)

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from msd.contract.bundle import FORMAT_VERSION
-from service.limits import MAX_DEADLINE_MS
 from service.settings import Settings
 from tests.chart.manifests import validate
 from tests.chart.values import CHART, ROOT
@@ -45,8 +44,7 @@ def test_names_versions_and_images_fit_together(name: str, service: LiveService)
     assert set(re.findall(r"image: (\S+)", TEXTS[name])) <= {f"msd-ctr:{chart['appVersion']}"}
     assert {int(version) for version in re.findall(r'version: "(\d+)"', TEXTS[name])} <= {FORMAT_VERSION}
     if DOCUMENTS[name]["kind"] == "InferenceService":
-        least = Settings.model_fields["drain_seconds"].default + MAX_DEADLINE_MS / 1000
-        assert PODS[name]["terminationGracePeriodSeconds"] > least
+        assert PODS[name]["terminationGracePeriodSeconds"] == Settings.model_fields["grace_seconds"].default
         with service.client() as client:
             assert client.get(f"/v2/models/{DOCUMENTS[name]['metadata']['name']}/ready").status_code == 200
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
-from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, state_rules
 from service.limits import MAX_EVENTS
 from service.live.live_state import (
     NOTHING,
@@ -25,7 +25,7 @@ from service.live.live_state import (
     unpack_counts,
     unpack_state,
 )
-from service.live.overlay import AsOf, state_rules, with_counts, with_history
+from service.live.overlay import AsOf, with_counts, with_history
 from service.live.store import PackedStates, Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
@@ -257,6 +257,7 @@ def test_stream_has_no_silence_that_is_too_long_and_ends_with_its_last_event(tim
 
 
 CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i:1", "at": 1e9, "request_id": "r"}
+CONVERSION = {**CLICK, "type": "conversion"}
 
 
 def body(*events: Any) -> bytes:  # noqa: ANN401 - whatever a client may send
@@ -267,8 +268,11 @@ def test_events_are_read_as_they_were_written() -> None:
     bare = {name: CLICK[name] for name in ("event_id", "type", "user_id", "item_id")}
     read = parse_events(body(CLICK, {**bare, "type": "impression", "at": None, "request_id": None}))
 
-    assert read[0].model_dump() == {**CLICK, "position": None}
+    assert read[0].model_dump(exclude_unset=True) == CLICK
+    assert read[0].position is None
     assert (read[1].type, read[1].at, read[1].request_id) == ("impression", None, None)
+    (worth,) = parse_events(body({**CONVERSION, "value": 0, "currency": "EUR"}))
+    assert (worth.value, worth.currency) == (0.0, "EUR")
 
 
 @pytest.mark.parametrize(
@@ -290,6 +294,15 @@ def test_events_are_read_as_they_were_written() -> None:
         (body({**CLICK, "at": True}), "events.0.at"),
         (body({**CLICK, "at": "1764066000"}), "events.0.at"),
         (body({**CLICK, "price": 3}), "events.0.price"),
+        (body({**CLICK, "value": 3}), "events.0.value"),
+        (body({**CLICK, "currency": "EUR"}), "events.0.currency"),
+        (body({**CONVERSION, "value": -0.01}), "events.0.value"),
+        (body({**CONVERSION, "value": 1.1e12}), "events.0.value"),
+        (body({**CONVERSION, "value": "3"}), "events.0.value"),
+        (body({**CONVERSION, "value": True}), "events.0.value"),
+        (body({**CONVERSION, "value": 3, "currency": "cents"}), "events.0.currency"),
+        (body({**CONVERSION, "value": 3, "currency": "eur"}), "events.0.currency"),
+        (body({**CONVERSION, "value": 3, "currency": "EUR\n"}), "events.0.currency"),
         (body({name: value for name, value in CLICK.items() if name != "type"}), "events.0.type"),
         (body({**CLICK, "user_id": "\ud800"}), "events.0.user_id"),
         (body({**CLICK, "position": 1}), "events.0"),

@@ -161,3 +161,34 @@ async def test_errors_of_refused_requests_are_not_kept(bundle: Bundle) -> None:
 
     assert answer.status == 400
     assert [error() for error in errors] == [None]
+
+
+class Wanting(list[str]):
+    """A follower that wants all, and notes what it learns of."""
+
+    def wants(self, deployment: Deployment, request_id: str) -> bool:
+        return True
+
+    def follow(self, deployment: Deployment, served: Served | None) -> None:
+        assert served is not None
+        self.append(served.request_id)
+
+
+@pytest.mark.anyio
+async def test_followers_learn_of_replies_that_the_loop_had_no_time_for_before_the_end(bundle: Bundle) -> None:
+    metrics, settings, follower = Metrics(), Settings(bundle=bundle.folder), Wanting()
+    engine, model = ScoringEngine(metrics, 1_000), load_model(bundle, settings, metrics)
+    service = Fronted(
+        settings, metrics, engine, Pipeline(Frames(metrics, 100), followers=[follower]), deployed([model])
+    )
+    async with service.serve():
+        # Nothing here gives the loop a turn.
+        with socket.create_connection(("127.0.0.1", service.port)) as client:
+            client.sendall(REQUEST % b"last")
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+        while not engine.is_idle or service.front.connections:
+            pass
+        assert follower == []
+    engine.close()
+
+    assert follower == ["last"]

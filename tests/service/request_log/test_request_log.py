@@ -3,6 +3,7 @@ written or counted as lost.
 """
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ from tests.service.live import wait_until
 from tests.service.request_log.log import records
 
 MAX_BYTES = 16 * 2**20
+PATIENCE_S = 60.0
 DENSE = ("user_dense", "item_dense", "context_dense")
 TIMES = (0.0,) * 5
 
@@ -64,16 +66,16 @@ class SlowFolder(LogFolder):
         super().add(kind, data)
 
 
-@pytest.fixture(autouse=True)
-def patient_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread stands back, so that on a busy machine the last records take their time."""
-    monkeypatch.setattr("service.request_log.request_log._CLOSE_WITHIN_S", 60.0)
-
-
 def results(metrics: Metrics, name: str = "records") -> dict[str, float]:
     start = f'msd_log_{name}_total{{result="'
     lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(start)]
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def waiting(metrics: Metrics) -> dict[str, float]:
+    lines = metrics.exposition().decode().splitlines()
+    found = [line.split('"') for line in lines if line.startswith("msd_log_waiting{")]
+    return {kind: float(value.strip("} ")) for _, kind, value in found}
 
 
 @contextmanager
@@ -101,7 +103,7 @@ def test_disk_that_hangs_fills_the_queue_and_no_more_and_all_that_was_taken_is_w
         log.request(served(model, "small"))
         assert results(metrics)["handed"] == found["handed"] + 1
         folder.may_write.set()
-        asyncio.run(log.close())
+        asyncio.run(log.close(PATIENCE_S))
     assert results(metrics)["written"] == found["handed"] + 1
     assert {record.request_id for record in records(tmp_path)} >= {"r", "r0", "small"}
 
@@ -117,21 +119,81 @@ def test_number_that_waits_is_bounded_too(model: Model, tmp_path: Path) -> None:
         found = results(metrics, "events")
         assert (found["handed"], found["dropped"]) == (4_095, 905)
         folder.may_write.set()
-        asyncio.run(log.close())
+        asyncio.run(log.close(PATIENCE_S))
     assert results(metrics, "events")["lost"] == 4_095, "they are no events"
 
 
-def test_close_is_bounded_where_the_disk_hangs(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.request_log.request_log._CLOSE_WITHIN_S", 0.1)
+def test_what_a_hanging_disk_leaves_at_the_end_is_counted_as_lost(model: Model, tmp_path: Path) -> None:
     metrics = Metrics()
     with slow_log(tmp_path, metrics) as (log, folder):
         for number in range(3):
             log.request(served(model, f"r{number}"))
+        log.events(b'{"events": [{}, {}]}', 2)
         assert folder.is_writing.wait(60)
+        assert waiting(metrics) == {"requests": 3, "events": 2}
         with capture_logs() as lines:
-            asyncio.run(log.close())
-    assert [(line["event"], line["waiting"]) for line in lines] == [("request_log_unfinished", 3)]
-    wait_until(lambda: results(metrics)["written"] == 3)
+            asyncio.run(log.close(0.1))
+    assert [(line["event"], line["requests"], line["events"]) for line in lines] == [
+        ("request_log_draining", 3, 2),
+        ("request_log_unfinished", 3, 2),
+    ]
+    assert results(metrics) == {"handed": 3, "dropped": 0, "written": 0, "lost": 3}
+    assert results(metrics, "events")["lost"] == 2
+    assert waiting(metrics) == {"requests": 0, "events": 0}
+
+
+class FullFolder(LogFolder):
+    """A disk without room."""
+
+    def add(self, kind: str, data: bytes | memoryview) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_a_full_disk_loses_at_the_end_is_said_with_its_number(model: Model, tmp_path: Path) -> None:
+    metrics = Metrics()
+    log = RequestLog(LogWriter(FullFolder(tmp_path, 2**30, 1e9), metrics, 1.0, 3_600.0), 1.0, 3_600.0, metrics)
+    for number in range(3):
+        log.request(served(model, f"r{number}"))
+    with capture_logs() as lines:
+        asyncio.run(log.close(PATIENCE_S))
+    assert [line["requests"] for line in lines if line["event"] == "request_log_unfinished"] == [3]
+    assert results(metrics) == {"handed": 3, "dropped": 0, "written": 0, "lost": 3}
+
+
+class NotedWriter(LogWriter):
+    """One that notes the priority with which each record is made; the first waits until the test says otherwise."""
+
+    def __init__(self, folder: LogFolder, metrics: Metrics) -> None:
+        super().__init__(folder, metrics, 1.0, 3_600.0)
+        self.priorities: list[int] = []
+        self.is_asked, self.may_take = threading.Event(), threading.Event()
+
+    def take(self, told: Served | LoggedEvents) -> None:
+        self.priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        self.is_asked.set()
+        assert self.may_take.wait(60)
+        super().take(told)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
+def test_what_waits_at_the_end_is_written_at_normal_priority(model: Model, tmp_path: Path) -> None:
+    metrics = Metrics()
+    writer = NotedWriter(LogFolder(tmp_path, 2**30, 1e9), metrics)
+    log = RequestLog(writer, 1.0, 3_600.0, metrics)
+    for number in range(5):
+        log.request(served(model, f"r{number}"))
+    assert writer.is_asked.wait(60)
+
+    async def close() -> None:
+        closing = asyncio.create_task(log.close(PATIENCE_S))
+        await asyncio.sleep(0)
+        writer.may_take.set()
+        await closing
+
+    asyncio.run(close())
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert writer.priorities == [max(10, ours), *[ours] * 4]
+    assert results(metrics)["written"] == 5
 
 
 class UnseenQueue(SimpleQueue[Served | None]):
@@ -158,7 +220,7 @@ def test_record_that_comes_right_before_the_end_is_written(
 
     async def close() -> None:
         log.request(last)
-        closing = asyncio.create_task(log.close())
+        closing = asyncio.create_task(log.close(PATIENCE_S))
         await asyncio.sleep(0)
         UnseenQueue.may_see.set()
         await closing
@@ -176,7 +238,7 @@ def test_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: Pat
     broken = served(model, "broken")
     log.request(broken._replace(seconds=(0.0,)))  # type: ignore[arg-type]
     log.events(b"no JSON", 7)
-    asyncio.run(log.close())
+    asyncio.run(log.close(PATIENCE_S))
 
     assert results(metrics) == {"handed": 4, "dropped": 0, "written": 2, "lost": 2}
     assert results(metrics, "events")["lost"] == 7
@@ -213,7 +275,7 @@ def test_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: 
         log.request(served(model, "first"))
         log.request(served(model, "second"))
         wait_until(lambda: results(metrics)["written"] == 1)
-        asyncio.run(log.close())
+    asyncio.run(log.close(PATIENCE_S))
 
     assert [record.request_id for record in records(tmp_path)] == ["second"]
     assert results(metrics) == {"handed": 2, "dropped": 0, "written": 1, "lost": 1}
@@ -233,7 +295,7 @@ def test_record_is_written_though_the_folder_cannot_be_measured(model: Model, tm
     log = RequestLog(LogWriter(folder, metrics, 1.0, 0.0), 1.0, 0.0, metrics)
     folder.is_unreadable = True
     log.request(served(model, "first"))
-    asyncio.run(log.close())
+    asyncio.run(log.close(PATIENCE_S))
 
     assert results(metrics) == {"handed": 1, "dropped": 0, "written": 1, "lost": 0}
 
@@ -244,7 +306,7 @@ def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> N
     assert log is not None
     event = {"event_id": "e", "type": "click", "user_id": "u", "item_id": "i", "at": 1.0}
     log.events(orjson.dumps({"events": [event, {**event, "request_id": "r"}]}), 2)
-    asyncio.run(log.close())
+    asyncio.run(log.close(PATIENCE_S))
 
     assert results(metrics, "events") == {"handed": 2, "dropped": 0, "written": 1, "lost": 0, "unsampled": 1}
     (file,) = log_files(tmp_path, EVENTS)
@@ -259,5 +321,5 @@ def test_thread_alone_stands_back(tmp_path: Path) -> None:
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     wait_until(lambda: os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) >= max(10, ours))
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
-    asyncio.run(log.close())
+    asyncio.run(log.close(PATIENCE_S))
     assert not thread.is_alive()

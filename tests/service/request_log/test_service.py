@@ -2,6 +2,8 @@
 
 import json
 import resource
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from msd.contract.log import RequestRecord
 from service.request_log.files import log_files, read_events
 from service.request_log.request_log import is_sampled
 from tests.bundles.factory import golden_requests
+from tests.service.faults import LogWrites
 from tests.service.live import live_service, wait_until
 from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
 
@@ -138,3 +141,51 @@ def test_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tm
     kept = [record.request_id for record in records(tmp_path / "log")]
     assert len(kept) == handed > 0
     assert set(kept) <= set(sampled)
+
+
+def test_end_waits_for_the_request_log(bundle: Bundle, tmp_path: Path) -> None:
+    """Longer than for what hangs, and the admin port tells of it."""
+    writes = LogWrites(tmp_path)
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "admin_port": 0, "grace_seconds": 600}
+    with live_service(bundle.folder, tmp_path, prepare=writes.obey, END_S=4, **settings) as service:
+        with writes.held(), service.client() as client:
+            for _ in range(40):
+                assert client.post("/v1/score", json=ASKS).status_code == 200
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "request_log_draining" in [line["event"] for line in service.log()])
+            ends_at = time.monotonic() + 6
+            wait_until(lambda: time.monotonic() > ends_at)
+            with service.admin() as admin:
+                assert admin.get("/health/live").status_code == 200
+                assert 'msd_log_waiting{kind="requests"} 40.0' in admin.get("/metrics").text
+        assert service.process.wait(120) == 0
+    assert len(records(tmp_path / "log")) == 40
+    assert "request_log_drained" in [line["event"] for line in service.log()]
+
+
+def test_records_that_the_grace_period_leaves_are_counted(bundle: Bundle, tmp_path: Path) -> None:
+    writes = LogWrites(tmp_path)
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "grace_seconds": 0}
+    with live_service(bundle.folder, tmp_path, prepare=writes.obey, END_S=10, **settings) as service:
+        with writes.held():
+            for _ in range(3):
+                assert service.score(ASKS).status_code == 200
+            assert service.terminate() == 0
+    found = {line["event"]: line for line in service.log()}
+    assert found["request_log_draining"]["requests"] == found["request_log_unfinished"]["requests"] == 3
+
+
+def test_second_sigterm_ends_a_process_that_writes_its_log(bundle: Bundle, tmp_path: Path) -> None:
+    writes = LogWrites(tmp_path)
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "grace_seconds": 600}
+    with live_service(bundle.folder, tmp_path, prepare=writes.obey, **settings) as service:
+        with writes.held():
+            assert service.score(ASKS).status_code == 200
+
+            def has_ended() -> bool:
+                service.process.send_signal(signal.SIGTERM)
+                return service.process.poll() is not None
+
+            wait_until(has_ended)
+    assert service.process.returncode == 0
+    assert "request_log_unfinished" not in [line["event"] for line in service.log()]

@@ -1,4 +1,4 @@
-"""The reply to a scoring request, from its scores: what the native core writes, in Python, for tests and replays.
+"""The reply to a scoring request, from its scores, in Python: the reference of what the native core writes.
 
 Candidates without time to be scored get the score of an unknown item, from the same run, and are declared.
 """

@@ -1,0 +1,164 @@
+"""Choice of the crosses that a log supports, and fit of their weights by empirical Bayes.
+
+Each cross's weights have a normal prior around 0. Its variance is learned, so that a cross which tells nothing
+vanishes, and one with few rows a cell is shrunk (MacKay, Neural Computation 1992, as effective numbers of parameters).
+Both need only sums over each cell's rows: the cells of a cross share no row, so one Newton step solves it, given the
+others (backfitting; Hastie and Tibshirani 1990).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from msd.dataset.split import Part
+from msd.metrics import sigmoid
+from msd.ranker.arrays import chunks
+from msd.ranker.batch import index_tensors
+from msd.ranker.crosses import Cross, Crosses, possible_crosses
+from msd.ranker.features import Features
+
+Floats = NDArray[np.float64]
+_MOST_ROWS = 1_000_000  # the latest, to choose by
+_SWEEPS = 40
+_SETTLED = 1e-4  # mean change of the logits in one sweep
+_START, _LEAST = 0.05, 1e-5  # variances of a weight
+_RAREST = 1e-6  # click rate
+_FLAT = 3e-4  # mean square that a cross must add to the logits
+_MOST_CELLS_A_ROW = 64
+_ROWS_AT_ONCE = 16_384  # whose histories are read together
+_HALF_LIVES = (None, 0.5, 0.25, 0.125)  # of a row's weight, as shares of all rows
+
+
+@dataclass
+class _Fitted:
+    """One cross: cells [E, width] of its rows (−1 for none), how much each counts [E], and the weights [count] with
+    the variance of their prior."""
+
+    cells: NDArray[np.int32]
+    share: NDArray[np.float32] | None
+    weights: Floats
+    variance: float = _START
+
+    def logits(self, weights: Floats) -> Floats:
+        """Return what weights [count] add to the logits [E]."""
+        padded = np.append(weights, 0.0)
+        if self.share is None:
+            return np.asarray(padded[self.cells[:, 0]])
+        return np.asarray(padded[self.cells].sum(1) * self.share)
+
+    def sums(self, of_rows: Floats) -> Floats:
+        """Return the sums [count] of rows' values [E] over the rows of each cell."""
+        shared = of_rows if self.share is None else of_rows * self.share
+        width, size = self.cells.shape[1], len(self.weights)
+        # The last bin takes the rows without a cell.
+        places = np.where(self.cells < 0, size, self.cells).ravel()
+        return np.bincount(places, np.repeat(shared, width), size + 1)[:-1].astype(np.float64)
+
+
+def train_crosses(features: Features) -> Crosses:
+    """Return the crosses that the window and train rows support, fitted on them.
+
+    Later rows weigh more where that surely predicts the valid rows better: after a drift, old rows mislead.
+    """
+    events, valid = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
+    every = Crosses(features.schema, possible_crosses(features.schema))
+    model = Crosses(features.schema, _chosen(features, every, events[-_MOST_ROWS:]))
+    rows, later = _rows_of(features, model, events), _rows_of(features, model, valid)
+    labels, shown = features.outcomes(valid)
+    best: tuple[Floats, float, dict[int, Floats]] | None = None
+    for half_life in _HALF_LIVES:
+        base = _fit(features, rows, events, half_life)
+        logits = base + sum((later[offset].logits(one.weights) for offset, one in rows.items()), np.zeros(len(valid)))
+        loss = shown / shown.mean() * (np.logaddexp(0.0, logits) - labels * logits)
+        if best is None or _is_surely_less(loss, best[0]):
+            best = loss, base, {offset: one.weights.copy() for offset, one in rows.items()}
+    assert best is not None, "there is a half-life to try"
+    with torch.no_grad():
+        model.base.fill_(best[1])
+        for offset, weights in best[2].items():
+            model.weights[offset : offset + len(weights)] = torch.from_numpy(weights)
+    return model
+
+
+def _is_surely_less(loss: Floats, other: Floats) -> bool:
+    """Return whether rows' losses [n] are less by more than two standard errors."""
+    less = other - loss
+    return bool(less.mean() > 2.0 * less.std() / np.sqrt(len(less)))
+
+
+def _chosen(features: Features, model: Crosses, events: NDArray[np.int64]) -> list[Cross]:
+    """Return the crosses that change the logits of rows, those that change them most first."""
+    fitted = _rows_of(features, model, events)
+    _fit(features, fitted, events)
+    placed = [(cells, one) for cells, offset in model.placed for one in [fitted[offset]]]
+    spread = [(float(np.mean(one.logits(one.weights) ** 2)), cells) for cells, one in placed]
+    chosen, width = [], 0
+    for added, cells in sorted(spread, key=lambda pair: -pair[0]):
+        if added >= _FLAT and width + cells.width <= _MOST_CELLS_A_ROW:
+            chosen.append(cells.cross)
+            width += cells.width
+    return chosen
+
+
+def _fit(
+    features: Features, fitted: dict[int, _Fitted], events: NDArray[np.int64], half_life: float | None = None
+) -> float:
+    """Fit the crosses anew to the events, and return the base. A row's weight halves with every `half_life` of the rows
+    that are later."""
+    labels, shown = features.outcomes(events)
+    shown = shown / shown.mean()
+    if half_life:
+        shown *= 0.5 ** (np.arange(len(events))[::-1] / (half_life * len(events)))
+    mean = float(np.clip(np.average(labels, weights=shown), _RAREST, 1 - _RAREST))
+    base = start = float(np.log(mean / (1 - mean)))
+    logits = np.full(len(events), base)
+    for one in fitted.values():
+        one.weights, one.variance = np.zeros_like(one.weights), _START
+    for _ in range(_SWEEPS):
+        before = logits.copy()
+        for one in fitted.values():
+            if one.variance > _LEAST:
+                logits += _step(one, logits, labels, shown)
+        clicks = sigmoid(logits)
+        # A prior of variance 1 keeps it finite where all labels are alike.
+        pulled = float((shown * (labels - clicks)).sum()) + start - base
+        moved = pulled / (float((shown * clicks * (1 - clicks)).sum()) + 1.0)
+        base, logits = base + moved, logits + moved
+        if np.abs(logits - before).mean() < _SETTLED:
+            break
+    return base
+
+
+def _step(one: _Fitted, logits: Floats, labels: Floats, shown: Floats) -> Floats:
+    """Move a cross's weights, given the others, and its variance; return what that adds to the logits [E]."""
+    clicks = sigmoid(logits)
+    before = one.logits(one.weights)
+    curvature = one.sums(shown * clicks * (1 - clicks))
+    precision = curvature + 1.0 / one.variance
+    one.weights += (one.sums(shown * (labels - clicks)) - one.weights / one.variance) / precision
+    seen = curvature > 0
+    effective = float((curvature[seen] / precision[seen]).sum())
+    one.variance = float((one.weights[seen] ** 2).sum()) / max(effective, _LEAST)
+    if one.variance <= _LEAST:
+        one.weights[:] = 0.0
+    return one.logits(one.weights) - before
+
+
+def _rows_of(features: Features, model: Crosses, events: NDArray[np.int64]) -> dict[int, _Fitted]:
+    """Return the crosses with their rows' cells, by their places in the model's weights, not fitted yet."""
+    fitted: dict[int, _Fitted] = {}
+    model = model.to(features.labels.device)
+    for part in chunks(len(events), _ROWS_AT_ONCE):
+        tensors = index_tensors(features, events[part])
+        for cells, offset, found in model.cells(tensors):
+            own = found.cpu().numpy()
+            if offset not in fitted:
+                rows = np.empty((len(events), cells.width), np.int32)
+                share = np.ones(len(events), np.float32) if cells.bags else None
+                fitted[offset] = _Fitted(rows, share, np.zeros(cells.count))
+            fitted[offset].cells[part] = own
+            if (share := fitted[offset].share) is not None:
+                share[part] = 1.0 / np.maximum((own >= 0).sum(1), 1)
+    return fitted
