@@ -21,7 +21,7 @@ from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors
 from msd.contract.precision import Precision
 from msd.contract.pricing import Formula
-from msd.contract.request import MAX_HISTORY, parse_request
+from msd.contract.request import ANONYMOUS_PREFIX, MAX_HISTORY, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
@@ -61,7 +61,7 @@ def plain_request(dataset: Dataset, features: Features, row: int) -> Request:
     """Return one row as a request for its own item alone."""
     event = dataset.events.row(row, named=True)
     return {
-        "user_id": event["user_id"],
+        "user_id": None if event["user_id"].startswith(ANONYMOUS_PREFIX) else event["user_id"],
         "at": float(event["at"]),
         "context": {name: event[name] for name in features.schema.settable["context"]},
         "candidates": {"id": [event["item_id"]]},

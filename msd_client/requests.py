@@ -31,8 +31,9 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` has what the user was shown, oldest first: an ID for a click, or `item_id`, `clicked` and optionally `at`.
-    With `top_k` the reply has the K best, ranked. With `explain` it explains each
-    score; with `explore` (policy, and optionally share and seed) it says which candidate to show first.
+    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1. With `explain`
+    it explains each score; with `explore` (policy, and optionally share and seed) it says which candidate
+    to show first.
     """
 
     user_id: str | None
@@ -45,6 +46,7 @@ class ScoreRequest:
     history: Sequence[str | Mapping[str, Any]] | None = None
     items: Mapping[str, Item] | None = None
     top_k: int | None = None
+    slot: int | None = None
     explain: bool = False
     explore: Mapping[str, Any] | None = None
 
@@ -59,6 +61,7 @@ class ScoreRequest:
             candidates=_columns(self),
             items=items or None,
             top_k=self.top_k,
+            slot=self.slot,
             explain=self.explain or None,
             explore=self.explore,
         )
@@ -98,21 +101,24 @@ class OpenrtbRequest:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An impression, a click or a conversion. The first event of an `event_id` and type counts, so repeating is safe.
-    `request_id` is that of the reply that led to it. A conversion may have a value, and its currency (ISO 4217)."""
+    `request_id` is that of the reply that led to it; `position` is the place of the page where an impression was shown,
+    from 1 to 255. A conversion may have a value, and its currency (ISO 4217). The user is None where anonymous."""
 
     event_id: str
     type: Literal["impression", "click", "conversion"]
-    user_id: str
+    user_id: str | None
     item_id: str
     at: float | None = None
     request_id: str | None = None
+    position: int | None = None
     value: float | None = None
     currency: str | None = None
 
 
 def events_body(events: Sequence[Event]) -> bytes:
     """Return the JSON of /v1/events."""
-    return dumped({"events": [_given(**{name: getattr(event, name) for name in Event.__slots__}) for event in events]})
+    told = ({name: getattr(event, name) for name in Event.__slots__} for event in events)
+    return dumped({"events": [{"user_id": None, **_given(**event)} for event in told]})
 
 
 def dumped(document: Mapping[str, Any]) -> bytes:

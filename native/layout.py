@@ -17,7 +17,7 @@ from msd.contract.encode import encode_record
 from msd.contract.exploration import legendre, log_normal
 from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
-from msd.contract.request import CheckedRequest
+from msd.contract.request import MAX_POSITION, CheckedRequest
 from msd.contract.row_file import RowMemory
 from msd.contract.rows import RowCodec, Rows, RowSide
 from msd.contract.schema import FeatureSchema, Side, State, ValueField
@@ -31,17 +31,25 @@ Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
 _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
 
 
-def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> Any:  # noqa: ANN401 - the core has no types
-    """Return the core's form of a schema. Raises RuntimeError without a core."""
+def core_schema(
+    schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec], constants: Mapping[str, str | float] | None = None
+) -> Any:  # noqa: ANN401 - the core has no types
+    """Return the core's form of a schema. `constants`: of the context, in place of the schema's. Raises RuntimeError
+    without a core."""
     if core is None:
         raise RuntimeError("the native core is not built")
-    categorical, dense = encode_record(schema, "context", schema.serving_constants)
+    categorical, dense = encode_record(schema, "context", schema.serving_constants if constants is None else constants)
+    # Of each place of the page, one behind the other; none without a position.
+    places = range(1, MAX_POSITION + 1) if schema.position else ()
+    at_slots = [encode_record(schema, "context", schema.at_slot(place)) for place in places]
     return core.Schema(
         _side(schema, codecs["user"]),
         _side(schema, codecs["item"]),
         schema.history.length,
         categorical.tobytes(),
         dense.tobytes(),
+        b"".join(one.tobytes() for one, _ in at_slots),
+        b"".join(one.tobytes() for _, one in at_slots),
         _fields(schema, "context"),
         (np.log, np.log1p, np.exp, np.exp2, np.expm1),
     )

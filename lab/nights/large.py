@@ -77,10 +77,11 @@ def _events(requests: pl.DataFrame, is_clicked: NDArray[np.bool_]) -> pl.DataFra
     shown = requests.select(
         pl.col("request_id").alias("event_id") + "-impression",
         pl.lit("impression").alias("type"),
-        pl.when(pl.col("user_id") == "").then(pl.lit("guest")).otherwise("user_id").alias("user_id"),
+        "user_id",
         pl.col("item_ids").list.first().alias("item_id"),
         pl.col("at") + 1,
         "request_id",
+        pl.lit(None, pl.Int32).alias("position"),
     )
     clicks = shown.filter(pl.Series(is_clicked)).with_columns(
         pl.col("request_id").alias("event_id") + "-click", pl.lit("click").alias("type"), pl.col("at") + 30

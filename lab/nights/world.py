@@ -159,7 +159,7 @@ class World:
         shown.nightly.append(scores[-1])
         shown.never.append(old["candidates"]["pctr"][-1])
         shown.clicks.append(bool(rng.random() < chances[-1]))
-        event = {"user_id": user or "guest", "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
+        event = {"user_id": user, "item_id": f"i{items[first]}", "request_id": reply["request_id"]}
         for kind in ("impression", "click")[: 1 + clicked]:
             events.append({**event, "event_id": f"{reply['request_id']}-{kind}", "type": kind, "at": time.time()})
 

@@ -41,7 +41,7 @@ class Evidence:
         """Whether each valid row is a click that converted, if the dataset has conversions."""
         self.items: NDArray[np.int64] = features.item.rows.numpy()[self._valid].astype(np.int64)
         self.is_aggregated = bool((features.impressions.numpy()[self._valid] != 1).any())
-        self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
+        self.users: NDArray[np.int64] = features.people(np.asarray(self._valid, np.int64))
 
     def train(self) -> Iterator[Tensors]:
         """Return the tensors of each train row, with one candidate each."""

@@ -68,7 +68,8 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     place; otherwise as missing.
     """
     count = len(request.ids)
-    categorical, numeric = encode_record(schema, "context", {**schema.serving_constants, **request.context})
+    constants = schema.serving_constants if request.slot is None else schema.at_slot(request.slot)
+    categorical, numeric = encode_record(schema, "context", {**constants, **request.context})
     tensors: Tensors = {"context_categorical": categorical, "context_dense": numeric}
     tensors |= _entities(schema, "user", user.records, at, {0: request.user_features} if request.user_features else {})
     overrides: dict[int, Mapping[str, Value]] = {}

@@ -1,4 +1,5 @@
-"""Whether a BidRequest's privacy signals permit the use of the user's identity: COPPA, LMT, TCF, US Privacy and GPP.
+"""Whether a BidRequest's privacy signals permit the use of the user's identity: COPPA, LMT, ATT, TCF, US Privacy and
+GPP.
 
 An absent signal does not apply, an unreadable one means no. Decides for one purpose, personalised advertising. Does not
 know features, rows or HTTP.
@@ -11,6 +12,8 @@ from functools import partial
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
+# Apple's App Tracking Transparency: not asked yet, and authorised; 1 is restricted, 2 denied.
+_MAY_TRACK = (0, 3)
 # TCF purposes, all required: store and access information on a device, create a profile for personalised ads, and use
 # it.
 _PURPOSES = (1, 3, 4)
@@ -46,7 +49,7 @@ _US_PERMITS = {"n": ("00", "01"), "o": ("00", "10"), "c": ("00",), "s": ("00", "
 _WITHOUT_GPC = (25, 26, 27)
 
 Part = Mapping[str, Any]
-SIGNALS = ("regs", "user.consent", "user.ext.consent", "device.lmt", "device.dnt")
+SIGNALS = ("regs", "user.consent", "user.ext.consent", "device.lmt", "device.dnt", "device.ext.atts")
 """Paths of all that `has_consent` reads."""
 
 
@@ -60,7 +63,9 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
     try:
         regs, user, device = _part(bid_request, "regs"), _part(bid_request, "user"), _part(bid_request, "device")
         regs_ext, user_ext = _part(regs, "ext"), _part(user, "ext")
-        if _is_set(regs.get("coppa")) or _is_set(device.get("lmt")) or _is_set(device.get("dnt")):
+        if _is_denied(_part(device, "ext").get("atts")) or _is_set(regs.get("coppa")):
+            return False
+        if _is_set(device.get("lmt")) or _is_set(device.get("dnt")):
             return False
         consent = _given("consent", user, user_ext)
         if not regs and not consent:
@@ -77,9 +82,10 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
 
 def consents(signals: bytes, vendor_id: int | None) -> bool:
     """Return `has_consent` of a BidRequest whose `SIGNALS` are a list in JSON, where all parents are objects."""
-    regs, consent, consent_ext, lmt, dnt = json.loads(signals)
+    regs, consent, consent_ext, lmt, dnt, atts = json.loads(signals)
     user = {"consent": consent, "ext": {"consent": consent_ext}}
-    return has_consent({"regs": regs, "user": user, "device": {"lmt": lmt, "dnt": dnt}}, vendor_id)
+    device = {"lmt": lmt, "dnt": dnt, "ext": {"atts": atts}}
+    return has_consent({"regs": regs, "user": user, "device": device}, vendor_id)
 
 
 def _part(parent: Part, name: str) -> Part:
@@ -99,6 +105,10 @@ def _given(name: str, *parts: Part) -> list[object]:
 def _is_set(flag: object) -> bool:
     """Return whether a flag is set: anything but a plain 0, so that a flag of a wrong type protects, too."""
     return flag is not None and (type(flag) is not int or flag != 0)
+
+
+def _is_denied(atts: object) -> bool:
+    return atts is not None and (type(atts) is not int or atts not in _MAY_TRACK)
 
 
 def _has_tcf(gdpr: list[object], strings: list[object], vendor_id: int | None) -> bool:

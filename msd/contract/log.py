@@ -73,6 +73,8 @@ class RequestRecord:
     impressions: list[float] | None = None
     """None in files of releases whose histories were clicks."""
     segments: list[str] | None = None
+    slot: int | None = None
+    """Place on the page, from 1, that the scores are for; None if the model knows no position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,5 +88,7 @@ class EventRecord:
     at: float
     request_id: str | None
     received_at: float
+    position: int | None = None
+    """Place on the page where an impression was shown, from 1; None if it was not said."""
     value: float | None = None
     currency: str | None = None

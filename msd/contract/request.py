@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -48,12 +49,25 @@ At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Worth = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+MAX_POSITION = 255
+"""Places on a page. The wire's own bound: an ad farther down is on another page."""
 ANONYMOUS = ""
-"""ID of an anonymous user; no row and no event can have it."""
+"""ID of an anonymous user; no row can have it."""
+ANONYMOUS_PREFIX = "\0"
+"""Followed by a request's ID, it stands in logs and datasets for the user of an anonymous request: one of its own."""
 Policy = Literal["thompson", "ucb"]
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
+
+
+def _whole_position(value: object) -> object:
+    if type(value) is not int or not 1 <= value <= MAX_POSITION:
+        raise ValueError(f"should be a whole number from 1, the first place of the page, to {MAX_POSITION}")
+    return value
+
+
+Position = Annotated[int, BeforeValidator(_whole_position), Field(ge=1, le=MAX_POSITION)]
 Features = Annotated[
     dict[str, Any],
     WithJsonSchema(
@@ -189,6 +203,11 @@ class ScoreRequest(Wire):
         default=None, description="Features and texts of candidates, by id; at most one entry per candidate."
     )
     top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank by eCPM; return the best K.")
+    slot: Position | None = Field(
+        default=None,
+        description="Place of the page to score for, from 1; by default the serving value of the bundle's position. No"
+        " effect on a bundle without one.",
+    )
     explain: bool | None = Field(
         default=None,
         description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",
@@ -213,6 +232,7 @@ class CheckedRequest:
     item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
+    slot: int | None = None
     explain: bool = False
     explore: ExploreOptions | None = None
     unknown: tuple[str, ...] = ()
@@ -378,6 +398,7 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
             if override.text and not override.text.isspace()
         },
         top_k=wire.top_k,
+        slot=wire.slot,
         explain=wire.explain is True,
         explore=wire.explore,
         unknown=tuple(unknown),

@@ -5,6 +5,7 @@ Knows names, widths and dtypes. Does not know where values come from, nor how th
 """
 
 import hashlib
+import re
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -17,7 +18,19 @@ MAX_VALUE_CHARS = 256
 STATE_FEATURES = ("smoothed_log_odds", "log_impressions", "log_age_days")
 OUTCOME_FEATURES = ("impressions", "clicks", "age_days", "smoothed_log_odds")
 
+_POSITION = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+
+
+def is_position(name: str) -> bool:
+    """Return whether a feature's name says that it is the place on the page where an ad was shown."""
+    return bool(_POSITION.search(name))
+
+
+def counts_from(served: str | float | None) -> int:
+    """Return whether a position feature counts places from 0 or from 1, by its serving constant."""
+    return 0 if served in ("0", 0) else 1
 
 
 class _Frozen(BaseModel):
@@ -236,6 +249,29 @@ class FeatureSchema(_Frozen):
         """Context fields with real values offline and one constant online, e.g. the position."""
         values = {field.name: getattr(field, "serving_value", None) for field in self.fields}
         return {name: value for name, value in values.items() if value is not None}
+
+    @cached_property
+    def position(self) -> str | None:
+        """Name of the serving constant that is the position of an ad on its page, if there is one."""
+        return next(filter(is_position, self.serving_constants), None)
+
+    def slot_of(self, asked: int | None = None) -> int | None:
+        """Return the place on the page, from 1, that a request is scored for, given what it asks for; None if no
+        serving constant says one."""
+        if asked is not None and self.position is not None:
+            return asked
+        served = self.serving_constants.get(self.position or "", "")
+        told = f"{served:g}" if isinstance(served, float) else served
+        return 1 - counts_from(served) + int(told) if told.isascii() and told.isdigit() else None
+
+    def at_slot(self, slot: int) -> dict[str, str | float]:
+        """Return the serving constants for another place of the page; unchanged if none of them is the position."""
+        constants = self.serving_constants
+        if self.position is None:
+            return constants
+        served = constants[self.position]
+        place = slot - 1 + counts_from(served)
+        return {**constants, self.position: float(place) if isinstance(served, float) else str(place)}
 
     def categorical_width(self, side: Side) -> int:
         return sum(field.width for field in self.indexed(side))

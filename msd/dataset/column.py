@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.schema import MAX_VALUE_CHARS
 from msd.dataset.config import PART_NAMES
 from msd.dataset.table import Table
@@ -41,17 +42,29 @@ FEATURE_TYPES: dict[str, pl.DataType] = {
 }
 
 
-def read_ids(table: Table, column: str) -> pl.Series:
-    """Return IDs as text: not missing, not empty, at most 256 bytes, no NUL character."""
+def is_anonymous(user_id: str = "user_id") -> pl.Expr:
+    """Return whether each user is that of an anonymous request."""
+    return pl.col(user_id).str.starts_with(ANONYMOUS_PREFIX)
+
+
+def read_user_ids(table: Table, column: str) -> pl.Series:
+    """Return the users of events: IDs, or the stand-ins of anonymous requests, as `msd join` writes them."""
+    return read_ids(table, column, ANONYMOUS_PREFIX)
+
+
+def read_ids(table: Table, column: str, prefix: str = "") -> pl.Series:
+    """Return IDs as text: not missing, not empty, at most 256 bytes, no NUL character, after `prefix` if they have
+    it."""
     ids = _as_text(table, column)
     if ids is None:
         return _nothing(table, pl.String)
     table.flag_missing(column, "; leave the row out")
-    empty = ids == ""
+    own = ids.str.strip_prefix(prefix)
+    empty = own == ""
     table.flag(column, empty, "is an empty id")
-    long = ids.str.len_bytes() > MAX_ID_BYTES
+    long = own.str.len_bytes() > MAX_ID_BYTES
     table.flag(column, long, f"exceeds the maximum of {MAX_ID_BYTES} bytes for an id")
-    nul = ids.str.contains("\0", literal=True)
+    nul = own.str.contains("\0", literal=True)
     table.flag(column, nul, "holds a NUL character")
     return _without(ids, empty | long | nul)
 

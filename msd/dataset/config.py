@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from msd.contract.errors import plain_words
 from msd.contract.openrtb import OpenrtbMapping
-from msd.contract.schema import Bag, Categorical, Numeric, ValueField
+from msd.contract.schema import Bag, Categorical, Numeric, ValueField, is_position
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
@@ -256,6 +256,12 @@ class DatasetConfig(_Section):
     def requested(self) -> dict[str, ValueField]:
         """The context features that requests give, by name."""
         return {one.name: one.field for one in self.side("context") if one.serving_value is None}
+
+    @property
+    def position(self) -> str | None:
+        """The name of the context feature that is the position of an ad on its page, if there is one."""
+        constant = (one.name for one in self.side("context") if one.serving_value is not None)
+        return next(filter(is_position, constant), None)
 
     def side(self, side: Literal["user", "item", "context"]) -> list[FeatureConfig]:
         """Return the features of one side, in order."""

@@ -24,6 +24,7 @@ from msd.dataset.column import (
     read_parts,
     read_times,
     read_unique_ids,
+    read_user_ids,
 )
 from msd.dataset.config import CONFIG_FILE, DatasetConfig, FeatureConfig, OpenrtbConfig, load_config
 from msd.dataset.order import sort_blocks
@@ -38,7 +39,8 @@ class Dataset:
     events: user_id str, item_id str, at i64 (Unix seconds), label i8 (0 or 1); impressions f64 if [events] counts them;
     disliked and conversion i8, converted_at i64 or null and conversion_value f64 or null, if [events] names their
     columns; part str if [split] names one; one column per context feature. Sorted by (at, user_id, item_id, label); IDs
-    of digits come first, by number. An event's user or item may lack a row. They lie in mapped temporary files.
+    of digits come first, by number. An event's user or item may lack a row; the user of an anonymous request is its ID
+    behind ANONYMOUS_PREFIX. They lie in mapped temporary files.
     items, users: their ID (one row per ID), text str or null, and one column per feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
@@ -164,7 +166,7 @@ def _block_of_events(config: DatasetConfig, table: Table, anonymous: Counter[str
     """Return a block's events, and count the anonymous ones left out, by reason."""
     where, logged = config.events, _logged(config)
     if logged is None:
-        told = pl.DataFrame({"user_id": read_ids(table, where.user_id)})
+        told = pl.DataFrame({"user_id": read_user_ids(table, where.user_id)})
     else:
         told, left_out = read_bid_requests(table, logged, config.requested)
         anonymous.update(left_out)

@@ -1,6 +1,7 @@
 """Split of events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never
 by labels."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from fractions import Fraction
@@ -11,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from msd.dataset.aggregate import shown_of
+from msd.dataset.column import is_anonymous
 from msd.dataset.config import CONFIG_FILE, PART_NAMES, DatasetConfig
 from msd.dataset.mapped import BLOCK
 from msd.dataset.problem import DatasetError, Problem
@@ -30,8 +32,9 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
 
     A user's m impressions, ordered by time and then by item ID, are cut at floor(profile_window · m), floor(train · m)
     and floor(valid · m). Impressions that tie in both, such as all of one aggregated row, go where the middle one
-    falls, so that labels never move an event. If [split] names a column, it decides instead. Raises DatasetError naming
-    every part without events; only a given window may be empty.
+    falls, so that labels never move an event. An anonymous request's impressions are in one part, drawn by its ID. If
+    [split] names a column, it decides instead. Raises DatasetError naming every part without events; only a given
+    window may be empty.
     """
     if config.split.column is not None:
         numbers = {name: Part[name.upper()].value for name in PART_NAMES}
@@ -81,9 +84,19 @@ def _by_place(
             .with_columns(place=((pl.col("end") - pl.col("shown")).min() + pl.col("end").max() - 1).over("tie") // 2)
         )
         user, shown_n, count, place = (told[name].to_numpy() for name in ("user", "shown", "count", "place"))
-        found.append(of(count, before[user] + place))
+        places = before[user] + place
+        anonymous = np.flatnonzero(told.select(is_anonymous()).to_series().to_numpy())
+        if len(anonymous):
+            count, drawn = count.copy(), map(_drawn, told["user_id"][anonymous])
+            count[anonymous], places[anonymous] = 2**32, np.fromiter(drawn, np.int64, len(anonymous))
+        found.append(of(count, places))
         np.add.at(before, user, shown_n)
     return np.concatenate(found)
+
+
+def _drawn(user_id: str) -> int:
+    """Return a number below 2³² that looks random, the same for the same ID."""
+    return int.from_bytes(hashlib.blake2b(user_id.encode(), digest_size=4).digest(), "big")
 
 
 def _blocks(events: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset
 from msd.dataset.order import id_order
 from msd.dataset.split import Part, split_events
@@ -45,7 +46,7 @@ def _titles(dataset: Dataset, which: pl.Expr, most: int) -> dict[str, list[str]]
     titles = dataset.items.select("item_id", title=pl.coalesce("title", "text")).drop_nulls("title")
     found = (
         dataset.events.filter(parts == Part.WINDOW)
-        .filter(which)
+        .filter(which, ~is_anonymous())
         .join(titles, on="item_id", how="inner", maintain_order="left")
         .sort("at", *id_order("item_id"), maintain_order=True)
         .reverse()

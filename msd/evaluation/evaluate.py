@@ -70,7 +70,7 @@ def evaluate_models(
     measured, features = score_models(data, vectors, models, seed, progress, student)
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
-    rows = EvaluatedRows(*features.outcomes(test), features.user.rows.numpy()[test].astype(np.int64))
+    rows = EvaluatedRows(*features.outcomes(test), features.people(test))
     progress("Growing the baseline's trees", done)
     trees = counts_baseline(features, test, seed)
     measured.append(ModelScores(COUNTS, (seed,), trees[None], {}))

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from msd.contract.files import write_text_atomic
+from msd.contract.schema import counts_from
 from msd.dataset.column import FEATURE_TYPES
 from msd.dataset.config import (
     CONFIG_FILE,
@@ -26,7 +27,6 @@ from msd.dataset.mapped import BLOCK, mapped
 from msd.dataset.order import ranges, sort_blocks
 from msd.dataset.table import write_parquet
 from msd.feedback.files import FeedbackError
-from msd.feedback.impressions import is_anonymous
 from msd.step import check_out
 
 Features = Mapping[str, FeatureConfig]
@@ -60,9 +60,6 @@ def write_dataset(
     events at once by `with_parts`, in place of each user's by cuts. Raises FeedbackError, or DatasetError.
     """
     check_out(out, (), "new dataset", FeedbackError)
-    # A dataset's events all have a user.
-    if impressions.select(is_anonymous().all()).item():
-        raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
     in_log, in_old = "conversion" in impressions.columns, has_conversions(old.events)
     if in_log and not in_old and not log_only:
         raise FeedbackError(
@@ -142,15 +139,22 @@ def _merged(
     """Yield the old events that the log has not, and impressions with their contexts, by ranges of time."""
     features = config.side("context")
     columns = [pl.col(one.name).cast(FEATURE_TYPES[one.kind]) for one in features]
-    contexts = [pl.col(_CONTEXT + one.name).alias(one.name) for one in features]
+    contexts = [_shown(one, config.position).alias(one.name) for one in features]
     at = pl.col("at").floor().cast(pl.Int64)
     for *before, shown in ranges([*old, impressions]):
         outcomes = _outcomes(config, shown)
-        new = shown.filter(is_anonymous().not_()).select("user_id", "item_id", at, "label", *outcomes, *contexts)
+        new = shown.select("user_id", "item_id", at, "label", *outcomes, *contexts)
         known = [one.select(*_CORE, *_outcomes(config, one), *columns) for one in before]
         kept = [one.join(new, on=["user_id", "item_id", "at"], how="anti", maintain_order="left") for one in known]
         both = pl.concat([*kept, new]).sort("at", maintain_order=True)
         yield both if since is None else both.filter(pl.col("at") >= since)
+
+
+def _shown(feature: FeatureConfig, position: str | None) -> pl.Expr:
+    """Return a context feature of impressions; the position is where each was shown, missing if that is unknown."""
+    if feature.name != position:
+        return pl.col(_CONTEXT + feature.name)
+    return (pl.col("position") - 1 + counts_from(feature.serving_value)).cast(FEATURE_TYPES[feature.kind])
 
 
 def _described_table(
@@ -194,8 +198,8 @@ def _written(value: Any) -> str:  # noqa: ANN401
 
 def describe(requests: pl.DataFrame, config: DatasetConfig) -> pl.DataFrame:
     """Return requests with what their bodies, the column `request`, say by the names of the dataset's features. Context
-    features that a request does not name have the value that is constant online. Raises FeedbackError for invalid
-    requests."""
+    features that a request does not name have the value that is constant online; the position is told by impressions.
+    Raises FeedbackError for invalid requests."""
     sides = {side: {one.name: one for one in config.side(side)} for side in ("user", "item")}
     context = {one.name: one for one in config.side("context")}
     constants = {name: _value(one, one.serving_value) for name, one in context.items()}
@@ -215,7 +219,8 @@ def describe(requests: pl.DataFrame, config: DatasetConfig) -> pl.DataFrame:
 def _said(request: Mapping[str, Any], sides: Mapping[str, Features]) -> str | None:
     """Return what a request says of its user and of items, as JSON; None for nothing."""
     features, items = (request.get("user") or {}).get("features"), {}
-    user = {request["user_id"]: _values(features, sides["user"])} if features else {}
+    user_id = request["user_id"]
+    user = {user_id: _values(features, sides["user"])} if features and user_id else {}
     for item_id, override in (request.get("items") or {}).items():
         if override:
             values, text = _values(override.get("features"), sides["item"]), override.get("text")
@@ -225,9 +230,8 @@ def _said(request: Mapping[str, Any], sides: Mapping[str, Features]) -> str | No
 
 
 def _described(impressions: pl.DataFrame) -> Described:
-    """Return what the requests of known users' impressions said, the latest by the order of the log."""
-    told = pl.col(_SAID).is_not_null() & is_anonymous().not_()
-    blocks = (rows.filter(told).select("request_number", _SAID) for rows in impressions.iter_slices(BLOCK))
+    """Return what the requests of impressions said, the latest by the order of the log."""
+    blocks = (rows.drop_nulls(_SAID).select("request_number", _SAID) for rows in impressions.iter_slices(BLOCK))
     found = Described()
     for rows in sort_blocks(blocks, ("request_number",)).iter_slices(BLOCK):
         for said in rows[_SAID]:

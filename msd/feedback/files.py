@@ -9,7 +9,7 @@ import polars as pl
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS
-from msd.contract.request import ANONYMOUS
+from msd.contract.request import ANONYMOUS, ANONYMOUS_PREFIX, MAX_POSITION
 from msd.dataset.problem import POLARS_ERRORS
 
 REQUEST_TYPES = {
@@ -33,12 +33,11 @@ EVENT_TYPES = {
     "item_id": pl.String,
     "at": pl.Float64,
     "request_id": pl.String,
+    "position": pl.Int32,
     "value": pl.Float64,
     "currency": pl.String,
 }
-_OPTIONAL = ("request_id", "value", "currency")
-ANONYMOUS_PREFIX = "\0"
-"""Followed by the request's ID, it stands for an anonymous user's."""
+_OPTIONAL = ("request_id", "position", "value", "currency")
 JUDGE_COLUMNS = (*POLICY_COLUMNS, "request", "user_row", "item_rows", "history", "impressions")
 """What judging bundles needs besides."""
 _CHOICE = {"policy": pl.String, "share": pl.Float64, "seed": pl.String, "explored": pl.Boolean, "first": pl.Int32}
@@ -52,6 +51,7 @@ _LATER: dict[str, pl.DataType] = {
     "impressions": pl.List(pl.Float64),
     "heads": pl.List(pl.String),
     "segments": pl.List(pl.String),
+    "slot": pl.Int32(),
 }
 """Columns of requests; files of earlier releases, or of another source, lack some."""
 _TYPES = {name: kind for name, kind in _LATER.items() if name != "explore"}
@@ -87,8 +87,8 @@ def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl
 
 
 def read_events(logs: Sequence[Path]) -> Iterator[pl.DataFrame]:
-    """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s) and
-    request_id, null if there is none; of conversions value and currency. Raises FeedbackError."""
+    """Yield the events of each file, Parquet or JSONL, of logs: event_id, type, user_id, item_id, at (Unix s),
+    request_id and position (from 1), null if there is none; of conversions value and currency. Raises FeedbackError."""
     yield pl.DataFrame(schema=EVENT_TYPES)  # also if all files are removed meanwhile
     yield from map(_read_events, filter(Path.exists, _files(logs, EVENTS)))
 
@@ -148,11 +148,13 @@ def _read_events(file: Path) -> pl.DataFrame:
             if name not in _OPTIONAL:
                 raise FeedbackError(f"{file}: has no column {name!r}; its columns are {', '.join(frame.columns)}")
             frame = frame.with_columns(pl.lit(None, EVENT_TYPES[name]).alias(name))
+    _check_positions(file, frame["position"])
     try:
         frame = frame.select(pl.col(name).cast(kind) for name, kind in EVENT_TYPES.items())
         is_finite = frame["at"].is_finite().all()
     except POLARS_ERRORS as error:
         raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
+    frame = frame.with_columns(pl.col("user_id").fill_null(ANONYMOUS))
     for name in EVENT_TYPES:
         if name not in _OPTIONAL and frame[name].null_count():
             raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
@@ -163,6 +165,17 @@ def _read_events(file: Path) -> pl.DataFrame:
     if others.height:
         raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")
     return frame
+
+
+def _check_positions(file: Path, given: pl.Series) -> None:
+    numbers = None if given.dtype == pl.Boolean else given.cast(pl.Float64, strict=False)
+    is_place = None if numbers is None else (numbers % 1 == 0) & numbers.is_between(1, MAX_POSITION)
+    wrong = given.is_not_null() if is_place is None else given.is_not_null() & ~is_place.fill_null(False)
+    if wrong.any():
+        raise FeedbackError(
+            f"{file}: an event has the position {given.filter(wrong)[0]}; it should be a whole number from 1, the first"
+            f" place of the page, to {MAX_POSITION}, or missing"
+        )
 
 
 def _check_values(file: Path, frame: pl.DataFrame) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 
 from msd.contract.correction import CONVERSIONS
+from msd.dataset.column import is_anonymous
 from msd.dataset.mapped import Partitions, together
 from msd.dataset.order import sort_blocks
-from msd.feedback.files import ANONYMOUS_PREFIX, FeedbackError
+from msd.feedback.files import FeedbackError
+from msd.feedback.outcomes import KEY, PAIR, convert, label
 
-_KEY = ["request_id", "item_id"]
-_PAIR = ["user_id", "item_id"]
 _Groups = Iterable[tuple[pl.DataFrame, ...]]
 """Impressions, and the clicks and conversions that may be theirs."""
 
@@ -29,7 +29,7 @@ class Windows:
 
     Waiting starts when the service received the request. It ends by the log's latest request or by `now` (Unix s),
     whichever is earlier, so that one service's clock that is ahead ends nothing early. An impression that is
-    later than `now` waits for that, too.
+    later than `now` waits for that, too. Clicks after `new_since` (Unix s) are counted apart.
     """
 
     click_s: float = 86_400.0
@@ -37,15 +37,17 @@ class Windows:
     settle_s: float = 0.0
     conversion_settle_s: float = 0.0
     now: float = float("inf")
+    new_since: float = float("inf")
 
 
 @dataclass(frozen=True)
 class Joined:
-    """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, pcvr and bid (null
-    without), pricing (cpm, cpc or cpa), segments, request_number (its place in the log), label (0 or 1), click_after_s
-    (seconds to its first click, null without one); with conversions, conversion (0 or 1), converted_at (unix s, of the
-    first) and conversion_value (the sum, null if none has a value); sorted by at, request_id and item_id, in mapped
-    files. The numbers of events and requests, by outcome; and the time by which waiting ends (unix s)."""
+    """One row an impression: request_id, user_id, item_id, at (unix s), position (from 1, null if unknown), arm,
+    arm_share, pctr, pcvr and bid (null without), pricing (cpm, cpc or cpa), segments, request_number (its place in the
+    log), label (0 or 1), click_after_s (seconds to its first click, null without one); with conversions, conversion (0
+    or 1), converted_at (unix s, of the first) and conversion_value (the sum, null if none has a value); sorted by at,
+    request_id and item_id, in mapped files. The numbers of events and requests, by outcome; and the time by which
+    waiting ends (unix s)."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
@@ -97,11 +99,6 @@ def join(
     return Joined(frame, dict(told), ends_at)
 
 
-def is_anonymous() -> pl.Expr:
-    """Return whether each impression is of a user without an ID."""
-    return pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX)
-
-
 class _Seen:
     """Keys that were added, and a few others: a Bloom filter of one hash."""
 
@@ -121,7 +118,7 @@ class _Seen:
 def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) -> tuple[Partitions, Partitions, bool]:
     """Return each event once, by the request that it names; clicks and conversions that name none, by user and item;
     and whether there are conversions. Note the requests and candidates that were shown."""
-    by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*_PAIR), False
+    by_id, named, nameless, has_conversion = Partitions("event_id"), Partitions("request_id"), Partitions(*PAIR), False
     currencies = set[str | None]()
     for frame in events:
         told["events"] += frame.height
@@ -137,7 +134,7 @@ def _distinct(events: Iterable[pl.DataFrame], shown: _Seen, told: Counter[str]) 
         without, own = distinct.filter(pl.col("request_id").is_null()), kinds["impression"].drop_nulls("request_id")
         told["impressions_without_request"] += kinds["impression"].height - own.height
         shown.add(own.select("request_id"))
-        shown.add(own.select(_KEY))
+        shown.add(own.select(KEY))
         named.add(distinct.drop_nulls("request_id"))
         nameless.add(without.filter(pl.col("type") != "impression"))
     nameless.flush()
@@ -169,7 +166,7 @@ def _candidates(
             own = describe(own)
         kept = ["received_at", *keep, "request_number", *own.columns[numbered.width :]]
         exploded = _exploded(own, kept)
-        candidates.add(exploded.filter(shown.of(exploded.select(_KEY))))
+        candidates.add(exploded.filter(shown.of(exploded.select(KEY))))
     if not told["requests"]:
         raise FeedbackError("the log holds no requests")
     return candidates, logged, latest
@@ -179,10 +176,10 @@ def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: 
     """Yield one row for each shown candidate of a logged request, and the clicks and conversions that name requests."""
     for events, listed, ids in together(named, candidates, logged):
         shown = events.filter(pl.col("type") == "impression")
-        once = shown.group_by(_KEY).agg(pl.col("at").min())
+        once = shown.group_by(KEY).agg(pl.col("at").min(), pl.col("position").sort_by("at").drop_nulls().first())
         first = ids.unique("request_id", keep="first", maintain_order=True)
         own = listed.join(first, on=["request_id", "request_number"], how="semi", maintain_order="left")
-        found = once.join(own.unique(_KEY, keep="first", maintain_order=True), on=_KEY)
+        found = once.join(own.unique(KEY, keep="first", maintain_order=True), on=KEY)
         unlogged = once.join(first, on="request_id", how="anti").height
         told["repeated_impressions"] += shown.height - once.height
         told["repeated_requests"] += ids.height - first.height
@@ -193,10 +190,10 @@ def _found(named: Partitions, candidates: Partitions, logged: Partitions, told: 
 
 def _by_pair(groups: _Groups, nameless: Partitions) -> _Groups:
     """Return the groups' rows, and nameless events, by user and item. Those of an event are its impression's."""
-    impressions = Partitions(*_PAIR)
+    impressions = Partitions(*PAIR)
     for found, events in groups:
         impressions.add(found)
-        nameless.add(events.update(found.select(*_KEY, "user_id"), on=_KEY))
+        nameless.add(events.update(found.select(*KEY, "user_id"), on=KEY))
     return together(impressions, nameless)
 
 
@@ -206,9 +203,9 @@ def _settled(
     """Yield the impressions that no longer wait, with their outcomes."""
     for impressions, events in groups:
         clicks, conversions = (events.filter(pl.col("type") == kind) for kind in ("click", "conversion"))
-        joined = _label(impressions, clicks, windows.click_s, told)
+        joined = label(impressions, clicks, windows.click_s, windows.new_since, told)
         if converts:
-            joined = _convert(joined, conversions, windows.conversion_s, told)
+            joined = convert(joined, conversions, windows.conversion_s, told)
         # An event's time is its sender's: one of the future would make all that follows old.
         settled = joined.filter(pl.col("received_at") <= received_until, pl.col("at") <= windows.now)
         clicked = int(settled["label"].sum())
@@ -216,6 +213,7 @@ def _settled(
         told["unsettled_clicks"] += int(joined["label"].sum()) - clicked
         told["joined_impressions"] += settled.height
         told["joined_clicks"] += clicked
+        told["impressions_without_position"] += settled["position"].null_count()
         told["anonymous_impressions"] += settled.filter(is_anonymous()).height
         yield settled
 
@@ -239,60 +237,3 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
         pl.coalesce(*([pl.col("segments")] if "segments" in requests.columns else []), by_user).alias("segments"),
         *keep,
     ).explode("item_id", "pctr", "pcvr", "bid", "pricing")
-
-
-def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with labels. The first of several clicks counts."""
-    matched = _matched(clicks, impressions)
-    timely = matched.filter(pl.col("after_s") <= window_s)
-    clicked = timely.group_by(_KEY).agg(click_after_s=pl.col("after_s").min())
-    told["clicks_without_impression"] += clicks.height - matched.height
-    told["late_clicks"] += matched.height - timely.height
-    told["repeated_clicks"] += timely.height - clicked.height
-    return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
-        pl.col("label").fill_null(0)
-    )
-
-
-def _convert(impressions: pl.DataFrame, conversions: pl.DataFrame, window_s: float, told: Counter[str]) -> pl.DataFrame:
-    """Return the impressions with conversions of their clicks: when the first of several came, and the sum of their
-    values."""
-    clicks = impressions.filter(pl.col("label") == 1).with_columns(at=pl.col("at") + pl.col("click_after_s"))
-    matched = _matched(conversions, clicks)
-    timely = matched.filter(pl.col("after_s").is_between(0, window_s))
-    worth = pl.when(pl.col("value").count() > 0).then(pl.col("value").sum())
-    converted = timely.group_by(_KEY).agg(converted_at=pl.col("happened_at").min(), conversion_value=worth)
-    told["conversions"] += conversions.height
-    told["joined_conversions"] += converted.height
-    view_through = _matched(conversions, impressions).height - matched.height
-    told["view_through_conversions"] += view_through
-    told["conversions_without_impression"] += conversions.height - matched.height - view_through
-    told["conversions_outside_the_window"] += matched.height - timely.height
-    told["repeated_conversions"] += timely.height - converted.height
-    return impressions.join(converted, on=_KEY, how="left").with_columns(
-        conversion=pl.col("converted_at").is_not_null().cast(pl.Int8)
-    )
-
-
-def _matched(events: pl.DataFrame, causes: pl.DataFrame) -> pl.DataFrame:
-    """Return request_id and item_id of each event's cause, when it happened, how late that was, and its value."""
-    named = events.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("happened_at"), "value")
-    nameless = events.filter(pl.col("request_id").is_null())
-    by_request = named.join(causes.select(*_KEY, "at"), on=_KEY, how="inner")
-    by_pair = (
-        nameless.select(*_PAIR, pl.col("at").alias("happened_at"), "value")
-        .sort("happened_at")
-        .join_asof(
-            causes.select(*_PAIR, "request_id", "at").sort("at", "request_id"),
-            left_on="happened_at",
-            right_on="at",
-            by=_PAIR,
-            strategy="backward",
-            coalesce=False,
-            check_sortedness=False,
-        )
-        .filter(pl.col("request_id").is_not_null())
-    )
-    return pl.concat([one.select(*_KEY, "happened_at", "at", "value") for one in (by_request, by_pair)]).select(
-        *_KEY, "happened_at", "value", after_s=pl.col("happened_at") - pl.col("at")
-    )

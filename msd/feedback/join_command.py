@@ -21,6 +21,7 @@ from msd.feedback.collect import Events, Logs, WindowHours, collected
 from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import POLICY_COLUMNS, FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Joined, Windows, join
+from msd.feedback.outcomes import EARLY, UNJOINED, say_unjoined
 from msd.feedback.policy_value import explored_requests, read_target, support, value_of
 
 app = typer.Typer(add_completion=False)
@@ -103,7 +104,7 @@ def main(
         _tell(console, joined.told)
         if out is not None and old is not None:
             rows = write_dataset(joined.frame, old, out, log_only=log_only)
-            told = joined.told["joined_impressions"] - joined.told["anonymous_impressions"]
+            told = joined.told["joined_impressions"]
             console.print(f"{out}: {rows} events, {told} of them from the log; then: msd train", highlight=False)
         elif by == By.POLICY:
             _by_policy(console, folders, joined, target, bundle or [], as_json)
@@ -167,7 +168,9 @@ def _tell(console: Console, told: Mapping[str, int]) -> None:
         console.print(
             f"{told['joined_conversions']} of {told['conversions']} conversions joined to clicks", highlight=False
         )
-    printed = (*joined, "events", "impressions", "clicks", "requests")
+    if 2 * (told[EARLY] + told[UNJOINED]) > told["clicks"]:
+        console.print(f"most clicks are lost: {say_unjoined(told)}", style="bold", highlight=False)
+    printed = (*joined, "events", "impressions", "clicks", "requests", "new_clicks", "new_unjoined_clicks")
     _print_counts(console, {name: count for name, count in told.items() if name not in printed})
 
 

@@ -15,7 +15,7 @@ from msd.feedback.arms import PER, plain
 from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Figures, Gate, checks_of
 from msd.feedback.policy_value import ExploredRequests, Rewards, Target, best_of, explored_requests, first_of, value_of
-from msd.feedback.scored_bundle import ScoredBundle
+from msd.feedback.scored_bundle import ScoredBundle, ScoredRequest
 from msd.metrics import measure, measure_pooled
 
 Floats = NDArray[np.float64]
@@ -78,6 +78,7 @@ def judge(
         "requests": len(ids),
         "impressions": later.height,
         "clicks": int(labels.sum()),
+        "at_unknown_positions": later["position"].null_count(),
         "refused": refused,
     }
     if 0 < labels.sum() < len(labels):
@@ -90,9 +91,9 @@ def judge(
 
 
 class _Scored(NamedTuple):
-    """Of n impressions: both bundles' pctr and pcvr [2, n], NaN if either refused the request or there is no such head;
-    weights [n] by which first impressions of requests that explored are as if each bundle had chosen half of them, NaN
-    if unknown; and what each would have put first, by request that explored."""
+    """Of n impressions, where they were shown: both bundles' pctr and pcvr [2, n], NaN if either refused the request or
+    there is no such head; weights [n] by which first impressions of requests that explored are as if each bundle had
+    chosen half of them, NaN if unknown; and what each would have put first, by request that explored."""
 
     pctr: Floats
     pcvr: Floats
@@ -101,7 +102,8 @@ class _Scored(NamedTuple):
 
 
 def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame) -> _Scored:
-    due = later.with_row_index("row").select("request_id", "item_id", "row").rows_by_key("request_id")
+    columns = ("request_id", "item_id", "row", "position")
+    due = later.with_row_index("row").select(columns).rows_by_key("request_id")
     pctr, pcvr = np.full((2, 2, later.height), np.nan)
     scored = _Scored(pctr, pcvr, np.full(later.height, np.nan), ({}, {}))
     for frame in requests:
@@ -110,24 +112,32 @@ def _score(bundles: Pair, requests: Iterable[pl.DataFrame], later: pl.DataFrame)
             if shown is None:
                 continue
             state = next((state for one in bundles if (state := one.state_of(row)) is not None), None)
-            both = [one.score(row, state) for one in bundles]
+            both = [one.score_shown(row, state, {position for *_, position in shown}) for one in bundles]
             if None in both:
                 continue
-            places = {item_id: place for place, item_id in reversed(list(enumerate(row["item_ids"])))}
-            at, rows = zip(*((places[item_id], number) for item_id, number in shown), strict=True)
+            rows = [number for _, number, _ in shown]
             for place, (one, scores) in enumerate(zip(bundles, both, strict=True)):
                 assert scores is not None, "both accepted the request"
-                scored.pctr[place, rows] = scores[HEAD][list(at)]
-                if CONVERSIONS in scores:
-                    scored.pcvr[place, rows] = scores[CONVERSIONS][list(at)]
+                pctr[place, rows], pcvr[place, rows] = _where_shown(scores, row["item_ids"], shown)
                 if row["explore"] is not None:
-                    scored.firsts[place][row["request_id"]] = {_first(one, row, scores): 1.0}
+                    scored.firsts[place][row["request_id"]] = {_first(one, row, scores.served): 1.0}
             if row["explore"] is not None:
                 own = [firsts[row["request_id"]] for firsts in scored.firsts]
-                for item_id, number in shown:
+                for item_id, number, _ in shown:
                     chance = np.mean([item_id in first for first in own])
                     scored.weights[number] = chance / row["explore"]["propensity"] if item_id == first_of(row) else 0.0
     return scored
+
+
+def _where_shown(of: ScoredRequest, item_ids: list[str], shown: Sequence[tuple[str, int, int | None]]) -> Floats:
+    """Return pctr and pcvr [2, n] of a request's impressions, where each was shown; NaN without such a head."""
+    nowhere = np.full(len(item_ids), np.nan)
+    return np.array(
+        [
+            [of.shown[position].get(head, nowhere)[item_ids.index(item_id)] for item_id, _, position in shown]
+            for head in (HEAD, CONVERSIONS)
+        ]
+    )
 
 
 def _first(bundle: ScoredBundle, row: Mapping[str, Any], scores: Scores) -> str:

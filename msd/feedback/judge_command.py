@@ -86,7 +86,8 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
 
 
 def _table(figures: Figures) -> Table:
-    title = f"{figures['impressions']} later impressions, {figures['clicks']} clicks"
+    title = f"{figures['impressions']} later impressions, {figures['at_unknown_positions']} of unknown position,"
+    title += f" {figures['clicks']} clicks"
     metrics = ("auc", "logloss", "ece", "predicted_over_observed", "ms")
     table = Table("bundle", *(metric.replace("_", " ") for metric in metrics), title=title, title_justify="left")
     for name, model in figures["models"].items():

@@ -29,7 +29,7 @@ from msd.contract.state import decay
 from msd.dataset.conversions import Arrival
 from msd.dataset.mapped import BLOCK
 from msd.feedback.collect import Logs, SettleHours, WindowHours, collected
-from msd.feedback.files import read_events, read_requests
+from msd.feedback.files import FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Windows, join
 from msd.metrics import sigmoid
 
@@ -46,7 +46,7 @@ RATE_PER_HOUR = 0.25
 to reach its bound, so that operators can react.
 """
 _SURELY_SOME = 20.0
-_KEPT = ("bundle_id", "correction", "heads")
+_KEPT = ("bundle_id", "correction", "heads", "slot")
 # A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
@@ -105,8 +105,9 @@ def main(
     windows = Windows(3_600 * window_hours, settle_s=3_600 * settle_hours, now=time.time())
     with collected(logs) as folders:
         joined = join(read_requests(folders, _KEPT), read_events(folders), windows, _KEPT)
-    shown = joined.frame
-    arrival, settle_s = Arrival.of(shown), 3_600 * conversion_settle_hours
+    shown = _where_scored(joined.frame)
+    # All impressions tell how late conversions come.
+    arrival, settle_s = Arrival.of(joined.frame), 3_600 * conversion_settle_hours
     if arrival is not None:
         settle_s = max(settle_s, arrival.within(_MOST))
     half_life_s, console = 86_400 * half_life_days, Console()
@@ -138,6 +139,17 @@ def main(
     write_corrections(out, kept | learned)
     if any(outcome.is_broken for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _where_scored(shown: pl.DataFrame) -> pl.DataFrame:
+    """Return the impressions whose scores are for the place where they were shown, or for none. Where a log has
+    positions, those of unknown place are left out too. Raises FeedbackError if none is left."""
+    known = bool(shown["position"].is_not_null().any())
+    is_there = (pl.col("position") == pl.col("slot")).fill_null(not known)
+    found = shown.filter(pl.col("slot").is_null() | is_there)
+    if found.is_empty():
+        raise FeedbackError("no impression was shown at the place of the page that its request was scored for")
+    return found
 
 
 def _impressions(shown: pl.DataFrame, bundle_id: str, until: float, head: str) -> Impressions:

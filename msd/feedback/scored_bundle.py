@@ -1,8 +1,10 @@
 """A bundle that scores logged requests again as services do, by the native core: its own graph in ONNX Runtime, from
 its own rows. Needs no training data, and no other bundle's schema."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,9 @@ import native
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.correction import Correction, Scores
-from msd.contract.request import MAX_CANDIDATES, RequestError, parse_request
+from msd.contract.request import MAX_CANDIDATES, RequestError, load_json, parse_request
 from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES, Records, row_dtype
+from msd.contract.rows import ROW_SIDES, Records, Rows, row_dtype
 from msd.contract.state import Impression
 from msd.feedback.files import FeedbackError
 from native.layout import core_model, core_schema, given_once
@@ -36,6 +38,13 @@ class LoggedState(NamedTuple):
     shown: Mapping[str, tuple[float, ...]]
 
 
+class ScoredRequest(NamedTuple):
+    """Scores [N] by head as served, and as shown at positions of the page; None: at an unknown one."""
+
+    served: Scores
+    shown: Mapping[int | None, Scores]
+
+
 class ScoredBundle:
     """An open bundle. `refused` counts requests that its schema does not accept; `seconds` are those of each scored
     request, from its parsed body to its reply."""
@@ -54,16 +63,22 @@ class ScoredBundle:
         options.intra_op_num_threads = 1
         path = str(self.bundle.path(RANKER))
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        manifest, schema = self.bundle.manifest, self.bundle.schema
-        heads = list(manifest.heads)
+        heads = list(self.bundle.manifest.heads)
 
         def run(tensors: Tensors) -> Scores:
             return dict(zip(heads, session.run(heads, tensors), strict=True))
 
-        form = core_schema(schema, {file.codec.side: file.codec for file in (self._users, self._items)})
+        self._run_model = run
+        self._scorer = self._scorer_of(self.bundle.schema.serving_constants)
+
+    def _scorer_of(self, constants: Mapping[str, str | float]) -> OfflineScorer:
+        """Return a scorer of requests whose context has these constants."""
+        manifest, schema = self.bundle.manifest, self.bundle.schema
+        form = core_schema(schema, {file.codec.side: file.codec for file in (self._users, self._items)}, constants)
         # Requests that explored are judged as any other.
         served = core_model(manifest.model_version, manifest.formula, explore_share=1.0)
-        self._scorer = OfflineScorer(schema, form, served, heads, None, run, MAX_CANDIDATES)
+        heads = list(manifest.heads)
+        return OfflineScorer(schema, form, served, heads, None, self._run_model, MAX_CANDIDATES)
 
     @property
     def data_until(self) -> float:
@@ -91,9 +106,16 @@ class ScoredBundle:
         )
 
     def score(self, row: Mapping[str, Any], state: LoggedState | None = None) -> Scores | None:
-        """Return the scores [N] by head of a logged request's candidates; None if the bundle does not accept it: its
-        schema, or its prices. Counts and history are the row's or those of `state`, whichever is newer. Raises
-        FeedbackError if `item_ids` are not its candidates."""
+        """Return the scores [N] by head of a logged request's candidates, as they would be served; None if the bundle
+        does not accept it: its schema, or its prices. Counts and history are the row's or those of `state`, whichever
+        is newer. Raises FeedbackError if `item_ids` are not its candidates."""
+        found = self.score_shown(row, state, ())
+        return None if found is None else found.served
+
+    def score_shown(
+        self, row: Mapping[str, Any], state: LoggedState | None, positions: Collection[int | None]
+    ) -> ScoredRequest | None:
+        """As `score`, and as shown at the given positions of the page; None: an unknown one, a missing value."""
         schema = self.bundle.schema
         try:
             request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
@@ -116,14 +138,31 @@ class ScoredBundle:
             logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
             _renew(items.records, logged)
         given = row["at"], user, given_once(request.ids, items)
-        lines = () if self._correction is None else self._correction.lines
         try:
-            scores = self._scorer.score(row["request"], row["request_id"], given=given, corrections=lines).scores
+            served = self._run(self._scorer, row["request"], row["request_id"], given)
+            self.seconds.append(time.perf_counter() - start)
+            if schema.position is None:
+                return ScoredRequest(served, dict.fromkeys(positions, served))
+            document, shown = load_json(row["request"]), {}
+            assert isinstance(document, dict), "it was parsed as a request"
+            for position in positions:
+                scorer = self._without_position if position is None else self._scorer
+                body = json.dumps({**document, "slot": position}).encode()
+                shown[position] = self._run(scorer, body, row["request_id"], given)
         except ValueError:
             self.refused += 1
             return None
-        self.seconds.append(time.perf_counter() - start)
-        return scores
+        return ScoredRequest(served, shown)
+
+    def _run(self, scorer: OfflineScorer, body: bytes, request_id: str, given: tuple[float, Rows, Rows]) -> Scores:
+        lines = () if self._correction is None else self._correction.lines
+        return scorer.score(body, request_id, given=given, corrections=lines).scores
+
+    @cached_property
+    def _without_position(self) -> OfflineScorer:
+        """A scorer of requests whose position is missing, which none can ask for."""
+        constants = self.bundle.schema.serving_constants
+        return self._scorer_of({name: one for name, one in constants.items() if name != self.bundle.schema.position})
 
 
 def _renew(records: Records, logged: Sequence[tuple[float, ...]]) -> None:

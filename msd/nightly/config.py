@@ -44,10 +44,12 @@ class WindowConfig(_Section):
 
 
 class InputConfig(_Section):
-    """Bounds of the new impressions: the fewest, and the largest factor between their click rate and the dataset's."""
+    """Bounds of the new impressions: the fewest, the largest factor between their click rate and the dataset's, and the
+    largest share of new clicks that join no impression."""
 
     impressions: Annotated[int, Field(ge=1)] = 1_000
     click_rate: Annotated[float, Field(gt=1)] = 3.0
+    unjoined_clicks: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class RolloutConfig(_Section):

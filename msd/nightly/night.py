@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from msd.feedback.collect import collected
 from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
 from msd.feedback.gate import Check, Figures
-from msd.feedback.impressions import join
+from msd.feedback.impressions import Joined, join
 from msd.feedback.judge import judge
+from msd.feedback.outcomes import say_unjoined
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.cost import noted
@@ -125,7 +127,7 @@ class Night:
         place = self.folder.parent / accepted[-1].night / "dataset" if accepted else self.config.dataset
         old = load_dataset(place)
         record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
-        windows = window.windows(record.started_at)
+        windows = replace(window.windows(record.started_at), new_since=record.began)
         known = has_conversions(old.events)
         joined = join(
             read_requests(logs, ("request",)),
@@ -142,6 +144,7 @@ class Night:
             raise _Kept(f"{fresh.height} new impressions are fewer than {self.config.input.impressions}")
         record.until = float(fresh["at"][-1])
         record.cut = float(fresh["at"][int((1 - window.judge_share) * (fresh.height - 1))])
+        self._check_unjoined(joined)
         self._check_click_rate(old, fresh, joined.ends_at)
         since = record.until - 86_400 * window.days
         cut = _place_after(frame, record.cut)
@@ -157,6 +160,16 @@ class Night:
                 start, end = (_place_after(impressions, at) for at in (one.began, one.until))
                 impressions = pl.concat([impressions[:start], impressions[end:]], rechunk=False)
         return impressions
+
+    def _check_unjoined(self, joined: Joined) -> None:
+        """Refuse impressions whose clicks are lost: they would count as not clicked."""
+        lost, clicks = joined.told["new_unjoined_clicks"], joined.told["new_clicks"]
+        if lost > self.config.input.unjoined_clicks * clicks:
+            self.record.until = max(self.record.until, joined.ends_at)  # with what has not settled yet
+            raise _Kept(
+                f"{lost} of {clicks} new clicks join no impression; their impressions are left out of this and of later"
+                f" nights; {say_unjoined(joined.told)}"
+            )
 
     def _check_click_rate(self, old: Dataset, fresh: pl.DataFrame, ends_at: float) -> None:
         # A night that was kept may have been one of bots, whose click rate would refuse all later ones.

@@ -88,7 +88,8 @@ def _without_histories(features: Features, chosen: Tensor, hiding: Hiding | None
     hidden user, and the mood alone where the item is not as it was."""
     user_rows, user_dense = _rows_and_dense(features.user, chosen, hiding)
     item_rows, item_dense = _rows_and_dense(features.item, chosen, hiding)
-    is_known, is_same = user_rows == features.user.rows[chosen], item_rows == features.item.rows[chosen]
+    is_known = (user_rows == features.user.rows[chosen]) & (user_rows != features.user.entities.unknown)
+    is_same = item_rows == features.item.rows[chosen]
     tensors = {
         "context_categorical": features.context_categorical[chosen],
         "context_dense": features.context_dense[chosen],

@@ -104,6 +104,11 @@ class Features:
             taste=None if self.taste is None else self.taste.new_zeros((1, 1)).expand_as(self.taste),
         )
 
+    def people(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return whose n events are [n]: users by number, and each anonymous impression as of a person of its own."""
+        rows, unknown = self.user.rows.cpu().numpy()[events].astype(np.int64), self.user.entities.unknown
+        return np.where(rows == unknown, unknown + 1 + events, rows)
+
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
         """Return the events of the given parts, in time order."""
         return np.flatnonzero(np.isin(self.parts, parts))
@@ -227,7 +232,7 @@ def _side(
 ) -> SideFeatures:
     """Return a side's features. `vectors` of all entities, and which are present; `is_known` [E]: by events that may
     know the vector."""
-    side, (by_id, present) = entities.side, vectors
+    side, (by_id, present) = entities.side, (vectors[0], np.append(vectors[1], False))
     of_all = arrays.zeros((len(by_id) + 1, by_id.shape[1]), np.float32, f"{side}.vectors")
     of_all[:-1] = by_id
     ids, times = dataset.events[f"{side}_id"], dataset.events["at"]
@@ -243,7 +248,10 @@ def _side(
             for part in chunks(len(rows)):
                 known, counted = present[rows[part]] & is_known[part], Counts(*(column[part] for column in draw))
                 at = times[part].to_numpy().astype(np.float64)
-                place[part] = dense(schema, side, entities.numeric[rows[part]], counted, known, at)
+                filled = dense(schema, side, entities.numeric[rows[part]], counted, known, at)
+                # An unknown user's counts have no time, as those of a missing row.
+                filled[rows[part] == entities.unknown] = unknown[0]
+                place[part] = filled
         return whole
 
     return SideFeatures(
@@ -255,5 +263,5 @@ def _side(
         aged_dense=torch.from_numpy(seen("aged_dense", *counts.aged)),
         unknown_dense=torch.from_numpy(unknown[0]),
         vectors=torch.from_numpy(of_all),
-        present=torch.from_numpy(np.append(present, False)),
+        present=torch.from_numpy(present),
     )

@@ -7,6 +7,7 @@ from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.rows import RowSide
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, SchemaField, Semantic, Sequence, State
 from msd.dataset.aggregate import count_clicks
+from msd.dataset.column import is_anonymous
 from msd.dataset.config import FeatureConfig
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -26,7 +27,7 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool
     shown, clicks = count_clicks(training)
     prior = float(np.clip(clicks / shown, 1e-4, 1 - 1e-4))
     fields: list[SchemaField] = [_id_field(dataset, training, side) for side in ("user", "item")]
-    fields += [_field(feature, seen[feature.side]) for feature in config.features]
+    fields += [_field(one, seen[one.side]) for one in config.features if _is_told(one, seen[one.side])]
     fields.append(Sequence(name="history", length=config.history.length))
     for side in ("user", "item"):
         fields.append(
@@ -53,8 +54,15 @@ def _known(table: pl.DataFrame, key: str, training: pl.LazyFrame) -> pl.LazyFram
 def _id_field(dataset: Dataset, training: pl.LazyFrame, side: RowSide) -> Categorical:
     ids = dataset.config.ids
     name = f"{side}_id"
-    vocabulary = () if ids.buckets else _vocabulary(training.select(name), ids.min_count)
+    known = training.select(name).filter(~is_anonymous(name))
+    vocabulary = () if ids.buckets else _vocabulary(known, ids.min_count)
     return Categorical(name=name, side=side, vocabulary=vocabulary, buckets=ids.buckets, is_id=True)
+
+
+def _is_told(feature: FeatureConfig, table: pl.LazyFrame) -> bool:
+    """Return whether the model can learn the feature. One with a serving constant that no row tells, such as the
+    position in a log without positions, would be served by weights that nothing trained."""
+    return feature.serving_value is None or bool(table.select(pl.col(feature.name).count()).collect().item())
 
 
 def _field(feature: FeatureConfig, table: pl.LazyFrame) -> SchemaField:

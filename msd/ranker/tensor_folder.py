@@ -78,7 +78,11 @@ def write_tensors(
     features = adaptors.adapt(features)
     rows = {name: features.of_part(*parts) for name, parts in _PARTS.items()}
     total, done = sum(map(len, rows.values())), 0
-    of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
+    of_event = {
+        "label": features.labels,
+        "impressions": features.impressions,
+        "user": torch.from_numpy(features.people(np.arange(len(features.parts)))),
+    }
     for name, every in rows.items():
         for number, start in enumerate(range(0, len(every), ROWS)):
             events = every[start : start + ROWS]

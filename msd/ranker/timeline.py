@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts, encode_impressions
 from msd.contract.encode import encode_side, encode_state
+from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
 from msd.contract.state import EntityState, Event, Impression, StateRule, decay, fold, state_rules
 from msd.dataset.aggregate import impressions_of
+from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
@@ -49,16 +51,18 @@ class Entities:
         return len(self.categorical) - 1
 
     def places(self, ids: pl.Series) -> NDArray[np.int32]:
-        """Return the row of each ID [len(ids)]; all must occur in the dataset."""
-        return np.fromiter(map(self.place.__getitem__, ids.to_list()), np.int32, len(ids))
+        """Return the row of each ID [len(ids)], of anonymous users that of an unknown one; all others must occur in the
+        dataset."""
+        rows = (self.unknown if id_[:1] == ANONYMOUS_PREFIX else self.place[id_] for id_ in ids.to_list())
+        return np.fromiter(rows, np.int32, len(ids))
 
 
 def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
-    """Encode every ID of the side's table, then every ID that only the events have."""
+    """Encode every ID of the side's table, then every ID that only the events have; anonymous users have none."""
     name = f"{side}_id"
     table = dataset.users if side == "user" else dataset.items
     known = table[name].to_list()
-    in_events = dataset.events.lazy().select(name).unique().collect(engine="streaming")
+    in_events = dataset.events.lazy().select(name).filter(~is_anonymous(name)).unique().collect(engine="streaming")
     only_events = sorted(set(in_events.to_series()) - set(known))
     ids = known + only_events
     pad: list[None] = [None] * (len(only_events) + 1)
@@ -180,7 +184,8 @@ def _encode_histories(
 
 
 class _Side:
-    """States of users or of items, those of each event in `entities` [E]. `live` [3, E]: counts at each event, of all
+    """States of users or of items, those of each event in `entities` [E]; an unknown one has none.
+    `live` [3, E]: counts at each event, of all
     before it.
 
     `states` [S, 3] are those of counted events only, sorted by entity, then time; `keys` [S] hold both as complex
@@ -197,11 +202,13 @@ class _Side:
         counted: NDArray[np.bool_],
         arrays: Arrays,
     ) -> None:
-        self.rule, self.times, self.arrays, size = rule, times, arrays, side.unknown
+        self.rule, self.times, self.arrays, self.unknown = rule, times, arrays, side.unknown
+        size = side.unknown + 1
         self.entities = entities = arrays.filled(times.shape, np.int32, lambda part: side.places(ids[part]))
         self.final: dict[int, EntityState] = {}
         self._seen: dict[int, EntityState] = {}
         many = sum(np.bincount(entities[part][counted[part]], minlength=size) for part in chunks(len(entities)))
+        many = np.append(np.asarray(many)[:-1], 0)
         self.starts = np.concatenate([[0], np.cumsum(many + 1)])[:-1]
         self._places = self.starts.tolist()
         self.live, self.before = arrays.zeros((3, len(entities))), arrays.zeros((len(entities),), np.int64)
@@ -219,6 +226,8 @@ class _Side:
 
     def fold(self, entity: int, event: Event, is_counted: bool) -> None:
         """Fold an event, after all events of the same time are noted."""
+        if entity == self.unknown:
+            return
         before = self._seen.get(entity, _EMPTY)
         after = self._seen[entity] = fold(self.rule, before, event)
         if is_counted:

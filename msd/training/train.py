@@ -275,8 +275,7 @@ def _train_chunk(
     rng = np.random.default_rng([config.seed, epoch, at.chunk])
     rows = random_chunk(len(features.parts), at.chunk, [config.seed, epoch])
     events = rows[features.parts[rows] <= Part.TRAIN]
-    users = features.user.rows[events].cpu().numpy()
-    order = events[np.concatenate(random_runs(users, config.rows_per_user, rng))]
+    order = events[np.concatenate(random_runs(features.people(events), config.rows_per_user, rng))]
     batch = max(1, config.batch(int(np.count_nonzero(features.parts <= Part.TRAIN))) // team.size)
     order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
     model.train()
@@ -319,7 +318,9 @@ def average_weights(average: nn.Module, model: nn.Module, step: int, power: floa
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
-def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def random_runs(
+    entities: NDArray[np.int32] | NDArray[np.int64], longest: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
     """Return the positions of all rows, given their entities, in random runs of up to `longest` rows of one entity."""
     order = np.lexsort((rng.random(len(entities)), entities))
     held = entities[order]

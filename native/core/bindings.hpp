@@ -17,7 +17,8 @@ namespace {
 
 using namespace native;
 
-// Schema(user, item, history_length, context_categorical, context_dense, context, (log, log1p, exp, exp2, expm1))
+// Schema(user, item, history_length, context_categorical, context_dense, slot_categorical, slot_dense, context,
+// (log, log1p, exp, exp2, expm1))
 
 // (name, kind, start, width, buckets, is_log, mean, scale, vocabulary)
 using FieldForm =
@@ -65,12 +66,15 @@ Side side_of(const SideForm& form) {
 }
 
 Schema make_schema(const SideForm& user, const SideForm& item, size_t history_length, const nb::bytes& categorical,
-                   const nb::bytes& dense, const FieldForms& context, const std::array<nb::object, 5>& ufuncs) {
+                   const nb::bytes& dense, const nb::bytes& slot_categorical, const nb::bytes& slot_dense,
+                   const FieldForms& context, const std::array<nb::object, 5>& ufuncs) {
   return {side_of(user),
           side_of(item),
           history_length,
           numbers_of<int32_t>(categorical),
           numbers_of<float>(dense),
+          numbers_of<int32_t>(slot_categorical),
+          numbers_of<float>(slot_dense),
           fields_of(context),
           {ufunc_of(ufuncs[0]), ufunc_of(ufuncs[1]), ufunc_of(ufuncs[2]), ufunc_of(ufuncs[3]), ufunc_of(ufuncs[4])}};
 }

@@ -18,7 +18,8 @@ namespace native {
 
 constexpr size_t kMaxIdChars = 256, kMaxTextChars = 10'000, kMaxHistory = 1'000, kMaxListValues = 1'000;
 constexpr size_t kMaxExplained = 200;
-constexpr double kMaxAt = 1e11, kMaxBid = 1e9, kMaxSeed = 9'007'199'254'740'991.0, kMaxTopK = 1e15;
+constexpr double kMaxAt = 1e11, kMaxBid = 1e9, kMaxSeed = 9'007'199'254'740'991.0, kMaxTopK = 1e15,
+                 kMaxSlot = 255;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 // How the first position is explored.
@@ -51,6 +52,7 @@ class Request {
   std::optional<Explore> explore;
   bool has_bids = false, has_history = false, is_explained = false;
   size_t top_k = 0;  // 0: not given
+  size_t slot = 0;   // place of the page, from 1; 0: not given
   std::vector<uint32_t> rows;  // by candidate, in a frame
 
   Request() = default;
@@ -63,7 +65,7 @@ class Request {
   // Whether another differs in its candidates, and in what is asked of their scores, alone. Some never do.
   bool is_like(const Request& other) const {
     const bool same_at = at == other.at || (std::isnan(at) && std::isnan(other.at));
-    return same_at && user_id == other.user_id && context == other.context && user_features == other.user_features &&
+    return same_at && slot == other.slot && user_id == other.user_id && context == other.context && user_features == other.user_features &&
            is_plain() && other.is_plain();
   }
 
@@ -76,6 +78,7 @@ class Request {
   bool read_item(JsonReader& json, Described& item);
   bool read_explore(JsonReader& json);
   bool read_top_k(JsonReader& json);
+  bool read_slot(JsonReader& json);
   bool match_items();
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 
@@ -321,6 +324,13 @@ inline bool Request::read_top_k(JsonReader& json) {
   return true;
 }
 
+inline bool Request::read_slot(JsonReader& json) {
+  const JsonReader::Number number = json.number();
+  if (!number.is_integer || number.value < 1 || number.value > kMaxSlot) return false;
+  slot = static_cast<size_t>(number.value);
+  return true;
+}
+
 inline bool Request::read(std::string_view body, size_t max_candidates) {
   *this = Request();
   if (!is_utf8(body.data(), body.size())) return false;
@@ -334,6 +344,7 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
       "user", [&] { return json.take_null() || read_user(json); },
       "items", [&] { return json.take_null() || read_items(json); },
       "top_k", [&] { return json.take_null() || read_top_k(json); },
+      "slot", [&] { return json.take_null() || read_slot(json); },
       "explain", [&] { is_explained = !json.take_null() && detail::read_flag(json); },
       "explore", [&] { return json.take_null() || read_explore(json); });
   return is_read && json.is_at_end() && match_items() && !(is_explained && ids.size() > kMaxExplained);

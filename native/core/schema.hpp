@@ -76,6 +76,8 @@ struct Schema {
   size_t history_length;
   std::vector<int32_t> context_categorical;  // of a request that gives none
   std::vector<float> context_dense;
+  std::vector<int32_t> slot_categorical;  // of one that names a place of the page, by place; empty without a position
+  std::vector<float> slot_dense;
   Fields context;
   Ufuncs ufuncs;
 };

@@ -304,8 +304,8 @@ class Frame {
     unknown.clear();
     features_.clear();
     has_failed_ = false;
-    std::copy(schema_.context_categorical.begin(), schema_.context_categorical.end(), tensors_.context_categorical);
-    std::copy(schema_.context_dense.begin(), schema_.context_dense.end(), tensors_.context_dense);
+    put_constants(schema_.context_categorical, schema_.slot_categorical, tensors_.context_categorical);
+    put_constants(schema_.context_dense, schema_.slot_dense, tensors_.context_dense);
     EncodedFeatures::Range context;
     item_features_.resize(request_->items.size());
     bool fits = model_.allows(*request_) &&
@@ -316,6 +316,14 @@ class Frame {
     features_.put_categorical(context, tensors_.context_categorical);
     features_.put_numeric(context, tensors_.context_dense);
     return fits;
+  }
+
+  // The context of a request that gives none, for the place of the page that it names.
+  template <class T>
+  void put_constants(const std::vector<T>& served, const std::vector<T>& at_slots, T* tensor) const {
+    const bool is_placed = request_->slot > 0 && !at_slots.empty();
+    const T* const from = is_placed ? at_slots.data() + (request_->slot - 1) * served.size() : served.data();
+    std::copy(from, from + served.size(), tensor);
   }
 
   bool add(const Fields& fields, std::string_view object, const char* place, EncodedFeatures::Range& range) {

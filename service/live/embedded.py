@@ -246,7 +246,8 @@ class _Fold:
         for side in ROW_SIDES:
             places = defaultdict[str, list[int]](list)
             for place, event in enumerate(new):
-                places[event.of(side)[0]].append(place)
+                if owner := event.of(side)[0]:
+                    places[owner].append(place)
             for owner, own in places.items():
                 key = state_key(side, owner)
                 held = unpack_state(_bytes(self._transaction.get(key, db=self._states)))

@@ -104,7 +104,8 @@ class RedisStates:
         """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already."""
         told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
-            told["user", batch.events[place].user_id, period].append(place)
+            if batch.events[place].user_id:
+                told["user", batch.events[place].user_id, period].append(place)
             told["item", batch.events[place].item_id, period].append(place)
         # Of each event: its digest, its kind and time, and its item.
         events = [

@@ -67,7 +67,7 @@ def after(stream: Stream | None, stretch: Stream, lag_s: float) -> Stream:
 
 
 class LiveEvent(NamedTuple):
-    """One event with its final time (Unix s)."""
+    """One event with its final time (Unix s). That of an anonymous user changes its item's state alone."""
 
     event_id: str
     is_click: bool

@@ -135,7 +135,7 @@ class _Shown(NamedTuple):
 
 class _Predicted(NamedTuple):
     """The candidates of one request: scores, NaN of those that were shown, those of conversions, groups of ranks, and
-    bids, NaN without; and the number of the request's segments."""
+    bids, NaN without; the number of the request's segments; and the place of the page that it was scored for."""
 
     item_ids: tuple[str, ...]
     scores: NDArray[np.float32]
@@ -143,6 +143,7 @@ class _Predicted(NamedTuple):
     ranks: NDArray[np.int8]
     bids: NDArray[np.float32] | None
     division: int
+    slot: int | None
 
     @classmethod
     def of(cls, record: RequestRecord, formula: Formula, division: int) -> "_Predicted":
@@ -155,7 +156,8 @@ class _Predicted(NamedTuple):
         if bids is not None and record.pricing is not None:
             # Bids for other things are of another scale.
             bids[np.array(record.pricing) != "cpc"] = np.nan
-        return cls(tuple(record.item_ids), scores.copy(), None if pcvr is None else pcvr.copy(), ranks, bids, division)
+        pcvr = None if pcvr is None else pcvr.copy()
+        return cls(tuple(record.item_ids), scores.copy(), pcvr, ranks, bids, division, record.slot)
 
     def is_due(self, item_id: str) -> bool:
         """Return whether it is a candidate that was not shown yet."""
@@ -240,7 +242,8 @@ class Observed:
             self._conversions.observed -= never_shown
 
     def event(self, event: EventRecord) -> None:
-        """Count an event; unknown requests and repetitions are ignored."""
+        """Count an event; unknown requests, repetitions, and impressions at other places of the page than scores are
+        for are ignored."""
         # A clock that is ahead would settle new events at once.
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)
@@ -253,8 +256,9 @@ class Observed:
         elif event.type == "click":
             if key in self._clicks.keys or (predicted is not None and predicted.is_due(event.item_id)):
                 self._clicks.observed.add(key)
-        elif predicted is not None and (shown := predicted.take(key, at)) is not None:
-            self._clicks.add(shown)
+        elif predicted is not None and (predicted.slot is None or event.position in (None, predicted.slot)):
+            if (shown := predicted.take(key, at)) is not None:
+                self._clicks.add(shown)
 
     def tell(self) -> None:
         """Judge settled impressions and clicks, and set the gauges."""

@@ -22,7 +22,7 @@ from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, KINDS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
-from msd.contract.request import parse_request
+from msd.contract.request import ANONYMOUS, parse_request
 from service import limits
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed, dividing, segments_of
@@ -402,6 +402,7 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         segments=segments_of(request, model.schema, segments),
+        slot=model.schema.slot_of(request.slot),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 
@@ -411,11 +412,12 @@ def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
         yield EventRecord(
             event_id=event["event_id"],
             type=event["type"],
-            user_id=event["user_id"],
+            user_id=event["user_id"] or ANONYMOUS,
             item_id=event["item_id"],
             at=events.received_at if event.get("at") is None else event["at"],
             request_id=event.get("request_id"),
             received_at=events.received_at,
+            position=event.get("position"),
             value=event.get("value"),
             currency=event.get("currency"),
         )

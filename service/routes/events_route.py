@@ -5,17 +5,19 @@ durable. Errors are raised; `AccessMiddleware` answers them.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
+    ANONYMOUS,
     At,
     Currency,
     Id,
     InvalidRequest,
+    Position,
     RequestError,
     Wire,
     Worth,
@@ -57,12 +59,21 @@ class WireEvent(Wire):
     type: Literal["impression", "click", "conversion"] = Field(
         description="A conversion changes no live counts: it is logged, for `msd join`."
     )
-    user_id: Id
+    user_id: Id | None = Field(description="null: an anonymous user; the event counts for its item alone.")
     item_id: Id
     at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
+    position: Position | None = Field(
+        default=None, description="Of an impression: the place of the page where the item was shown; the first is 1."
+    )
     value: Worth | None = Field(default=None, description="Of a conversion: what it is worth, in units of `currency`.")
     currency: Currency | None = Field(default=None, description="Of a conversion's value: its code by ISO 4217.")
+
+    @model_validator(mode="after")
+    def _position_of_impression(self) -> Self:
+        if self.position is not None and self.type != "impression":
+            raise ValueError(f"a {self.type} has no position: send it with the impression")
+        return self
 
     @field_validator("value", "currency")
     @classmethod
@@ -121,7 +132,7 @@ class EventsRoute:
         events = self._settled(received, time.time())
         model = self._serving.current.champion
         rows: dict[RowSide, dict[str, bytes]] = {
-            "user": await self._rows(model, "user", [event.user_id for event in events]),
+            "user": await self._rows(model, "user", [event.user_id for event in events if event.user_id]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
         accepted = conversions = len(received) - len(events)
@@ -149,7 +160,7 @@ class EventsRoute:
             LiveEvent(
                 event.event_id,
                 event.type == "click",
-                event.user_id,
+                event.user_id or ANONYMOUS,
                 event.item_id,
                 now if event.at is None else min(event.at, latest),
             )
@@ -178,7 +189,9 @@ class EventsRoute:
         noted = metrics.events_noted
         noted["late"].inc(outcome.late)
         noted["in_row"].inc(outcome.in_row)
-        noted["unknown_user"].inc(sum(event.user_id not in batch.rows["user"] for event in batch.events))
+        noted["unknown_user"].inc(
+            sum(bool(event.user_id) and event.user_id not in batch.rows["user"] for event in batch.events)
+        )
         noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
         metrics.newest_event.set(outcome.newest_at)
 

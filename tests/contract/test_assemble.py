@@ -1,6 +1,7 @@
 """The merge of request and rows: what is given goes first, the rest is stored, and no candidate depends on another."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -291,6 +292,8 @@ def test_context_is_that_of_the_request_and_serving_constants() -> None:
 
     assert merged["context_categorical"].tolist() == [[2, 0, 2]]  # position is "1", its first value
     assert merged["context_dense"].tolist() == [[1, 0]]
+    assert merge(context={"hour": 0}, slot=3).tensors["context_categorical"].tolist() == [[2, 0, 4]]
+    assert merge(slot=9).tensors["context_categorical"].tolist() == [[0, 0, 1]]  # no training row was shown there
     assert tensor("context_categorical").tolist() == [[0, 0, 2]]
     assert tensor("context_dense").tolist() == [[0, 1]]
 
@@ -307,3 +310,6 @@ def test_serving_constant_may_be_a_number() -> None:
     merged = assemble(schema, request, AT, user, item)
 
     assert merged.tensors["context_dense"].tolist() == [[2.0, 0.0]]
+    placed = assemble(schema, replace(request, slot=2), AT, user, item)
+    assert placed.tensors["context_dense"].tolist() == [[0.5, 0.0]]
+    assert (schema.slot_of(), schema.slot_of(2)) == (5, 2)

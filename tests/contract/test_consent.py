@@ -16,7 +16,8 @@ EU, EU_AND_USP, CANADA_AND_USP = "DBABM", "DBACNY", "DBABjw"
 ALLOWED: dict[str, dict[str, Any]] = {
     "no signals": {},
     "nulls": {"regs": None, "user": {"consent": None}, "device": {"lmt": None}},
-    "flags of 0": {"regs": {"coppa": 0, "gdpr": 0}, "device": {"lmt": 0, "dnt": 0}},
+    "flags of 0": {"regs": {"coppa": 0, "gdpr": 0}, "device": {"lmt": 0, "dnt": 0, "ext": {"atts": 0}}},
+    "tracking authorised on iOS": {"device": {"ext": {"atts": 3}}},
     "GDPR does not apply": {"regs": {"gdpr": 0}, "user": {"consent": "?"}},
     "TCF": {"regs": {"gdpr": 1}, "user": {"consent": tcf()}},
     "TCF in ext": {"regs": {"ext": {"gdpr": 1}}, "user": {"ext": {"consent": tcf()}}},
@@ -40,6 +41,11 @@ ALLOWED: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, dict[str, Any]] = {
     "a child": {"regs": {"coppa": 1}},
     "a flag of another type": {"regs": {"coppa": "0"}},
+    "tracking denied on iOS": {"device": {"ext": {"atts": 2}}},
+    "tracking restricted on iOS": {"device": {"ext": {"atts": 1}}},
+    "an unreadable answer on iOS": {"device": {"ext": {"atts": "3"}}},
+    "an answer on iOS that is no number": {"device": {"ext": {"atts": False}}},
+    "extensions that are no object": {"device": {"ext": 3}},
     "limited tracking": {"device": {"lmt": 1}},
     "do not track": {"device": {"dnt": 1}},
     "Global Privacy Control": {"regs": {"ext": {"gpc": "1"}}},

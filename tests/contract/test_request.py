@@ -49,6 +49,7 @@ def test_a_full_request() -> None:
         user={"features": {"interests": ["cars", 7], "age": 44}, "history": ["i9", "?", "i9"]},
         items={"new": {"text": "a tent", "features": {"category": "games"}}, "i1": {"features": {"price": None}}},
         top_k=2,
+        slot=3,
     )
 
     assert parse_request(body, SCHEMA) == CheckedRequest(
@@ -62,6 +63,7 @@ def test_a_full_request() -> None:
         item_features={"new": {"category": "games"}, "i1": {"price": None}},
         item_texts={"new": "a tent"},
         top_k=2,
+        slot=3,
         unknown=("user.features.interests",),
     )
 
@@ -190,6 +192,10 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "top_k 0": (but(top_k=0), "top_k", "should be greater than or equal to 1"),
     "top_k true": (but(top_k=True), "top_k", "should be a valid integer"),
     "top_k fraction": (but(top_k=1.0), "top_k", "should be a valid integer"),
+    "slot 0": (but(slot=0), "slot", "should be a whole number from 1, the first place of the page, to 255"),
+    "slot far down": (but(slot=256), "slot", "should be a whole number from 1"),
+    "slot in words": (but(slot="top"), "slot", "should be a whole number from 1"),
+    "slot fraction": (but(slot=1.0), "slot", "should be a whole number from 1"),
     "context a list": (but(context=[]), "context", "should be an object"),
     "unknown context": (
         but(context={"hours": 1}),

@@ -166,3 +166,18 @@ def test_early_test_rows_are_noted(tmp_path: Path) -> None:
     report = check_dataset(write_small(tmp_path, config=GIVEN, events=events_of(WORDS)))
     assert report.counts["window_events"] == 15
     assert "lie before" not in "\n".join(report.notes)
+
+
+def test_anonymous_requests_are_in_all_parts_and_each_in_one(config: DatasetConfig) -> None:
+    """As users of one impression they would all be test rows; as one user, those of the last days."""
+    rows = [(f"\0r{number}", str(place), number, 0) for number in range(2_000) for place in range(2)]
+    events = frame_of(rows).with_columns(pl.Series("part", split_events(frame_of(rows), config)))
+    anonymous = events.filter(pl.col("user_id") != "full")
+    by_request = anonymous.group_by("user_id").agg(pl.col("part").n_unique(), at=pl.col("at").first())
+    shares = anonymous["part"].value_counts(normalize=True).sort("part")["proportion"].to_list()
+
+    assert by_request["part"].max() == 1
+    assert shares == pytest.approx([0.5, 0.3, 0.1, 0.1], abs=0.04)
+    assert anonymous.group_by("part").agg(pl.col("at").mean())["at"].to_list() == pytest.approx([1_000] * 4, abs=150)
+    alone = frame_of([]).with_columns(pl.Series("part", split_events(frame_of([]), config)))
+    assert events.filter(pl.col("user_id") == "full").equals(alone)

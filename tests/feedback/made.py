@@ -31,7 +31,8 @@ def requests(*rows: dict[str, Any]) -> pl.DataFrame:
 
 
 def events(*rows: tuple[Any, ...]) -> pl.DataFrame:
-    """Events as (type, item, at, request), of user u, with ids by their place; a fifth value is an event id."""
+    """Events as (type, item, at, request), of user u, with ids by their place; a fifth value is an event id, a sixth
+    the position."""
     return pl.DataFrame(
         [
             {
@@ -41,6 +42,7 @@ def events(*rows: tuple[Any, ...]) -> pl.DataFrame:
                 "item_id": row[1],
                 "at": float(row[2]),
                 "request_id": row[3],
+                "position": row[5] if len(row) > 5 else None,
             }
             for place, row in enumerate(rows)
         ],
@@ -77,6 +79,7 @@ def traffic(
         }
     )
     base = pl.DataFrame({"user_id": names, "item_id": "a", "at": at + 1, "request_id": ids})
-    impressions = base.with_columns(event_id=pl.col("request_id"), type=pl.lit("impression"))
+    nowhere = pl.lit(None, pl.Int32)
+    impressions = base.with_columns(event_id=pl.col("request_id"), type=pl.lit("impression"), position=nowhere)
     clicks = impressions.filter(pl.Series(clicked)).with_columns(type=pl.lit("click"), at=pl.col("at") + 30)
     return frame, pl.concat([pl.DataFrame(schema=EVENT_TYPES), impressions, clicks], how="diagonal")

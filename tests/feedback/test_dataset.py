@@ -40,7 +40,7 @@ def logged(*documents: dict[str, Any]) -> pl.DataFrame:
         *(
             {
                 "request_id": f"r{place}",
-                "user_id": document["user_id"],
+                "user_id": document["user_id"] or "",
                 "item_ids": document["candidates"]["id"],
                 "bids": None,
                 "scores": [[0.5] * len(document["candidates"]["id"])],
@@ -76,10 +76,12 @@ def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: 
     return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
 
 
-def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> None:
+def test_keeps_bid_request_mapping_and_anonymous_impressions(tmp_path: Path) -> None:
     old = write_bids(tmp_path / "old", [bid_request()])
     log = tmp_path / "requests-1.parquet"
+    new_ad = {"new ad": {"features": {"genres": ["Drama"]}, "text": "words"}}
     documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]
+    documents[2] |= {"user_id": None, "items": new_ad, "user": {"features": {"age": 3}}}
     logged(*documents).write_parquet(log)
     (read,) = read_requests([log], ("request",))
     shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
@@ -88,7 +90,7 @@ def test_keeps_bid_request_mapping_without_anonymous_users(tmp_path: Path) -> No
     dataset = load_dataset(tmp_path / "new")
 
     assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
-    assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8"]
+    assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8", "\0r2"]
     assert joined.told["anonymous_impressions"] == 1
     was, now = load_dataset(old).config.openrtb, dataset.config.openrtb
     assert was is not None
@@ -162,8 +164,36 @@ def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
     features = [feature.model_copy(update={"column": None}) for feature in was.features]
     assert dataset.config.model_copy(update=tables) == was.model_copy(update={**tables, "features": features})
     first, second = dataset.events.filter(pl.col("at") >= LATER).iter_rows(named=True)
-    assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, "1")
-    assert (second["device"], second["hour"], second["position"]) == (None, None, "1")
+    assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, None)
+    assert (second["device"], second["hour"], second["position"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "served", "due"),
+    [
+        ("categorical", '"1"', ["3", None, "1"]),
+        ("categorical", "0", ["2", None, "0"]),
+        ("numeric", "1", [3.0, None, 1.0]),
+        ("numeric", "0", [2.0, None, 0.0]),
+    ],
+)
+def test_positions_are_those_of_the_log_and_missing_where_it_has_none(
+    tmp_path: Path, kind: str, served: str, due: list[object]
+) -> None:
+    old = write_tiny_dataset(tmp_path / "old")
+    path = old / "dataset.toml"
+    was = 'kind = "categorical"\nserving_value = "1"'
+    assert was in path.read_text("utf-8")
+    path.write_text(path.read_text("utf-8").replace(was, f'kind = "{kind}"\nserving_value = {served}'), "utf-8")
+    rows = [("impression", "1", LATER + n, f"r{n}", f"e{n}", place) for n, place in enumerate((3, None, 1))]
+    data = load_dataset(old)
+    joined = described([logged(*(asks(f"u{n}", "1") for n in range(3)))], events(*rows), data)
+    write_dataset(joined.frame, data, tmp_path / "new")
+    found = load_dataset(tmp_path / "new")
+
+    assert found.events.filter(pl.col("at") >= LATER)["position"].to_list() == due
+    assert found.config.position == "position"
+    assert found.config.side("context")[-1].serving_value is not None, "what requests are scored at stays"
 
 
 def test_rejects_used_folder_and_invalid_log(tmp_path: Path) -> None:

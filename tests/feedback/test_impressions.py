@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from msd.dataset import mapped, order
 from msd.feedback.files import FeedbackError
 from msd.feedback.impressions import Joined, Windows, join
+from msd.feedback.outcomes import say_unjoined
 from tests.feedback import made
 from tests.feedback.made import requests
 
@@ -76,15 +77,33 @@ def test_late_repeated_and_foreign_events_are_counted() -> None:
         "repeated_requests": 1,
         "impressions_not_logged": 1,
         "impressions_of_no_candidate": 1,
+        "clicks_before_their_impression": 0,
         "clicks_without_impression": 2,
+        "new_clicks": 0,
+        "new_unjoined_clicks": 0,
         "late_clicks": 1,
         "repeated_clicks": 1,
         "joined_impressions": 2,
         "joined_clicks": 1,
         "unsettled_impressions": 0,
         "unsettled_clicks": 0,
+        "impressions_without_position": 2,
         "anonymous_impressions": 0,
     }
+
+
+def test_position_is_that_of_the_first_impression_which_says_one() -> None:
+    rows = [
+        ("impression", "a", 1_002, "r", "late", 4),
+        ("impression", "a", 1_000, "r", "first"),
+        ("impression", "a", 1_001, "r", "second", 3),
+        ("impression", "b", 1_000, "r", "silent"),
+        ("click", "b", 1_001, "r", "c", 2),
+    ]
+    joined = join([requests({})], [made.events(*rows)], HOUR)
+
+    assert joined.frame.select("item_id", "at", "position").rows() == [("a", 1_000, 3), ("b", 1_000, None)]
+    assert joined.told["impressions_without_position"] == 1
 
 
 def test_clicks_at_the_windows_edges_count() -> None:
@@ -110,7 +129,23 @@ def test_nameless_click_is_of_the_latest_impression() -> None:
     )
 
     assert labels(joined) == {"r/a": 0, "s/a": 1, "t/a": 0, "v/a": 0}
-    assert joined.told["clicks_without_impression"] == 2
+    assert (joined.told["clicks_without_impression"], joined.told["clicks_before_their_impression"]) == (1, 1)
+
+
+def test_early_clicks_are_counted_and_join_by_their_request_alone() -> None:
+    """A click an hour early that names no request is lost; one that names it joins, however early its clock."""
+    log = requests(*({"request_id": one} for one in "rsu"), {"request_id": "t", "user_id": "other"})
+    shown = [("impression", item, at, of) for item, at, of in (("a", 5_000, "r"), ("b", 5_000, "s"), ("a", 100, "u"))]
+    nameless = [("click", item, at, None) for item, at in (("a", 3_800), ("b", 1_400), ("b", 1_399), ("b", 8_601))]
+    rows = [*shown, ("impression", "a", 5_000, "t"), *nameless, ("click", "b", 1_400, "s")]
+    joined = join([log], events(*rows), replace(HOUR, new_since=1_399.5))
+    told = joined.told
+
+    assert labels(joined) == {"r/a": 0, "s/b": 1, "u/a": 0, "t/a": 0}
+    assert (told["joined_clicks"], told["clicks_before_their_impression"]) == (1, 2)
+    assert (told["late_clicks"], told["clicks_without_impression"], told["repeated_clicks"]) == (1, 1, 0)
+    assert (told["new_clicks"], told["new_unjoined_clicks"]) == (4, 2)
+    assert "of 5 clicks 2 came before the impression of their user and item, and 1 have none" in say_unjoined(told)
 
 
 def test_rejects_events_without_requests() -> None:
@@ -141,7 +176,10 @@ def test_every_event_is_counted_once(rows: list[tuple[object, ...]], random: obj
 
     assert told["events"] - told["repeated_events"] == told["impressions"] + told["clicks"]
     unused = ("impressions_without_request", "impressions_not_logged", "impressions_of_no_candidate")
-    for kind, ends in (("impressions", unused), ("clicks", ("clicks_without_impression", "late_clicks"))):
+    for kind, ends in (
+        ("impressions", unused),
+        ("clicks", ("clicks_before_their_impression", "clicks_without_impression", "late_clicks")),
+    ):
         assert told[kind] == sum(told[name] for name in (*ends, f"repeated_{kind}", f"joined_{kind}"))
     assert joined.frame.select(pl.struct("request_id", "item_id").is_unique().all()).item()
 
@@ -172,7 +210,11 @@ def test_a_log_joined_by_parts_is_that_joined_at_once(monkeypatch: pytest.Monkey
     assert parts.frame.n_chunks() > 2 >= whole.frame.n_chunks()
     assert_frame_equal(parts.frame, whole.frame)
     assert (parts.told, parts.ends_at) == (whole.told, whole.ends_at)
-    assert [name for name, count in whole.told.items() if not count] == ["anonymous_impressions"]
+    assert [name for name, count in whole.told.items() if not count] == [
+        "new_clicks",
+        "new_unjoined_clicks",
+        "anonymous_impressions",
+    ]
 
 
 def test_conversions_belong_to_clicks() -> None:

@@ -108,6 +108,11 @@ def test_pods_logs_join_exactly_once_before_any_conversion(tmp_path: Path, capsy
         ([".", "--events", "torn.jsonl", "--by", "arm"], "torn.jsonl: cannot be read as events"),
         ([".", "--events", "other.jsonl", "--by", "arm"], "has no column 'event_id'"),
         ([".", "--events", "nested.jsonl", "--by", "arm"], "nested.jsonl: a column is of another type"),
+        ([".", "--events", "place0.jsonl", "--by", "arm"], "has the position 0; it should be a whole number from 1"),
+        ([".", "--events", "place1.jsonl", "--by", "arm"], "has the position 1.5; it should be"),
+        ([".", "--events", "place2.jsonl", "--by", "arm"], "has the position top; it should be"),
+        ([".", "--events", "place3.jsonl", "--by", "arm"], "has the position True; it should be"),
+        ([".", "--events", "place4.jsonl", "--by", "arm"], "has the position 999; it should be"),
         ([".", "--events", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
     ],
 )
@@ -124,6 +129,8 @@ def test_rejects_unusable_input_with_one_message(
     Path("events.jsonl").write_text(json.dumps(whole) + "\n")
     Path("torn.jsonl").write_text('{"event_id": \n')
     Path("other.jsonl").write_text('{"x": 1}\n')
+    for number, place in enumerate((0, 1.5, "top", True, 999)):
+        Path(f"place{number}.jsonl").write_text(json.dumps(whole | {"position": place}) + "\n")
     Path("nested.jsonl").write_text(json.dumps(whole | {"at": {"s": 1}}) + "\n")
     Path("text.parquet").write_text("text")
 

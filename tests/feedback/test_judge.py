@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 import native
@@ -12,7 +13,7 @@ from msd.contract.bundle import Bundle
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
 from msd.feedback.gate import Gate, checks_of
 from msd.feedback.impressions import Windows, join
-from msd.feedback.judge import Verdict, judge
+from msd.feedback.judge import Verdict, _score, judge
 from msd.feedback.scored_bundle import ScoredBundle
 from tests.bundles.factory import AT, USERS, build_bundle
 from tests.bundles.ranker_graph import Recipe
@@ -73,6 +74,25 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     assert {name: segment["impressions"] for name, segment in segments.items()} == due
     assert segments["anonymous"]["predicted_over_observed"]["new"] == pytest.approx(1, abs=0.2)
     assert better.figures["models"]["new"]["pcvr"]["predicted_over_observed"] == pytest.approx(1, abs=0.2)
+
+
+def test_impressions_are_judged_where_they_were_shown(bundle: Bundle) -> None:
+    """The law of the clicks is the bundle's own score at each impression's place, a missing one where it is unknown."""
+    scorer, ids = ScoredBundle(bundle.folder), ["i1", "i2", "i3", "i4"]
+    body = json.dumps({"user_id": "u1", "candidates": {"id": ids}}).encode()
+    row = {"request_id": "r", "item_ids": ids, "request": body, "at": AT + 60}
+    served = requests({**row, "scores": [[0.5] * 4], "bids": None})
+    rows = [("impression", one, AT + 61, "r", one, place) for one, place in zip(ids, (1, 3, None, 2), strict=True)]
+    later = join([served], [events(*rows, ("click", "i1", AT + 70, "r"))], Windows()).frame.sort("item_id")
+    file = [served.with_columns(pl.lit(None).alias(name) for name in JUDGE_COLUMNS if name not in served.columns)]
+    scored = _score((scorer, scorer), [frame.with_columns(request=pl.lit(body)) for frame in file], later)
+    found = scorer.score_shown(row, None, {1, 2, 3, None})
+
+    assert found is not None
+    due = [found.shown[place]["pctr"][number] for number, place in enumerate((1, 3, None, 2))]
+    assert scored.pctr[0].tolist() == scored.pctr[1].tolist() == pytest.approx(due)
+    assert len({float(found.shown[place]["pctr"][0]) for place in (1, 2, 3, None)}) == 4
+    assert found.shown[1]["pctr"].tolist() == found.served["pctr"].tolist()
 
 
 def test_scores_come_from_the_core(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, LearnedCorrection, read_corrections, write_corrections
-from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, learn
+from msd.feedback.files import FeedbackError
+from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, _where_scored, learn
 from tests.feedback.made import traffic
 from tests.service.live import run_msd
 
@@ -253,3 +254,23 @@ def test_rejects_logs_without_settled_impressions(tmp_path: Path) -> None:
     out.unlink()
     assert "are clicks still sent?" in recalibrate(log, out, code=1)
     assert read_corrections(out) == {}
+
+
+@pytest.mark.parametrize(
+    ("slots", "positions", "due"),
+    [
+        ([1, 1, 1], [1, 2, None], [0]),
+        ([1, 1, 1], [None, None, None], [0, 1, 2]),
+        ([None, None, None], [1, 2, None], [0, 1, 2]),
+        ([2, 1, None], [2, 2, 9], [0, 2]),
+    ],
+)
+def test_corrections_learn_from_impressions_at_the_place_of_their_scores(
+    slots: list[int | None], positions: list[int | None], due: list[int]
+) -> None:
+    """Clicks of all places would pull the first place's scores down to the mean of the page."""
+    types = pl.Schema({"slot": pl.Int32, "position": pl.Int32})
+    shown = pl.DataFrame({"slot": slots, "position": positions}, schema=types).with_row_index()
+    assert _where_scored(shown)["index"].to_list() == due
+    with pytest.raises(FeedbackError, match="no impression was shown at the place"):
+        _where_scored(shown.with_columns(slot=7, position=8).cast(types))

@@ -123,6 +123,8 @@ def draw_schema(random: Random) -> FeatureSchema:
 def _value_field(random: Random, side: Side, name: str) -> Categorical | Bag | Numeric:
     kind = random.choice(["vocabulary", "buckets", "bag", "numeric", "numeric"])
     serving = side == "context" and random.random() < 0.2
+    if serving and random.random() < 0.5:
+        name += "_position"
     if kind == "numeric":
         return Numeric(
             name=name,
@@ -232,6 +234,8 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["user"] = _user(random, world.schema, items)
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, 10**309, None])
+    if random.random() < 0.3:
+        document["slot"] = random.choice([1, 2, 7, 255, 0, 256, 1.0, None])
     if random.random() < 0.4:
         document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:

@@ -164,3 +164,15 @@ def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
         done = run_msd("nightly", str(config))
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     assert "/dev/null: not a regular file" in run_msd("nightly", "/dev/null").stderr
+
+
+def test_night_whose_clicks_come_before_their_impressions_is_refused(world: World) -> None:
+    bundles = world.folder / "bundles"
+    served = (bundles / "current").resolve()
+    world.serve(12, bundles / "current", COUNT, early_s=3_600)
+    early = night(world, "slow-clock")
+
+    assert (early["status"], early["is_accepted"]) == ("kept", False)
+    assert "new clicks join no impression" in early["why"][0]
+    assert early["counts"]["clicks_before_their_impression"] > 100
+    assert (bundles / "current").resolve() == served

@@ -63,9 +63,12 @@ class World:
         with_parts(events.lazy(), count).collect().write_csv(data / "events.csv")
         return data
 
-    def serve(self, night: int, bundle: Path, count: int, bots: float = 0.0, clicks: bool = True) -> None:
+    def serve(
+        self, night: int, bundle: Path, count: int, bots: float = 0.0, clicks: bool = True, early_s: float = 0.0
+    ) -> None:
         """Write one day's logs of two pods that served the bundle: requests, and events, which may reach the other pod.
-        `bots`: share of impressions that are clicked whatever they show. `clicks`: whether clicks arrive at all."""
+        `bots`: share of impressions that are clicked whatever they show. `clicks`: whether clicks arrive at all.
+        `early_s`: by how much the clock of clicks, which then name no request, is slow."""
         scorer = ScoredBundle(bundle)
         pods: tuple[list[dict[str, object]], ...] = ([], [])
         told: tuple[list[dict[str, object]], ...] = ([], [])
@@ -87,8 +90,9 @@ class World:
             is_clicked = self.rng.random() < bots or self._clicks(int(ids[0][1:]))
             for kind in ("impression", "click")[: 1 + (is_clicked and clicks)]:
                 event = {"event_id": f"{night}-{number}", "type": kind, "user_id": user or "", "item_id": ids[0]}
-                later = 40.0 if kind == "click" else 1.0
-                told[self.rng.integers(2)].append({**event, "at": at + later, "request_id": f"{night}-{number}"})
+                later, named = (40.0 - early_s, not early_s) if kind == "click" else (1.0, True)
+                request_id = f"{night}-{number}" if named else None
+                told[self.rng.integers(2)].append({**event, "at": at + later, "request_id": request_id})
         for name, rows, events in zip("ab", pods, told, strict=True):
             pod = self.folder / "logs" / name
             pod.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,15 @@ def test_constant_number_has_scale_one(values: list[float | None]) -> None:
     assert field.mean == (values[0] or 0.0)
 
 
+def test_position_that_no_row_tells_is_left_out() -> None:
+    """Requests would be served by an embedding that nothing trained."""
+    features = [_feature("position", "context", "categorical", serving_value=1), _feature("hour", "context", "numeric")]
+    events: Columns = {"position": [None] * 10, "hour": [None] * 10}
+    schema = fit_schema(dataset_of(ROWS, events=events, features=features))
+    assert (schema.serving_constants, schema.position, schema.slot_of(2)) == ({}, None, None)
+    assert set(schema.settable["context"]) == {"hour"}
+
+
 def test_serving_values_are_carried_over() -> None:
     features = [
         _feature("position", "context", "categorical", serving_value=1),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX, encode_state
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
+from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.timeline import Timeline, encode_entities, walk_events
+from msd.student.vectors import no_vectors
 from tests.ranker.made import Columns, dataset_of
 
 HALF_LIFE_S = 40.0
@@ -235,3 +238,34 @@ def test_events_have_their_entities_rows_and_the_last_is_missing(tiny: Dataset) 
         places = entities.places(tiny.events[f"{side}_id"])
         assert places.dtype == np.int32
         assert [entities.ids[place] for place in places] == tiny.events[f"{side}_id"].to_list()
+
+
+def test_anonymous_impressions_count_for_items_and_have_no_user() -> None:
+    """Pages of anonymous visitors, whose stand-ins come twice each."""
+    rows = [
+        ("\0r1", "i0", 10, 1),
+        ("\0r1", "i1", 10, 0),
+        ("u0", "i0", 20, 0),
+        ("\0r2", "i0", 30, 0),
+        ("\0r2", "i1", 40, 1),
+        ("u0", "i1", 50, 0),
+        ("u0", "i0", 60, 0),
+        ("\0r3", "i1", 70, 0),
+    ]
+    parts = ["window", "window", "train", "train", "train", "train", "valid", "test"]
+    later = [(user, item, 1_700_000_000 + at, label) for user, item, at, label in rows]
+    dataset = dataset_of(later, events={"part": parts}, split={"column": "part"})
+    schema = fit_schema(dataset, semantics=False)
+    features = build_features(dataset, schema, no_vectors())
+    users, anonymous = features.user, dataset.events["user_id"].str.starts_with("\0").to_numpy()
+
+    assert schema.indexed("user")[0].vocabulary == ("u0",)
+    assert users.entities.ids == ["u0"]
+    assert users.rows.numpy()[anonymous].tolist() == [users.entities.unknown] * 5
+    for dense in (users.dense, users.live_dense, *users.aged_dense):
+        assert torch.equal(dense[anonymous], users.unknown_dense.expand(5, -1))
+    assert (features.history.numpy()[anonymous] == -1).all()
+    assert (features.history.numpy()[6] >= 0).sum() == 2
+    assert len(set(features.people(np.arange(8)).tolist())) == 6, "each is its own, and u0 is one"
+    assert [round(features.timeline.item.final[place].impressions) for place in range(2)] == [3, 3]
+    assert set(features.timeline.user.final) == {0}

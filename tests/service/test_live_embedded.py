@@ -44,7 +44,7 @@ def live(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         yield running
 
 
-def event(number: object, user: str, item: str, kind: str = "click", **more: object) -> dict[str, Any]:
+def event(number: object, user: str | None, item: str, kind: str = "click", **more: object) -> dict[str, Any]:
     return {"event_id": f"e{number}", "type": kind, "user_id": user, "item_id": item, "at": AT + 10, **more}
 
 
@@ -90,6 +90,22 @@ def test_unknown_ids_are_kept_and_counted(live: LiveService) -> None:
     assert unknown() == [count + 1 for count in before]
     answer = live.score({"user_id": "newcomer", "at": AT + 20, "candidates": {"id": ["i1"]}}).json()
     assert answer["degraded"] == {"user": "unknown"}
+
+
+def test_anonymous_event_counts_for_its_item_alone(live: LiveService) -> None:
+    def unknown() -> float:
+        return live.metric('msd_events_noted_total{what="unknown_user"}')
+
+    tell(live, event("n", "u9", "i35"))  # so that counts are as fresh before as after
+    nobody = {"candidates": {"id": ["i33", "i34"]}, "user_id": None, "at": AT + 20}
+    before, noted = live.score(nobody).json()["candidates"]["pctr"], unknown()
+    shown = [event(f"n{number}", None, "i33", "impression", position=number + 1) for number in range(9)]
+    assert tell(live, *shown).json() == {"accepted": 9, "duplicates": 0}
+    after = live.score(nobody).json()["candidates"]["pctr"]
+
+    assert after[0] != before[0]
+    assert after[1] == before[1], "there is no anonymous user whose history it could be"
+    assert unknown() == noted
 
 
 def test_far_future_is_near(live: LiveService) -> None:

@@ -269,6 +269,7 @@ def test_events_are_read_as_they_were_written() -> None:
     read = parse_events(body(CLICK, {**bare, "type": "impression", "at": None, "request_id": None}))
 
     assert read[0].model_dump(exclude_unset=True) == CLICK
+    assert read[0].position is None
     assert (read[1].type, read[1].at, read[1].request_id) == ("impression", None, None)
     (worth,) = parse_events(body({**CONVERSION, "value": 0, "currency": "EUR"}))
     assert (worth.value, worth.currency) == (0.0, "EUR")
@@ -304,12 +305,32 @@ def test_events_are_read_as_they_were_written() -> None:
         (body({**CONVERSION, "value": 3, "currency": "EUR\n"}), "events.0.currency"),
         (body({name: value for name, value in CLICK.items() if name != "type"}), "events.0.type"),
         (body({**CLICK, "user_id": "\ud800"}), "events.0.user_id"),
+        (body({**CLICK, "position": 1}), "events.0"),
     ],
 )
 def test_invalid_event_is_refused_by_its_field(document: bytes, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_events(document)
     assert raised.value.field == field
+
+
+def test_anonymous_event_says_so() -> None:
+    assert parse_events(body({**CLICK, "user_id": None}))[0].user_id is None
+    for lacking in ({**CLICK, "user_id": ""}, {name: value for name, value in CLICK.items() if name != "user_id"}):
+        with pytest.raises(InvalidRequest) as raised:
+            parse_events(body(lacking))
+        assert raised.value.field == "events.0.user_id"
+
+
+@pytest.mark.parametrize("position", [0, -1, 256, 999, 1.5, 1.0, True, "top", "1", [1]])
+def test_position_is_a_place_of_the_page(position: object) -> None:
+    shown = {**CLICK, "type": "impression"}
+    assert [parse_events(body({**shown, "position": place}))[0].position for place in (1, 255, None)] == [1, 255, None]
+    with pytest.raises(
+        InvalidRequest, match="should be a whole number from 1, the first place of the page, to 255"
+    ) as raised:
+        parse_events(body({**shown, "position": position}))
+    assert raised.value.field == "events.0.position"
 
 
 @pytest.mark.parametrize(

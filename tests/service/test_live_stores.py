@@ -197,6 +197,24 @@ async def test_seen_id_is_a_duplicate_whatever_it_names_now(opened: Opened, user
         assert await held(store) == before
 
 
+async def test_event_of_an_anonymous_user_counts_for_its_item_alone(opened: Opened) -> None:
+    async with opened() as store:
+        batch = one_event(1, "u1", "i1")
+        of_nobody = [
+            event._replace(user_id="", event_id=f"n{place}")
+            for place, event in enumerate([*batch.events, *batch.events])
+        ]
+        outcome = await store.add(batch._replace(events=of_nobody))
+        again = await store.add(batch._replace(events=of_nobody))
+        (item,), users = (await store.get("item", ["i1"])).packed, (await store.get("user", ["", "u1"])).packed
+
+    assert (outcome.accepted, outcome.duplicates, again.accepted, again.duplicates) == (2, 0, 0, 2)
+    state = unpack_state(item)
+    assert state is not None
+    assert state.state.impressions + state.state.clicks == pytest.approx(2.0)
+    assert list(users) == [None, None]
+
+
 @pytest.mark.parametrize("length", [1, 5, 11])
 async def test_full_history_drops_what_the_fold_drops(opened: Opened, length: int) -> None:
     """Of clicks that are rare at first, and frequent then."""

@@ -138,6 +138,7 @@ DEVICE = st.fixed_dictionaries(
 REFUSALS: list[dict[str, Any]] = [
     {"regs": {"coppa": 1}},
     {"device": {"lmt": 1}},
+    {"device": {"ext": {"atts": 2}}},
     {"regs": {"gdpr": 1}},
     {"regs": {"gdpr": 1}, "user": {"consent": tcf((1, 2, 3))}},
     {"regs": {"us_privacy": "1YYN"}},

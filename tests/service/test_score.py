@@ -55,6 +55,25 @@ def test_unknown_items_of_the_requests_history_are_counted_once_each(client: htt
     assert "degraded" not in client.post("/v1/score", json=request | {"user": {"history": ["i8"]}}).json()
 
 
+def test_slot_is_the_place_that_is_scored_for(client: httpx.Client) -> None:
+    """By the core, and by Python, which explains."""
+    body = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2"]}}
+
+    def scores(**more: Any) -> list[float]:  # noqa: ANN401
+        found: list[float] = client.post("/v1/score", json=body | more).json()["candidates"]["pctr"]
+        return found
+
+    first, second = scores(), scores(slot=2)
+    assert scores(slot=1) == first
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    assert scores(slot=2, explain=True) == pytest.approx(second, abs=CLOSE)
+    for slot in (0, -1, 999, "top"):
+        refused = client.post("/v1/score", json=body | {"slot": slot})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["field"]) == (422, "slot")
+        assert "should be a whole number from 1, the first place of the page, to 255" in error["message"]
+
+
 def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(client: httpx.Client) -> None:
     bids = {"id": ["i1", "i2", "i3"], "bid": [2.0, 2.0, 2.0]}
     body: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": bids}

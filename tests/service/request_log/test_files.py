@@ -176,7 +176,7 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
     same(first, RECORD)
     same(second, BARE)
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-    events = [EVENT, replace(EVENT, request_id="r")]
+    events = [EVENT, replace(EVENT, request_id="r", position=2)]
     path.write_bytes(encode(events))
     assert list(read_events(path)) == events
 
@@ -233,13 +233,15 @@ def test_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
 def test_logged_events_equal_those_of_the_request() -> None:
     body = (
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
-        b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"},'
-        b'{"event_id":"g","type":"conversion","user_id":"u","item_id":"i","at":1,"value":3,"currency":"EUR"}]}'
+        b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r","position":3},'
+        b'{"event_id":"g","type":"click","user_id":null,"item_id":"i","at":1,"request_id":"r"},'
+        b'{"event_id":"h","type":"conversion","user_id":"u","item_id":"i","at":1,"value":3,"currency":"EUR"}]}'
     )
     assert list(records_of(LoggedEvents(body, 3, 2.0))) == [
         EVENT,
-        EventRecord("f", "impression", "u", "i", 1, "r", 2.0),
-        EventRecord("g", "conversion", "u", "i", 1, None, 2.0, value=3, currency="EUR"),
+        EventRecord("f", "impression", "u", "i", 1, "r", 2.0, 3),
+        EventRecord("g", "click", "", "i", 1, "r", 2.0),
+        EventRecord("h", "conversion", "u", "i", 1, None, 2.0, value=3, currency="EUR"),
     ]
 
 

@@ -192,6 +192,21 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     assert joined(metrics) == (0.75, 2)
 
 
+def test_impressions_at_other_places_are_not_judged() -> None:
+    """The scores are for the second place; of a model without positions all count."""
+    for slot, due in ((2, (0.5, 0)), (None, (0.75, 1))):
+        metrics = Metrics()
+        observed = Observed(metrics)
+        scores = [np.array([0.25, 0.5], np.float32)]
+        observed.record(replace(RECORD, item_ids=["a", "b"], bids=None, heads=["pctr"], scores=scores, slot=slot))
+        observed.event(replace(event("impression", "a", 100), position=1))
+        observed.event(event("click", "a", 101))
+        observed.event(replace(event("impression", "b", 100), position=2))
+        observed.event(event("impression", "x", 100 + SETTLE_S, None))
+        observed.tell()
+        assert joined(metrics) == due
+
+
 def test_garbage_collector_tracks_nothing_that_is_remembered() -> None:
     observed, before = Observed(Metrics()), collected()
     for number in range(1_000):
