@@ -28,7 +28,8 @@ from msd.contract.schema import (
 Value = str | float | tuple[str, ...] | None
 MISSING_INDEX = 0
 UNKNOWN_INDEX = 1
-_STANDARD_LIMIT = 10.0
+STANDARD_LIMIT = 10.0
+"""Of standardised numbers, in either direction."""
 _RAREST = 1e-6
 SECONDS_PER_DAY = 86_400.0
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -145,7 +146,7 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
     if field.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     with np.errstate(over="ignore"):  # an overflow is infinite, which the limit makes finite again
-        standard = np.clip((numbers - field.mean) / field.scale, -_STANDARD_LIMIT, _STANDARD_LIMIT)
+        standard = np.clip((numbers - field.mean) / field.scale, -STANDARD_LIMIT, STANDARD_LIMIT)
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 

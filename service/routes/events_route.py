@@ -180,6 +180,7 @@ class EventsRoute:
         noted["in_row"].inc(outcome.in_row)
         noted["unknown_user"].inc(sum(event.user_id not in batch.rows["user"] for event in batch.events))
         noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
+        metrics.damaged_states.inc(outcome.damaged)
         metrics.newest_event.set(outcome.newest_at)
 
 

@@ -15,10 +15,13 @@ from msd.contract.bundle import ROWS
 from msd.contract.pricing import PRICED
 from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
-from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
+from msd.contract.schema import MAX_HISTORY, Bag, Categorical, FeatureSchema, Sequence
 from native.layout import core_model, core_rows, core_schema, given_rows, new_tensors
+from service.live.live_state import begin, pack_state
 from tests.bundles.factory import build_bundle
+from tests.contract.examples import clicked
 from tests.native.comparison import CAPACITY, FILLED, LACKING, UNREAD, Pair
 from tests.native.worlds import AT, draw_world
 
@@ -161,6 +164,27 @@ def test_given_rows_that_are_not_those_wanted_are_lacking(tmp_path: Path) -> Non
     short = given_rows(users, items._replace(found=items.found[:2]))
     with pytest.raises(ValueError, match="smaller"):
         loaded.frame.take(BODY, CAPACITY, *short, AT, None, None, False, False)
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(MAX_HISTORY, FILLED), (MAX_HISTORY + 1, LACKING)])
+def test_history_of_a_state_or_a_row_is_bounded(
+    count: int, outcome: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the core does not take, Python sees, and counts as damaged."""
+    seen = clicked(*(f"i{place}" for place in range(count)))
+    state = pack_state(begin(1.0, 1.0, AT + 1, seen))
+    loaded = Loaded(tmp_path / "bundle")
+    rows = core_rows(loaded.files["user"]), core_rows(loaded.files["item"])
+    live = (state, [None] * 3, None, 900.0, 1.0, 1.0)
+    assert loaded.frame.take(BODY, CAPACITY, *rows, AT, None, lambda *_: live, False, False) == outcome
+
+    monkeypatch.setattr("msd.contract.rows.MAX_HISTORY", count)  # as another's program may pack it
+    codec, path = loaded.codecs["user"], tmp_path / "users.rows"
+    write_row_file(path, codec, loaded.bundle.bundle_id, ["u1"], codec.missing, [seen])
+    monkeypatch.undo()
+    file = RowFile(path, codec, loaded.bundle.bundle_id)
+    assert loaded.frame.take(BODY, CAPACITY, core_rows(file), rows[1], AT, None, None, False, False) == outcome
+    assert file.get(["u1"]).damaged == (outcome == LACKING)
 
 
 WORLDS, REQUESTS = 60, 30
