@@ -80,11 +80,11 @@ def _category(value: object) -> str:
 
 
 def is_unknown(field: ValueField, value: Value) -> bool:
-    """Return whether a canonical value has a category outside the field's vocabulary. A hashed field has all of
-    them."""
+    """Return whether a canonical value has a category outside the field's vocabulary, among those that count. A hashed
+    field has all of them."""
     if isinstance(field, Numeric) or field.buckets is not None or value is None:
         return False
-    return any(one not in field.index for one in (value if isinstance(value, tuple) else (value,)))
+    return any(one not in field.index for one in (value[: field.width] if isinstance(value, tuple) else (value,)))
 
 
 @lru_cache(4_096)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.rows import LATEST_S, MAX_COUNT
+from msd.contract.rows import MAX_COUNT
 from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS
 from msd.contract.state import EntityState, Event, Impression, StateRule, fold
 

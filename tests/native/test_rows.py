@@ -202,3 +202,23 @@ def test_drawn_requests_are_equal_and_most_good_ones_are_filled(is_file: bool, t
     assert outcomes.count(FILLED) > 0.15 * WORLDS * REQUESTS
     assert outcomes.count(LACKING) > 0.01 * WORLDS * REQUESTS
     assert outcomes.count(UNREAD) > 0.1 * WORLDS * REQUESTS
+
+
+def test_values_beyond_a_bags_width_are_not_looked_up() -> None:
+    """They would be unknown."""
+    schema = FeatureSchema(
+        fields=(
+            Categorical(name="item_id", side="item", is_id=True, buckets=64),
+            Sequence(name="history", length=3),
+            Bag(name="tags", side="context", vocabulary=("a", "b"), max_values=2),
+        )
+    )
+    codecs = {side: RowCodec(schema, side, "0" * 32) for side in ROW_SIDES}
+    frame = core.Frame(core_schema(schema, codecs), SERVED, new_tensors(schema, CAPACITY), CAPACITY)
+    given = given_rows(codecs["user"].unpack([None]), codecs["item"].unpack([None]))
+    for tags, places in ((["a", "b", *["x"] * 998], []), (["a", "x"], ["context.tags"])):
+        body = json.dumps({"user_id": "u1", "context": {"tags": tags}, "candidates": {"id": ["i1"]}}).encode()
+        assert frame.take(body, CAPACITY, *given, AT, None, None, False, False) == FILLED
+        reply = json.loads(frame.reply("r", None, {"pctr": np.zeros(1, np.float32)}, 1, []))
+        assert list(reply["degraded"].get("values", {})) == places
+        assert list(parse_request(body, schema).unknown) == places

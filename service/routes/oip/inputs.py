@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from msd.contract.request import InvalidRequest, TooManyCandidates
-from msd.contract.schema import MAX_HISTORY
-from msd.contract.schema import Bag, FeatureSchema, Numeric, ValueField
+from msd.contract.schema import MAX_HISTORY, Bag, FeatureSchema, Numeric, ValueField
 from service.routes.oip.tensors import FLOATS, INTEGERS, InferInput, Parts, values_of
 
 WHOLE = "request"
