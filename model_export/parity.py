@@ -21,10 +21,10 @@ from msd.contract.encode import SECONDS_PER_DAY
 from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors
 from msd.contract.precision import Precision
 from msd.contract.pricing import Formula
-from msd.contract.request import ANONYMOUS_PREFIX, MAX_HISTORY, parse_request
+from msd.contract.request import ANONYMOUS_PREFIX, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES
-from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
+from msd.contract.schema import MAX_HISTORY, OUTCOME_FEATURES, FeatureSchema
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features

@@ -17,8 +17,17 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 _SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
-# Products and sums are rounded separately, as numpy rounds them.
-_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-DNDEBUG")
+# Products and sums are rounded separately, as numpy rounds them; `char` is unsigned on every architecture.
+_FLAGS = (
+    "-std=c++20",
+    "-funsigned-char",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-pthread",
+    "-DNDEBUG",
+)
 # For nanobind's own file alone: they would slow the core down.
 _BINDING_FLAGS = ("-DNB_COMPACT_ASSERTIONS", "-fno-strict-aliasing")
 _SANITISERS = {

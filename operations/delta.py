@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from msd.contract.bundle import ROWS, Bundle, FileEntry, Proof
@@ -17,7 +16,7 @@ from msd.contract.errors import BundleError
 from msd.contract.files import owned_folder, read_small, sha256_file, write_bytes_atomic
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
-from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, unpack_history
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed, parse_sealed
 
@@ -118,16 +117,14 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
 def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
     """Write the changed rows, and return the removed IDs."""
     before, after = (RowFile.of(one, side) for one in (old, new))
-    codec, size = after.codec, after.codec.dtype.itemsize
+    codec = after.codec
     changed = [(one, row) for one, row, was in _beside(after, before) if was is None or not _alike(codec, row, was)]
-    write_row_file(
-        path,
-        codec,
-        new.bundle_id,
-        [one for one, _ in changed],
-        np.frombuffer(b"".join(row[:size] for _, row in changed), codec.dtype),
-        [unpack_history(row[size:]) or () for _, row in changed] if side == "user" else [],
-    )
+    rows = codec.unpack([row for _, row in changed])
+    if rows.damaged:
+        raise BundleError(
+            f"{new.path(ROWS[side])}: {rows.damaged} rows are damaged or too long; export the bundle again"
+        )
+    write_row_file(path, codec, new.bundle_id, [one for one, _ in changed], rows.records, rows.histories)
     return [one for one, _, now in _beside(before, after) if now is None]
 
 

@@ -169,13 +169,15 @@ def held_rows(running: Publication, bundle_id: str) -> str:
 
 
 def copy_rows(running: Publication, bundle_id: str, files: Files, progress: Progress) -> int:
-    """Write all rows, and return their bytes. Readers see whole rows, old or new."""
+    """Write all rows, and return their bytes. Readers see whole rows, old or new. Raises BundleError for a row that
+    they would refuse."""
     total = sum(file.count for file in files.values())
     copied = size = 0
     progress(0, total)
     with running.redis.pipeline(transaction=False) as pipeline:
         for side, start in ((side, start) for side, file in files.items() for start in range(0, file.count, CHUNK)):
             chunk, prefix = files[side].scan(start, start + CHUNK), key_prefix(bundle_id, side).encode()
+            files[side].codec.check(chunk)
             set_all(running.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
             copied += len(chunk)
             size += sum(len(row) for _, row in chunk)

@@ -131,7 +131,7 @@ def open_live_store(settings: Settings, metrics: Metrics) -> LiveStore:
     if settings.store == "redis":
         from service.live.redis import RedisStates
 
-        return RedisStates(settings)
+        return RedisStates(settings, metrics)
     try:
         from service.live.embedded import EmbeddedStates, StateFile
     except ImportError:

@@ -28,7 +28,8 @@ from msd.contract.schema import (
 Value = str | float | tuple[str, ...] | None
 MISSING_INDEX = 0
 UNKNOWN_INDEX = 1
-_STANDARD_LIMIT = 10.0
+STANDARD_LIMIT = 10.0
+"""Of standardised numbers, in either direction."""
 _RAREST = 1e-6
 SECONDS_PER_DAY = 86_400.0
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
@@ -79,11 +80,11 @@ def _category(value: object) -> str:
 
 
 def is_unknown(field: ValueField, value: Value) -> bool:
-    """Return whether a canonical value has a category outside the field's vocabulary. A hashed field has all of
-    them."""
+    """Return whether a canonical value has a category outside the field's vocabulary, among those that count. A hashed
+    field has all of them."""
     if isinstance(field, Numeric) or field.buckets is not None or value is None:
         return False
-    return any(one not in field.index for one in (value if isinstance(value, tuple) else (value,)))
+    return any(one not in field.index for one in (value[: field.width] if isinstance(value, tuple) else (value,)))
 
 
 @lru_cache(4_096)
@@ -145,7 +146,7 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
     if field.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     with np.errstate(over="ignore"):  # an overflow is infinite, which the limit makes finite again
-        standard = np.clip((numbers - field.mean) / field.scale, -_STANDARD_LIMIT, _STANDARD_LIMIT)
+        standard = np.clip((numbers - field.mean) / field.scale, -STANDARD_LIMIT, STANDARD_LIMIT)
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 

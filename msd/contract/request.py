@@ -27,12 +27,11 @@ from pydantic import (
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
 from msd.contract.pricing import Formula, Pricing
-from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
+from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS, FeatureSchema, Side
 from msd.contract.state import Impression
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 200
-MAX_HISTORY = 1_000
 MAX_LIST_VALUES = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60

@@ -14,18 +14,25 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.encode import STANDARD_LIMIT
 from msd.contract.errors import BundleError
-from msd.contract.schema import MAX_ID_CHARS, FeatureSchema
+from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS, FeatureSchema
 from msd.contract.state import Impression
 
 ROW_FORMAT = 3
 _HAS_SEMANTIC, _ENCODED = 1, 2
 _IMPRESSION = struct.Struct("<IeeH")
 _LATEST, _MOST = 2**32 - 1, 60_000.0  # an impression's greatest packed time and numbers
+MAX_COUNT = 1e30
+"""Of impressions and clicks in rows and live states: single precision ends above it, and real counts far below."""
+LATEST_S = 1e11
+"""Some thousand years from now: a later time is damage."""
 _SUM = struct.Struct("<I")
 # CRC-32 of any bytes followed by their own CRC-32.
 _RESIDUE = 0x2144DF1C
 _MAX_ID_BYTES = 4 * MAX_ID_CHARS
+MAX_TAIL_BYTES = MAX_HISTORY * (_IMPRESSION.size + _MAX_ID_BYTES) + _SUM.size
+"""Of a history at the end of a user's row."""
 
 RowSide = Literal["user", "item"]
 ROW_SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -69,6 +76,8 @@ class RowCodec:
     def __init__(self, schema: FeatureSchema, side: RowSide, bundle_id: str) -> None:
         self.side = side
         self.dtype = row_dtype(schema, side)
+        self.max_bytes = self.dtype.itemsize + (MAX_TAIL_BYTES if side == "user" else 0)
+        """Of a row, with its history."""
         self._tag = int(bundle_id[:16], 16)
         self._sizes = np.repeat(
             [field.size for field in schema.indexed(side)], [field.width for field in schema.indexed(side)]
@@ -99,8 +108,8 @@ class RowCodec:
                 records["semantic"] = np.where(contents.present[:, None], contents.semantic, 0.0)
         if not self.is_usable(records).all():
             raise BundleError(
-                f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504), or an index "
-                "outside its table"
+                f"a row of the {self.side} side holds a value that is not finite or out of range (fp16 ends at 65,504, "
+                f"numbers at ±{STANDARD_LIMIT:g}, counts begin at 0), or an index outside its table"
             )
         _seal(records)
         return records
@@ -118,14 +127,10 @@ class RowCodec:
         return records
 
     def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
-        """Unpack raw rows, None if the store has none. Truncated, foreign or unreadable rows count as damaged."""
+        """Unpack raw rows, None if the store has none. Truncated, foreign, unreadable or too long rows count as
+        damaged."""
         size = self.dtype.itemsize
-        heads = buffers if self.side == "item" else [buffer and buffer[:size] for buffer in buffers]
-        filler = self.missing.tobytes()
-        present = [head is not None and len(head) == size and zlib.crc32(head) == _RESIDUE for head in heads]
-        joined = b"".join(head if ok and head else filler for head, ok in zip(heads, present, strict=True))
-        records = np.frombuffer(bytearray(joined), self.dtype)
-        usable = np.array(present, bool) & self.is_usable(records)
+        records, usable = self._unpack_heads(buffers)
         histories: list[tuple[Impression, ...]] = []
         if self.side == "user":
             for position, buffer in enumerate(buffers):
@@ -137,13 +142,35 @@ class RowCodec:
         found = usable & ((records["flags"] & _ENCODED) == 0)
         return Rows(records, found, tuple(histories), len(buffers) - absent - int(usable.sum()))
 
+    def check(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Raise BundleError, with the ID, for a row that is damaged apart from its history, or too long."""
+        _, usable = self._unpack_heads([row for _, row in rows])
+        if not usable.all():
+            row_id, row = rows[int(np.argmin(usable))]
+            what = (
+                f"has {len(row):,} bytes; {self.max_bytes:,} are allowed" if len(row) > self.max_bytes else "is damaged"
+            )
+            raise BundleError(f"the row of {self.side} {row_id!r} {what}; export the bundle again")
+
+    def _unpack_heads(self, buffers: Sequence[bytes | None]) -> tuple[Records, NDArray[np.bool_]]:
+        """Return the records [n] of raw rows, and which of them are usable, whatever history follows."""
+        size, most = self.dtype.itemsize, self.max_bytes
+        heads = [buffer[:size] if buffer and len(buffer) <= most else None for buffer in buffers]
+        filler = self.missing.tobytes()
+        present = [head is not None and len(head) == size and zlib.crc32(head) == _RESIDUE for head in heads]
+        joined = b"".join(head if ok and head else filler for head, ok in zip(heads, present, strict=True))
+        records = np.frombuffer(bytearray(joined), self.dtype)
+        return records, np.array(present, bool) & self.is_usable(records)
+
     def is_usable(self, records: Records) -> NDArray[np.bool_]:
-        """Return whether each record [n] has this format and bundle, and only valid values."""
+        """Return whether each record [n] has this format and bundle, and only values that can have been packed."""
         usable: NDArray[np.bool_] = (records["format"] == ROW_FORMAT) & (records["bundle"] == self._tag)
-        for name in ("impressions", "clicks", "as_of"):
-            usable &= np.isfinite(records[name])
-        for name in ("numeric", "semantic"):
-            usable &= np.isfinite(records[name]).all(axis=1)
+        for name in ("impressions", "clicks"):
+            usable &= (records[name] >= 0) & (records[name] <= MAX_COUNT)
+        for name in ("as_of", "written_at"):
+            usable &= np.abs(records[name]) <= LATEST_S
+        usable &= (np.abs(records["numeric"]) <= STANDARD_LIMIT).all(axis=1)
+        usable &= np.isfinite(records["semantic"]).all(axis=1)
         indices = records["categorical"]
         return usable & ((indices >= 0) & (indices < self._sizes)).all(axis=1)
 
@@ -183,7 +210,12 @@ def _seal(records: Records) -> None:
 
 def pack_history(history: Sequence[Impression]) -> bytes:
     """Return the tail of a user's row: of each impression its time in whole seconds, the numbers of impressions and
-    clicks in fp16, the length of the item's ID, and the ID in UTF-8; then their CRC-32."""
+    clicks in fp16, the length of the item's ID, and the ID in UTF-8; then their CRC-32.
+
+    Raises BundleError if it has more than `MAX_HISTORY` impressions, or one that is invalid.
+    """
+    if len(history) > MAX_HISTORY:
+        raise BundleError(f"a history has {len(history):,} impressions; {MAX_HISTORY:,} are allowed")
     parts = []
     for impression in history:
         encoded = impression.item_id.encode()
@@ -202,13 +234,13 @@ def pack_history(history: Sequence[Impression]) -> bytes:
 
 
 def unpack_history(tail: bytes) -> tuple[Impression, ...] | None:
-    """Return the impressions that `pack_history` packed, or None for invalid bytes."""
-    if len(tail) < _SUM.size or zlib.crc32(tail) != _RESIDUE:
+    """Return the impressions that `pack_history` packed, or None for invalid bytes and for more than it packs."""
+    if not _SUM.size <= len(tail) <= MAX_TAIL_BYTES or zlib.crc32(tail) != _RESIDUE:
         return None
     history = []
     place, end = 0, len(tail) - _SUM.size
     while place < end:
-        if place + _IMPRESSION.size > end:
+        if place + _IMPRESSION.size > end or len(history) == MAX_HISTORY:
             return None
         at, shown, clicked, length = _IMPRESSION.unpack_from(tail, place)
         place += _IMPRESSION.size

@@ -15,6 +15,8 @@ Side = Literal["user", "item", "context"]
 SIDES: tuple[Side, ...] = ("user", "item", "context")
 MAX_ID_CHARS = 256
 MAX_VALUE_CHARS = 256
+MAX_HISTORY = 1_000
+"""Impressions in a history: of a request, a row, a live state."""
 STATE_FEATURES = ("smoothed_log_odds", "log_impressions", "log_age_days")
 OUTCOME_FEATURES = ("impressions", "clicks", "age_days", "smoothed_log_odds")
 
@@ -112,7 +114,7 @@ class Sequence(_Frozen):
     kind: Literal["sequence"] = "sequence"
     name: Name
     side: Literal["user"] = "user"
-    length: Annotated[int, Field(ge=1, le=1000)]
+    length: Annotated[int, Field(ge=1, le=MAX_HISTORY)]
 
 
 class Semantic(_Frozen):

@@ -121,8 +121,12 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
         else:
             held.append(known)
     insort(held, new)
-    while len(held) > length:
-        clicked = [known.clicked > 0 for known in held]
-        keeps_clicks = sum(clicked) <= length // 5
-        del held[clicked.index(False) if keeps_clicks else 0]
-    return tuple(held)
+    surplus, kept = len(held) - length, []
+    clicks = sum(known.clicked > 0 for known in held) if surplus > 0 else 0
+    for known in held:
+        is_clicked = known.clicked > 0
+        if surplus > 0 and (clicks > length // 5 or not is_clicked):
+            surplus, clicks = surplus - 1, clicks - is_clicked
+        else:
+            kept.append(known)
+    return tuple(kept)

@@ -102,31 +102,34 @@ class EncodedFeatures {
     indices_.resize(start + field.width, kMissingIndex);
     if (is_null) return true;
     if (field.kind == ValueField::kCategorical) {
-      indices_[start] = read_index(json, field, is_known);
+      const std::string_view text = read_category(json);
+      if (json.is_ok()) indices_[start] = look_up(field, text, is_known);
       return json.is_ok();
     }
     size_t count = 0;
     return json.each([&] {
-      const int32_t index = read_index(json, field, is_known);
-      if (count < field.width) indices_[start + count++] = index;
+      const std::string_view text = read_category(json);
+      // Further values have no effect, so that they cost no lookup.
+      if (count < field.width && json.is_ok()) indices_[start + count++] = look_up(field, text, is_known);
       return true;
     });
   }
 
   // A category: a text, or a whole number of 64 bits.
-  static int32_t read_index(JsonReader& json, const ValueField& field, bool& is_known) {
-    std::string_view text;
+  static std::string_view read_category(JsonReader& json) {
     if (json.is_at_string()) {
-      text = json.any_string();
+      const std::string_view text = json.any_string();
       if (!is_within(text, kMaxValueChars)) json.refuse();
-    } else {
-      const JsonReader::Number number = json.number();
-      int64_t whole = 0;
-      const auto read = std::from_chars(number.text.data(), number.text.data() + number.text.size(), whole);
-      if (!number.is_integer || read.ec != std::errc() || whole == std::numeric_limits<int64_t>::min()) json.refuse();
-      text = number.text;
+      return text;
     }
-    if (!json.is_ok()) return kMissingIndex;
+    const JsonReader::Number number = json.unread_number();
+    int64_t whole = 0;
+    const auto read = std::from_chars(number.text.data(), number.text.data() + number.text.size(), whole);
+    if (!number.is_integer || read.ec != std::errc() || whole == std::numeric_limits<int64_t>::min()) json.refuse();
+    return number.text;
+  }
+
+  static int32_t look_up(const ValueField& field, std::string_view text, bool& is_known) {
     const int32_t index = index_of(field, text);
     if (!field.buckets && index == kUnknownIndex) is_known = false;
     return index;

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "json.hpp"
+#include "request.hpp"
 #include "schema.hpp"
 
 namespace native {
@@ -16,6 +16,7 @@ constexpr char kStateFormat = 2;
 constexpr double kMostCounted = 1e30;
 constexpr size_t kStateHead = 1 + 4 * sizeof(double);
 constexpr size_t kSeenHead = sizeof(double) + 2 * sizeof(float) + sizeof(uint16_t);
+constexpr size_t kMostStateBytes = kStateHead + kMaxHistory * (kSeenHead + 4 * kMaxIdChars);
 
 // Counts of one row, complete up to `as_of`; a row holds them as floats.
 struct Counts {
@@ -41,7 +42,7 @@ struct StateHead {
   bool is_found = false;
 
   explicit StateHead(std::string_view packed) {
-    if (packed.size() < kStateHead || packed[0] != kStateFormat) return;
+    if (packed.size() < kStateHead || packed.size() > kMostStateBytes || packed[0] != kStateFormat) return;
     double numbers[4];
     std::memcpy(numbers, packed.data() + 1, sizeof numbers);
     for (const double count : {numbers[0], numbers[1]})
@@ -52,11 +53,11 @@ struct StateHead {
   }
 };
 
-// Append a state's history, oldest first. False if it is invalid.
+// Append a state's history, oldest first. False if it is invalid, or longer than one may be.
 inline bool append_history(std::string_view packed, std::vector<std::string_view>& ids,
                            std::vector<Impression>& impressions) {
   for (size_t at = kStateHead; at < packed.size();) {
-    if (at + kSeenHead > packed.size()) return false;
+    if (at + kSeenHead > packed.size() || impressions.size() == kMaxHistory) return false;
     const char* const head = packed.data() + at;
     const Impression seen{load<double>(head), load<float>(head + 8), load<float>(head + 12)};
     const size_t length = load<uint16_t>(head + 16);

@@ -91,6 +91,7 @@ struct KeptRows {
 };
 
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
+constexpr size_t kMostTailBytes = kMaxHistory * (kRowSeenHead + 4 * kMaxIdChars);
 constexpr size_t kPrinted = 4;  // numbers of a vector
 constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
@@ -362,8 +363,9 @@ class Frame {
       return true;
     }
     if (live && is_newer(live->user)) return append_history(live->user, wanted_, impressions_);
+    if (tail.size() > kMostTailBytes) return false;
     for (size_t at = 0; at < tail.size();) {
-      if (at + kRowSeenHead > tail.size()) return false;
+      if (at + kRowSeenHead > tail.size() || impressions_.size() == kMaxHistory) return false;
       const char* const head = tail.data() + at;
       const Impression seen{static_cast<double>(load<uint32_t>(head)), half::widen_one(load<uint16_t>(head + 4)),
                             half::widen_one(load<uint16_t>(head + 6))};

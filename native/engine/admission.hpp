@@ -102,9 +102,11 @@ class Admission {
 
   // The expected number of candidates in a body of `size` bytes.
   size_t rows_in(size_t size, Form form) const {
-    const double known = bytes_per_row_[static_cast<size_t>(form)];
+    const double known = bytes_per_row_[static_cast<size_t>(form)], bytes = static_cast<double>(size);
     if (form != Form::kScore && !(known > 0)) return 1;
-    const double rows = std::nearbyint(static_cast<double>(size) / (known > 0 ? known : kBytesPerRow));
+    double rows = std::nearbyint(bytes / (known > 0 ? known : kBytesPerRow));
+    // Reading much about few candidates takes as long as scoring many.
+    if (form == Form::kScore) rows = std::max(rows, bytes / kMostBytesPerRow);
     // Larger requests are refused when they are read, not for what a large body might contain.
     return std::min(static_cast<size_t>(std::max(1.0, rows)), max_candidates_);
   }
@@ -151,6 +153,8 @@ class Admission {
   static constexpr double kHalf = 0.5, kAsksS = 1.0;
   // Bytes per candidate, before any body was read: a short ID.
   static constexpr double kBytesPerRow = 12.0;
+  // Bytes of a body that weigh as much as one candidate at least.
+  static constexpr double kMostBytesPerRow = 512.0;
 
   // What an API key has in the queue, and when it last asked.
   struct Holder {

@@ -152,6 +152,13 @@ inline void add_queue(nb::module_& module) {
       // After a request with a normal deadline, for which one thread is kept from longer ones.
       .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
       .def("enter", &engine_enter)
+      // learn(bytes, candidates) of a body in the first form, and the candidates that one of some bytes weighs.
+      .def("learn", [](HeldEngine& held, size_t size, size_t rows) {
+        held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows, Form::kScore); });
+      })
+      .def("rows_in", [](HeldEngine& held, size_t size) {
+        return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size, Form::kScore); });
+      })
       .def("release", &engine_release)
       .def_prop_ro("admitted", &engine_admitted);
 }

@@ -89,6 +89,9 @@ class ScoringJob : public Job {
       if (parts_.empty()) translate(worker);
     } catch (const Raised&) {
       return end(Ending::kFailed);
+    } catch (const std::exception& error) {
+      why_ = error.what();
+      return end(Ending::kFailed);
     }
     if (!timeout_s_ || sent.has_deadline) return true;
     fate_ = Fate::kTimed;

@@ -249,7 +249,7 @@ class Parser {
   static std::string printable(std::string_view value) {
     std::string shown(value.substr(0, 40));
     for (char& byte : shown)
-      if (byte < 0x20 || byte == 0x7F || byte == '"' || byte == '\\') byte = '?';
+      if (byte < 0x20 || byte >= 0x7F || byte == '"' || byte == '\\') byte = '?';
     return shown;
   }
 

@@ -26,11 +26,15 @@ struct ScoringHead {
       is_aside = true;
     else if (path != "/v1/score")
       return false;
-    bool is_json = form == Form::kInfer;  // by any name
+    bool is_json = form == Form::kInfer, is_typed = false, is_of_page = false;
     for (const HttpHead::Header& header : head.headers) {
       const std::string_view name = head.at(header.name), value = head.at(header.value);
-      if (name == "content-type" && form != Form::kInfer) {
-        is_json = is_same(trimmed(value.substr(0, value.find(';'))), "application/json");
+      if (name == "content-type") {
+        is_typed = true;
+        const std::string_view type = trimmed(value.substr(0, value.find(';')));
+        is_json = is_same(type, "application/json") || (form == Form::kInfer && is_same(type, "application/octet-stream"));
+      } else if (name == "origin") {
+        is_of_page = true;
       } else if (name == "content-encoding") {
         if (!is_same(value, "identity")) return false;
       } else if (name == "x-deadline-ms") {
@@ -46,7 +50,9 @@ struct ScoringHead {
         if (key.empty() && is_same(value.substr(0, 7), "bearer ")) key = trimmed(value.substr(7));
       }
     }
-    return is_json;
+    // Clients of that protocol may leave the type out; a page that does so is told by its origin. Browsers send the other
+    // header to no other origin without asking.
+    return (is_json && (is_typed || !is_of_page)) || json_length.data();
   }
 
  private:

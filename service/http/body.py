@@ -79,14 +79,15 @@ def check_encoding(scope: Scope, instead: str = "plain JSON") -> None:
             raise UnsupportedMediaType(f"compressed bodies are not supported; send {instead}")
 
 
-def check_json(scope: Scope) -> None:
-    """Raise UnsupportedMediaType if the headers do not declare plain JSON."""
+def check_json(scope: Scope, *others: bytes) -> None:
+    """Raise UnsupportedMediaType if the headers declare neither plain JSON nor another of these types: what a web page
+    may post to any origin is none of them."""
     check_encoding(scope)
     media_type = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
             media_type = value.split(b";")[0].strip().lower()
-    if media_type != b"application/json":
+    if media_type not in (b"application/json", *others):
         shown = media_type[:60].decode("latin-1") or "missing"
         raise UnsupportedMediaType(f"invalid content type {shown!r}; expected 'application/json'")
 

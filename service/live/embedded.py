@@ -242,7 +242,7 @@ class _Fold:
         for stretch in batch.stretches:
             self.stream = after(self.stream, stretch, batch.lag_s)
         new = [event for event in batch.events if self._is_new(event)]
-        late, in_row = set[int](), set[int]()
+        late, in_row, damaged = set[int](), set[int](), 0
         for side in ROW_SIDES:
             places = defaultdict[str, list[int]](list)
             for place, event in enumerate(new):
@@ -250,7 +250,9 @@ class _Fold:
                     places[owner].append(place)
             for owner, own in places.items():
                 key = state_key(side, owner)
-                held = unpack_state(_bytes(self._transaction.get(key, db=self._states)))
+                packed = _bytes(self._transaction.get(key, db=self._states))
+                held = unpack_state(packed)
+                damaged += packed is not None and held is None
                 before = state = current(held, unpack_state(batch.rows[side].get(owner)) or NOTHING)
                 for place in own:
                     of_side = new[place].of(side)[1]
@@ -264,7 +266,7 @@ class _Fold:
                     self._transaction.put(key, pack_state(state), db=self._states)
                     self.changed += 1
         newest = self.stream.until if self.stream else 0.0
-        return BatchOutcome(len(new), len(batch.events) - len(new), len(late), len(in_row), newest)
+        return BatchOutcome(len(new), len(batch.events) - len(new), len(late), len(in_row), newest, damaged)
 
     def _is_new(self, event: LiveEvent) -> bool:
         key = hashlib.blake2b(event.key, digest_size=16).digest()

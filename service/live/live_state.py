@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.rows import MAX_COUNT
+from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS
 from msd.contract.state import EntityState, Event, Impression, StateRule, fold
 
 STATE_FORMAT = 2
@@ -19,8 +21,8 @@ _HEAD = struct.Struct("<Bdddd")
 _IMPRESSION = struct.Struct("<dffH")
 _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
 _NOTHING_YET = -1.0
-# Rows hold counts in single precision; real counts are far smaller.
-_MOST = 1e30
+MAX_STATE_BYTES = _HEAD.size + MAX_HISTORY * (_IMPRESSION.size + 4 * MAX_ID_CHARS)
+"""Of a packed state: a longer one is none, and is not read."""
 
 
 class LiveState(NamedTuple):
@@ -85,8 +87,10 @@ def _history(packed: bytes) -> tuple[Impression, ...]:
         at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)
         start = place + _IMPRESSION.size
         place = start + length
-        if place > end or not (math.isfinite(at) and 0 <= shown <= _MOST and 0 <= clicked <= _MOST):
+        if place > end or not (math.isfinite(at) and 0 <= shown <= MAX_COUNT and 0 <= clicked <= MAX_COUNT):
             raise struct.error("an impression ends behind the state's end, or holds invalid numbers")
+        if len(history) == MAX_HISTORY:
+            raise struct.error("a history has more impressions than a state may have")
         history.append(Impression(at, packed[start:place].decode(), shown, clicked))
     return tuple(history)
 
@@ -112,11 +116,11 @@ def head_of(packed: bytes) -> Head | None:
 
 def is_usable(packed: bytes) -> bool:
     """Return whether the head of a packed state is valid: its format, counts and times."""
-    if len(packed) < _HEAD.size or packed[0] != STATE_FORMAT:
+    if not _HEAD.size <= len(packed) <= MAX_STATE_BYTES or packed[0] != STATE_FORMAT:
         return False
     numbers = _HEAD.unpack_from(packed)[1:]
     # A non-finite number makes the sum non-finite.
-    return math.isfinite(sum(numbers)) and min(numbers[:2]) >= 0.0 and max(numbers[:2]) <= _MOST
+    return math.isfinite(sum(numbers)) and min(numbers[:2]) >= 0.0 and max(numbers[:2]) <= MAX_COUNT
 
 
 class LiveCounts(NamedTuple):
@@ -130,15 +134,16 @@ class LiveCounts(NamedTuple):
 
 def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
     """Return the counts of packed states, None if there is none; invalid ones count as none. Histories are left out."""
-    nothing = bytes(_HEAD.size)
+    size, nothing = _HEAD.size, bytes(_HEAD.size)
     heads = np.frombuffer(
-        b"".join([state[: _HEAD.size] if state and len(state) >= _HEAD.size else nothing for state in packed]), _HEADS
+        b"".join([state[:size] if state and size <= len(state) <= MAX_STATE_BYTES else nothing for state in packed]),
+        _HEADS,
     )
     counts = [heads[name].astype(np.float64) for name in ("impressions", "clicks", "as_of")]
     with np.errstate(invalid="ignore"):
         found = heads["format"] == STATE_FORMAT
         for count in counts[:2]:
-            found &= (count >= 0) & (count <= _MOST)
+            found &= (count >= 0) & (count <= MAX_COUNT)
         found &= np.isfinite(counts[0] + counts[1] + counts[2] + heads["watermark"])
     impressions, clicks, as_of = (np.where(found, count, 0.0) for count in counts)
     return LiveCounts(impressions, clicks, as_of, found)

@@ -17,7 +17,7 @@ from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import decay, state_rules
-from service.live.live_state import unpack_counts, unpack_state
+from service.live.live_state import LiveState, unpack_counts, unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates, Stream
 from service.telemetry.metrics import Metrics
 
@@ -34,9 +34,8 @@ class AsOf(NamedTuple):
     lag_s: float
 
 
-def with_history(user: Rows, states: PackedStates) -> Rows:
+def with_history(user: Rows, live: LiveState | None) -> Rows:
     """Return the user's row [1] with the live history, if it is newer than the row's."""
-    live = unpack_state(states.packed[0])
     if live is None or live.state.as_of <= user.records["as_of"][0]:
         return user
     return user._replace(histories=(live.state.history,))
@@ -92,7 +91,9 @@ class LiveRows:
             user, of_user = await fetch("user", [ANONYMOUS]), None
         else:
             user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
-            user = with_history(user, of_user)
+            live = unpack_state(of_user.packed[0])
+            self._metrics.damaged_states.inc(live is None and of_user.packed[0] is not None)
+            user = with_history(user, live)
         count = len(request.ids)
         items, of_items = await self._both("item", wanted_items(request, user), count, fetch, deadline)
         stream = of_items.stream

@@ -15,10 +15,10 @@ import hiredis
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.rows import ROW_SIDES, RowSide
+from msd.contract.rows import LATEST_S, MAX_COUNT, ROW_SIDES, RowSide
 from service import limits
 from service.live.live_state import NOTHING, pack_state, unpack_counts
-from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
+from service.live.redis_script import DAMAGED, DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
 from service.lru_cache import LruCache
 from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
@@ -26,6 +26,7 @@ from service.redis.redis_line import pack
 from service.redis.redis_link import Command, Listener
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 _WRITE_TIMEOUT_S = 5.0
 # The stream is re-read at this interval: it moves with every batch, also of other services, and need not be exact.
@@ -33,7 +34,6 @@ _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
 _EVENT = struct.Struct("<Bd")
 _PERIOD = struct.Struct("<q")
-_MOST, _LAST_S = 1e30, 1e11
 _DIGEST_BYTES = 12
 # Events that are folded at once: the event loop is held for a millisecond.
 _TOGETHER = 50
@@ -51,10 +51,11 @@ class RedisStates:
 
     is_local = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         assert settings.redis_url is not None, "settings with a Redis store have its address"
         url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
         self._horizon_s = limits.EVENT_HORIZON_S
+        self._metrics = metrics
         self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
         # The absence of a state is cached too; with each entry the epoch of its read.
         self._cache: LruCache[bytes, tuple[bytes | None, int]] = LruCache(
@@ -97,11 +98,12 @@ class RedisStates:
         stretches = [stretch.pack() for stretch in batch.stretches]
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
         stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
-        accepted, duplicates, late, in_row = (sum(column) for column in zip(*outcomes, strict=True))
-        return BatchOutcome(accepted, duplicates, late, in_row, stream.until if stream else 0.0)
+        accepted, duplicates, late, in_row, damaged = (sum(column) for column in zip(*outcomes, strict=True))
+        return BatchOutcome(accepted, duplicates, late, in_row, stream.until if stream else 0.0, damaged)
 
-    async def _fold(self, batch: LiveBatch) -> tuple[int, int, int, int]:
-        """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already."""
+    async def _fold(self, batch: LiveBatch) -> tuple[int, int, int, int, int]:
+        """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already, and how many
+        states were damaged."""
         told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
             if batch.events[place].user_id:
@@ -113,18 +115,20 @@ class RedisStates:
             for event in batch.events
         ]
         calls = [self._call(batch, *of, [events[place] for place in places]) for of, places in told.items()]
-        outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}
+        outcomes, damaged = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}, 0
         for ((side, _, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
-            if not isinstance(reply, bytes) or len(reply) != len(places):
+            letters = reply.removesuffix(DAMAGED) if isinstance(reply, bytes) else b""
+            if len(letters) != len(places):
                 raise LiveError(f"Redis at {self._writers.address}: unexpected reply from the script")
-            for place, outcome in zip(places, reply, strict=True):
+            damaged += len(reply) - len(letters)
+            for place, outcome in zip(places, letters, strict=True):
                 outcomes[side][place] = outcome
         pairs = list(zip(*outcomes.values(), strict=True))
         # One side decides, so that only one of several concurrent callers accepts. It is the item's, which is written
         # last: it is new to a caller that completes an interrupted batch.
         duplicates = outcomes["item"].count(DUPLICATE)
         late, in_row = (sum(what in pair for pair in pairs) for what in (LATE, IN_ROW))
-        return len(events) - duplicates, duplicates, late, in_row
+        return len(events) - duplicates, duplicates, late, in_row, damaged
 
     async def close(self) -> None:
         await self._nodes.close()
@@ -149,8 +153,11 @@ class RedisStates:
             values = dict(zip(named, found, strict=True))
             # Bytes in Redis carry no checksum: a state that no fold can produce is ignored.
             counts = unpack_counts(found)
-            is_state = counts.found & (np.maximum(counts.impressions, counts.clicks) < _MOST) & (counts.as_of < _LAST_S)
-            values |= {key: None for key, ok in zip(named, is_state, strict=True) if not ok and key != _STREAM_KEY}
+            is_state = counts.found & (np.maximum(counts.impressions, counts.clicks) < MAX_COUNT)
+            is_state &= counts.as_of < LATEST_S
+            no_states = {key: None for key, ok in zip(named, is_state, strict=True) if not ok and key != _STREAM_KEY}
+            self._metrics.damaged_states.inc(sum(values[key] is not None for key in no_states))
+            values |= no_states
             # On arrival, because an invalidation that follows is about something later.
             if _STREAM_KEY in values:
                 self._hold_stream(values[_STREAM_KEY])

@@ -6,11 +6,18 @@ It does what `fold` and `service.live.live_state` do, to the same bytes except f
 import hashlib
 from typing import NamedTuple, Self
 
-_FOLD = rb"""
+from msd.contract.rows import LATEST_S, MAX_COUNT
+from msd.contract.schema import MAX_HISTORY
+from service.live.live_state import MAX_STATE_BYTES
+
+_FOLD = (
+    b"local max_bytes, max_items, max_count, latest = %d, %d, %g, %g"
+    % (MAX_STATE_BYTES, MAX_HISTORY, MAX_COUNT, LATEST_S)
+    + rb"""
 -- KEYS: the state; the events seen in this horizon, in the one before, in the one after (another's clock may be ahead).
 -- ARGV: half-life (s), items to remember, how long events seen are kept (s), the row's packed state,
 -- then of each event: a digest of its key, its packed time and kind, its item where it is to be remembered.
--- Returns a letter an event: duplicate, in the row, late, or new.
+-- Returns a letter an event: duplicate, in the row, late, or new; and one more if the state was damaged, and replaced.
 local half_life, length, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 -- A state is kept until less than 1/128 of an impression or click is left of its counts, and a month at least, for its
 -- history does not fade. Redis takes no end in more than some millions of years.
@@ -23,11 +30,11 @@ local function parse(packed)
   if not (i >= 0 and c >= 0 and sum > -math.huge and sum < math.huge) then return nil end
   local history = {}
   while place <= #packed do
-    if place + 17 > #packed then return nil end
+    if place + 17 > #packed or #history == max_items then return nil end
     local at, shown, clicked, size, start = struct.unpack('<dffH', packed, place)
     place = start + size
-    if place - 1 > #packed or not (at > -math.huge and at < math.huge and shown >= 0 and shown <= 1e30
-      and clicked >= 0 and clicked <= 1e30) then return nil end
+    if place - 1 > #packed or not (at > -math.huge and at < math.huge and shown >= 0 and shown <= max_count
+      and clicked >= 0 and clicked <= max_count) then return nil end
     history[#history + 1] = {at, string.sub(packed, start, place - 1), shown, clicked}
   end
   return {i, c, a, w, history}
@@ -40,6 +47,23 @@ local function is_less(one, other)
     if x ~= y then return x < y end
   end
   return #one < #other
+end
+
+-- The newest of a history, in one pass: `remember` of msd.contract.state says which.
+local function newest(held)
+  local surplus, clicks, kept = #held - length, 0, {}
+  for _, one in ipairs(held) do
+    if one[4] > 0 then clicks = clicks + 1 end
+  end
+  for _, one in ipairs(held) do
+    local click = one[4] > 0 and 1 or 0
+    if surplus > 0 and (clicks > math.floor(length / 5) or click == 0) then
+      surplus, clicks = surplus - 1, clicks - click
+    else
+      kept[#kept + 1] = one
+    end
+  end
+  return kept
 end
 
 local function remember(history, at, item, shown, clicked)
@@ -56,19 +80,15 @@ local function remember(history, at, item, shown, clicked)
     place = place - 1
   end
   table.insert(held, place + 1, {at, item, shown, clicked})
-  while #held > length do
-    local clicks, unclicked = 0, 1
-    for place = #held, 1, -1 do
-      if held[place][4] > 0 then clicks = clicks + 1 else unclicked = place end
-    end
-    table.remove(held, clicks <= math.floor(length / 5) and unclicked or 1)
-  end
-  return held
+  return #held > length and newest(held) or held
 end
 
-local row, state = parse(ARGV[4]), parse(redis.call('GET', KEYS[1]))
+-- What is too long is not even copied: that alone would hold the server for milliseconds.
+local size = redis.call('STRLEN', KEYS[1])
+local row, state = parse(ARGV[4]), size <= max_bytes and parse(redis.call('GET', KEYS[1])) or nil
 -- Bytes in Redis carry no checksum: what no fold can have made is no state.
-if state and not (state[3] < 1e11 and math.max(state[1], state[2]) < 1e30) then state = nil end
+if state and not (state[3] < latest and math.max(state[1], state[2]) < max_count) then state = nil end
+local damage = size > 0 and not state and 'x' or ''
 if not state or row[3] >= state[3] then state = row end
 local outcomes, is_changed = {}, false
 for place = 5, #ARGV, 3 do
@@ -104,14 +124,15 @@ if is_changed then
   local kept = math.min(math.max(half_life * half_lives, least), most)
   redis.call('SET', KEYS[1], table.concat(parts), 'EX', string.format('%.0f', kept))
 end
-return table.concat(outcomes)
+return table.concat(outcomes) .. damage
 """
+)
 
 _STREAM = rb"""
 -- KEYS: the stream. ARGV: the silence that is tolerated (s), then packed stretches. Returns the packed stream.
-local lag, packed = tonumber(ARGV[1]), redis.call('GET', KEYS[1])
+local lag, packed = tonumber(ARGV[1])
 local since, until_
-if packed and #packed == 16 then since, until_ = struct.unpack('<dd', packed) end
+if redis.call('STRLEN', KEYS[1]) == 16 then since, until_ = struct.unpack('<dd', redis.call('GET', KEYS[1])) end
 if since and not (since <= until_ and until_ < 1e11) then since, until_ = nil, nil end
 for place = 2, #ARGV do
   local from, to = struct.unpack('<dd', ARGV[place])
@@ -141,3 +162,5 @@ class Script(NamedTuple):
 FOLD, STREAM = Script.of(_FOLD), Script.of(_STREAM)
 DUPLICATE, IN_ROW, LATE = b"drl"
 """Results of FOLD for an event that is not simply new."""
+DAMAGED = b"x"
+"""Ends the results of FOLD if the state that it found was unreadable."""

@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
-from msd.contract.rows import Rows, RowSide
+from msd.contract.rows import LATEST_S, Rows, RowSide
 from msd.contract.state import Event, StateRule
 from service.live.live_state import begin, pack_state
 
 _TIMES = struct.Struct("<dd")
-_NO_TIME = 1e11
-"""Some thousand years from now: a later time is damage."""
 
 
 class Stream(NamedTuple):
@@ -33,7 +31,7 @@ class Stream(NamedTuple):
         if packed is None or len(packed) != _TIMES.size:
             return None
         stream = cls(*_TIMES.unpack(packed))
-        return stream if stream.since <= stream.until < _NO_TIME else None
+        return stream if stream.since <= stream.until < LATEST_S else None
 
     def pack(self) -> bytes:
         return _TIMES.pack(*self)
@@ -103,13 +101,15 @@ class LiveBatch(NamedTuple):
 
 class BatchOutcome(NamedTuple):
     """Outcome of a batch: events counted, duplicates; and of those counted, how many arrived after a later one of their
-    user or item, and how many the rows already included."""
+    user or item, and how many the rows already included. `damaged`: states that were replaced, because they were
+    unreadable."""
 
     accepted: int
     duplicates: int
     late: int
     in_row: int
     newest_at: float
+    damaged: int = 0
 
 
 def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, bytes]:

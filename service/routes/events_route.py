@@ -193,6 +193,7 @@ class EventsRoute:
             sum(bool(event.user_id) and event.user_id not in batch.rows["user"] for event in batch.events)
         )
         noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
+        metrics.damaged_states.inc(outcome.damaged)
         metrics.newest_event.set(outcome.newest_at)
 
 

@@ -121,8 +121,11 @@ class ScoreRoute:
             raise HTTPException(404, "no such route: write the path without %")
         if scope["path"].startswith(OIP):
             check_encoding(scope, "the request uncompressed")
-            if sum(name == _LENGTH for name, _ in scope["headers"]) > 1:
+            lengths = sum(name == _LENGTH for name, _ in scope["headers"])
+            if lengths > 1:
                 raise InvalidRequest("is given twice", HEADER)
+            if not lengths and any(name in (b"content-type", b"origin") for name, _ in scope["headers"]):
+                check_json(scope, b"application/octet-stream")
         else:
             check_json(scope)
         await read_body(scope, receive, self._settings)

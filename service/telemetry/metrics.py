@@ -92,7 +92,7 @@ HELP = {
     "msd_connections_closed": "Client connections closed by the service, by reason.",
     # Rows, where they were found, and the state of their store
     "msd_store_errors": "Failed reads from the row store.",
-    "msd_damaged_rows": "Rows read that were truncated, corrupt or of another bundle.",
+    "msd_damaged_rows": "Rows read that were truncated, corrupt, too long, out of range or of another bundle.",
     "msd_rows": "Rows requested, by the tier that served them.",
     "msd_row_age_seconds": "Seconds since a row was written; one row is sampled per read.",
     "msd_stale_seconds": "Seconds since Redis last confirmed the cached rows, per read of stale rows.",
@@ -119,6 +119,7 @@ HELP = {
     "msd_events_noted": "Events out of order, already in a row, dated in the future, or without a row; conversions.",
     "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
     "msd_live_errors": "Failed reads of live state.",
+    "msd_damaged_states": "Live states read that were corrupt, too long or of another format, and count as none.",
     "msd_state_bytes": "Bytes of live states and events seen in `MSD_STATE_DIR`; 0 without.",
     "msd_evicted_states": "Live states of IDs without a row removed since the start, because states were too large.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
@@ -217,6 +218,7 @@ class Metrics:
         self.events_noted = self._counters("msd_events_noted", "what", get_args(EventNote))
         self.newest_event = self._gauge("msd_newest_event_timestamp_seconds", math.nan)
         self.live_errors = self._counter("msd_live_errors")
+        self.damaged_states = self._counter("msd_damaged_states")
         self.state_bytes = self._gauge("msd_state_bytes")
         self.evicted_states = self._gauge("msd_evicted_states")
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)

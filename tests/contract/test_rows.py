@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.errors import BundleError
-from msd.contract.rows import RowCodec, has_semantic, pack_history, row_dtype, unpack_history
-from msd.contract.schema import FeatureSchema, Numeric, Sequence
+from msd.contract.rows import (
+    MAX_TAIL_BYTES,
+    RowCodec,
+    _seal,
+    has_semantic,
+    pack_history,
+    row_dtype,
+    unpack_history,
+)
+from msd.contract.schema import MAX_HISTORY, FeatureSchema, Numeric, Sequence
 from msd.contract.state import Impression
 from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, clicked, make_contents, make_records
 
@@ -77,6 +85,50 @@ def test_any_bytes_are_a_history_or_rejected(content: bytes) -> None:
         assert history is None or pack_history(history) == tail
 
 
+def test_history_is_as_long_as_a_requests_at_most() -> None:
+    longest = clicked(*["x" * 1_024] * MAX_HISTORY)
+    tail = pack_history(longest)
+
+    assert len(tail) == MAX_TAIL_BYTES
+    assert unpack_history(tail) == longest
+    with pytest.raises(BundleError, match=r"a history has 1,001 impressions; 1,000 are allowed"):
+        pack_history((*longest, Impression(0.0, "i1")))
+
+
+def test_check_names_the_row_that_services_would_refuse() -> None:
+    USERS.check([("u1", ROW + TAIL)])
+    with pytest.raises(BundleError, match=r"the row of user 'u2' has 1,034,\d+ bytes; 1,034,\d+ are allowed"):
+        USERS.check([("u1", ROW + TAIL), ("u2", ROW + bytes(MAX_TAIL_BYTES + 1))])
+    with pytest.raises(BundleError, match="the row of user 'u1' is damaged; export the bundle again"):
+        USERS.check([("u1", ROW[1:] + TAIL)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("impressions", -5.0),
+        ("clicks", -0.1),
+        ("clicks", 2e30),
+        ("numeric", 3e38),
+        ("numeric", -10.1),
+        ("as_of", 1e12),
+        ("written_at", math.nan),
+        ("semantic", math.inf),
+    ],
+)
+def test_sealed_row_with_a_value_out_of_range_is_damaged(name: str, value: float) -> None:
+    records = make_records(ITEMS, 2)
+    records[name][1] = value
+    _seal(records)
+    rows = ITEMS.unpack([record.tobytes() for record in records])
+
+    assert (rows.found.tolist(), rows.damaged) == ([True, False], 1)
+    assert rows.records[1:].tobytes() == ITEMS.missing.tobytes()
+    if name not in ("written_at", "semantic"):
+        with pytest.raises(BundleError, match="out of range"):
+            ITEMS.pack(make_contents("item", 2)._replace(**{name: np.full_like(records[name], value)}), AT)
+
+
 def test_rejects_wrong_ids_in_a_history() -> None:
     with pytest.raises(BundleError, match="an id in a history has 70000 bytes; 1024 are allowed"):
         pack_history(clicked("i1", "x" * 70_000))
@@ -140,6 +192,10 @@ SPOILT = {
     "history with a number that is too large": ROW + with_sum(impression(2, shown=65_504.0) + b"i1"),
     "history with a number that is none": ROW + with_sum(impression(2, clicks=math.nan) + b"i1"),
 }
+
+
+LONG = with_sum((impression(2) + b"i1") * (MAX_HISTORY + 1))
+SPOILT |= {"history that is too long": ROW + LONG, "history of too many bytes": ROW + bytes(MAX_TAIL_BYTES + 1)}
 
 
 @pytest.mark.parametrize("how", SPOILT)

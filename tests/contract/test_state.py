@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, remember
 from tests.contract.examples import fold_all
 
 RULE = StateRule(half_life_s=100.0, history_length=4)
@@ -78,6 +78,41 @@ def test_history_of_a_longer_rule_is_cut() -> None:
     cut = fold(StateRule(100.0, 5), state, Event(9.0, False, "j"))
 
     assert "".join(seen.item_id for seen in cut.history) == "aghij"
+
+
+class Compared(float):
+    """A number that counts how often it is compared."""
+
+    times = 0
+
+    def __gt__(self, other: float) -> bool:
+        Compared.times += 1
+        return float(self) > other
+
+
+def test_history_of_any_length_is_cut_in_one_pass() -> None:
+    Compared.times, size = 0, 2_000
+    history = tuple(Impression(float(at), f"i{at}", 1.0, Compared(at < 9)) for at in range(size))
+    cut = remember(history, Impression(9e9, "new"), 50)
+
+    assert [seen.item_id for seen in cut] == [*(f"i{at}" for at in [*range(9), *range(1_960, 2_000)]), "new"]
+    assert Compared.times <= 3 * size
+
+
+def drop_one_by_one(held: list[Impression], length: int) -> tuple[Impression, ...]:
+    """What stays, as the docs say it: of too many items one goes at a time."""
+    while len(held) > length:
+        clicked = [known.clicked > 0 for known in held]
+        del held[clicked.index(False) if sum(clicked) <= length // 5 else 0]
+    return tuple(held)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 1.0, 2.0]), max_size=40), st.integers(1, 30))
+def test_cut_keeps_what_stays_if_items_go_one_by_one(clicks: list[float], length: int) -> None:
+    history = tuple(Impression(float(at), f"i{at}", 1.0, clicked) for at, clicked in enumerate(clicks))
+    new = Impression(9.5, "new")
+
+    assert remember(history, new, length) == drop_one_by_one(sorted([*history, new]), length)
 
 
 @given(EVENTS, TIMES, TIMES)

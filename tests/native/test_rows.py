@@ -15,10 +15,13 @@ from msd.contract.bundle import ROWS
 from msd.contract.pricing import PRICED
 from msd.contract.request import InvalidRequest, parse_request
 from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
-from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence
+from msd.contract.schema import MAX_HISTORY, Bag, Categorical, FeatureSchema, Sequence
 from native.layout import core_model, core_rows, core_schema, given_rows, new_tensors
+from service.live.live_state import begin, pack_state
 from tests.bundles.factory import build_bundle
+from tests.contract.examples import clicked
 from tests.native.comparison import CAPACITY, FILLED, LACKING, UNREAD, Pair
 from tests.native.worlds import AT, draw_world
 
@@ -163,6 +166,27 @@ def test_given_rows_that_are_not_those_wanted_are_lacking(tmp_path: Path) -> Non
         loaded.frame.take(BODY, CAPACITY, *short, AT, None, None, False, False)
 
 
+@pytest.mark.parametrize(("count", "outcome"), [(MAX_HISTORY, FILLED), (MAX_HISTORY + 1, LACKING)])
+def test_history_of_a_state_or_a_row_is_bounded(
+    count: int, outcome: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the core does not take, Python sees, and counts as damaged."""
+    seen = clicked(*(f"i{place}" for place in range(count)))
+    state = pack_state(begin(1.0, 1.0, AT + 1, seen))
+    loaded = Loaded(tmp_path / "bundle")
+    rows = core_rows(loaded.files["user"]), core_rows(loaded.files["item"])
+    live = (state, [None] * 3, None, 900.0, 1.0, 1.0)
+    assert loaded.frame.take(BODY, CAPACITY, *rows, AT, None, lambda *_: live, False, False) == outcome
+
+    monkeypatch.setattr("msd.contract.rows.MAX_HISTORY", count)  # as another's program may pack it
+    codec, path = loaded.codecs["user"], tmp_path / "users.rows"
+    write_row_file(path, codec, loaded.bundle.bundle_id, ["u1"], codec.missing, [seen])
+    monkeypatch.undo()
+    file = RowFile(path, codec, loaded.bundle.bundle_id)
+    assert loaded.frame.take(BODY, CAPACITY, core_rows(file), rows[1], AT, None, None, False, False) == outcome
+    assert file.get(["u1"]).damaged == (outcome == LACKING)
+
+
 WORLDS, REQUESTS = 60, 30
 
 
@@ -178,3 +202,23 @@ def test_drawn_requests_are_equal_and_most_good_ones_are_filled(is_file: bool, t
     assert outcomes.count(FILLED) > 0.15 * WORLDS * REQUESTS
     assert outcomes.count(LACKING) > 0.01 * WORLDS * REQUESTS
     assert outcomes.count(UNREAD) > 0.1 * WORLDS * REQUESTS
+
+
+def test_values_beyond_a_bags_width_are_not_looked_up() -> None:
+    """They would be unknown."""
+    schema = FeatureSchema(
+        fields=(
+            Categorical(name="item_id", side="item", is_id=True, buckets=64),
+            Sequence(name="history", length=3),
+            Bag(name="tags", side="context", vocabulary=("a", "b"), max_values=2),
+        )
+    )
+    codecs = {side: RowCodec(schema, side, "0" * 32) for side in ROW_SIDES}
+    frame = core.Frame(core_schema(schema, codecs), SERVED, new_tensors(schema, CAPACITY), CAPACITY)
+    given = given_rows(codecs["user"].unpack([None]), codecs["item"].unpack([None]))
+    for tags, places in ((["a", "b", *["x"] * 998], []), (["a", "x"], ["context.tags"])):
+        body = json.dumps({"user_id": "u1", "context": {"tags": tags}, "candidates": {"id": ["i1"]}}).encode()
+        assert frame.take(body, CAPACITY, *given, AT, None, None, False, False) == FILLED
+        reply = json.loads(frame.reply("r", None, {"pctr": np.zeros(1, np.float32)}, 1, []))
+        assert list(reply["degraded"].get("values", {})) == places
+        assert list(parse_request(body, schema).unknown) == places

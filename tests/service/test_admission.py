@@ -44,6 +44,17 @@ def test_body_is_expected_to_hold_candidates_but_no_more_than_may_be(bundle: Bun
     assert known == [10, 100, 1]
 
 
+def test_bytes_of_few_candidates_weigh_as_many() -> None:
+    """After a client that sends 250 ads with a thousand values each, too."""
+    engine = Bench(max_candidates=2_000).engine.native
+    for _ in range(100):
+        engine.learn(2**20, 250)
+
+    assert engine.rows_in(2**20) == 2_000
+    assert engine.rows_in(2**17) == 256
+    assert engine.rows_in(4_000) == 7
+
+
 def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
     load = bench.admit(6)

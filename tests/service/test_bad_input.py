@@ -161,6 +161,7 @@ HEADS = {
     "HTTP/0.9": (GET.replace(b"1.1", b"0.9") + b"\r\n", 505),
     "HTTP/2.0": (GET.replace(b"1.1", b"2.0") + b"\r\n", 505),
     "HTTP/1.2": (GET.replace(b"1.1", b"1.2") + b"\r\n", 400),
+    "a coding that is no text": (GET + b"Transfer-Encoding: \xff\xfe\r\n\r\n", 501),
     "another coding": (GET + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     "chunks in HTTP/1.0": (GET.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "a chunk that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),

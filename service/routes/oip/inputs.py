@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from msd.contract.request import MAX_HISTORY, InvalidRequest, TooManyCandidates
-from msd.contract.schema import Bag, FeatureSchema, Numeric, ValueField
+from msd.contract.request import InvalidRequest, TooManyCandidates
+from msd.contract.schema import MAX_HISTORY, Bag, FeatureSchema, Numeric, ValueField
 from service.routes.oip.tensors import FLOATS, INTEGERS, InferInput, Parts, values_of
 
 WHOLE = "request"
