@@ -211,12 +211,11 @@ class BenchmarkRunner:
 
     def _views(self, seed: int, delay_s: int, vectors: StudentVectors | None) -> dict[str, Features]:
         open_ = self._features(seed, delay_s, vectors)
-        of = {
-            FROZEN: lambda: open_,
-            LIVE: open_.live,
-            CLOSED: lambda: self._features(seed, delay_s, vectors, closed=True),
-        }
-        return {name: of[name]() for name in self._view_names(delay_s)}
+        found = {}
+        for name in self._view_names(delay_s):
+            view = self._features(seed, delay_s, vectors, closed=True) if name == CLOSED else open_
+            found[name] = view.live() if name == LIVE else view
+        return found
 
 
 def _name(variant: Variant, seed: int, delay_s: int) -> str:
