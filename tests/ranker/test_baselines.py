@@ -1,4 +1,4 @@
-"""The regression baseline finds laws of IDs, fields and crosses, sees nothing of the future, and has bounded weights."""
+"""The regression baseline finds laws of IDs, fields and crosses, knows no future, and has bounded weights."""
 
 from dataclasses import replace
 from typing import Any
