@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lab.benchmark.run import FROZEN, Results
+from lab.benchmark.run import LIVE, Results
 from lab.benchmark.summary import BenchmarkMetrics
 from lab.benchmark.variant import OURS
 from msd.bootstrap import compare_by_seed, resample_metrics
@@ -21,7 +21,7 @@ _GROUPS = 4
 def draw_benchmark(results: Results, resamples: int) -> str:
     """Return the drawing as `<svg>`, of the views with live counts if there are any."""
     measured = BenchmarkMetrics(results, resamples)
-    views = [view for view in measured.views if view != FROZEN] or measured.views
+    views = [view for view in measured.views if view.startswith(LIVE)] or measured.views
     colours = dict(zip(results.found, cycle(_COLOURS), strict=False))
     figure = Figure(figsize=(11.0, 3.4), layout="constrained")
     delays, ages, curves = figure.subplots(1, 3)

@@ -26,7 +26,8 @@ class Predictions(NamedTuple):
     """Click probabilities of the valid and test rows by view, in the dataset's order. `seconds`: duration, including
     first stages.
 
-    Views are `frozen`, with counts of the end of train, and `live`, with counts of all that was known by then.
+    Views are `frozen`, with counts of the end of train, `closed`, with histories of then, too, and `live`, with counts
+    of all that was known by then.
     """
 
     by_view: Mapping[str, Floats]

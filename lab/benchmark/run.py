@@ -28,7 +28,7 @@ from msd.training.folder import FORMAT as RANKER_FORMAT
 from msd.training.folder import NetworkInputs, TrainedNetwork, train_network
 from msd.training.train import predict
 
-FROZEN, LIVE = "frozen", "live"
+FROZEN, LIVE, CLOSED = "frozen", "live", "closed"
 _STUDENT = "student"
 _UNTAUGHT = "untaught"
 
@@ -48,7 +48,8 @@ class Results:
     """`rows`: the measured rows by seed. `found`: by variant, seed and view, their click probabilities. `seconds` of
     each variant, by run. `taught`: the record of the knowledge.
 
-    A view is `frozen` (counts of the end of train, no delay), or `live_600_s` (live counts, with that delay).
+    A view is `frozen` (counts of the end of train, no delay), `closed` (histories of then, too), or `live_600_s` (live
+    counts, with that delay).
     """
 
     rows: Mapping[int, MeasuredRows]
@@ -98,8 +99,8 @@ class BenchmarkRunner:
             users=protocol.user_vectors,
         )
         self.of_seed = lru_cache(maxsize=1)(self._drawn)
-        # With and without a place for vectors.
-        self._walked = lru_cache(maxsize=2)(self._walk)
+        # With and without a place for vectors, closed or not.
+        self._walked = lru_cache(maxsize=4)(self._walk)
 
     def _progress(self, doing: str, done: int, total: int) -> None:
         self._report(f"{self.part}: {doing}", done, total)
@@ -117,7 +118,8 @@ class BenchmarkRunner:
     def predictions(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         """Return the variant's predictions, as stored, or else made and stored now."""
         path = self._work / "predictions" / f"{_name(variant, seed, delay_s)}.npz"
-        run = self._fingerprint(variant, seed, delay_s)
+        # Models do not depend on the views.
+        run = fingerprint_of(self._fingerprint(variant, seed, delay_s), self._view_names(delay_s))
         found = kept(path, run)
         if found is None:
             make = self._fitted if variant.fitted else self._trained
@@ -139,7 +141,7 @@ class BenchmarkRunner:
 
     def _fitted(self, variant: Variant, seed: int, delay_s: int) -> Predictions:
         assert variant.fitted
-        views = self._views(self._features(seed, delay_s, self._vectors(variant, seed)), delay_s)
+        views = self._views(seed, delay_s, self._vectors(variant, seed))
         start = time.perf_counter()
         by_view = {}
         for name, features in views.items():
@@ -153,9 +155,9 @@ class BenchmarkRunner:
         trained = self._network(variant, seed, delay_s, features, vectors)
         start = time.perf_counter()
         if variant.textless and vectors:
-            features = with_vectors(features, self._without_hidden_items(vectors, seed))
+            vectors = self._without_hidden_items(vectors, seed)
         events = features.of_part(Part.VALID, Part.TEST)
-        views = self._views(features, delay_s)
+        views = self._views(seed, delay_s, vectors)
         by_view = {name: predict(trained.model, view, events) for name, view in views.items()}
         return Predictions(by_view, float(trained.record.training["seconds"]) + time.perf_counter() - start)
 
@@ -191,20 +193,29 @@ class BenchmarkRunner:
         folder = self._work / "models" / _name(variant, seed, delay_s)
         return train_network(folder, self._fingerprint(variant, seed, delay_s), inputs, config, training, show)
 
-    def _features(self, seed: int, delay_s: int, vectors: StudentVectors | None) -> Features:
-        features = self._walked(0 if self._protocol.hidden is None else seed, delay_s, vectors is not None)
+    def _features(self, seed: int, delay_s: int, vectors: StudentVectors | None, closed: bool = False) -> Features:
+        features = self._walked(0 if self._protocol.hidden is None else seed, delay_s, vectors is not None, closed)
         return with_vectors(features, vectors) if vectors else features
 
-    def _walk(self, seed: int, delay_s: int, semantics: bool) -> Features:
+    def _walk(self, seed: int, delay_s: int, semantics: bool, closed: bool) -> Features:
         self._progress("reading the events", 0, 1)
         dataset = self.of_seed(seed)
-        return build_features(dataset, fit_schema(dataset, semantics=semantics), NOTHING, delay_s)
+        return build_features(dataset, fit_schema(dataset, semantics=semantics), NOTHING, delay_s, closed=closed)
 
-    def _views(self, features: Features, delay_s: int) -> dict[str, Features]:
-        """Return the views of features: with counts of the end of train, unless feedback is delayed, and with live
-        counts, if all seeds share the rows."""
-        views = {} if delay_s else {FROZEN: features}
-        return views if self._protocol.hidden is not None else {**views, LIVE: features.live()}
+    def _view_names(self, delay_s: int) -> list[str]:
+        """Return the views of a delay: with counts of the end of train, unless feedback is delayed; if all seeds share
+        the rows, also with live counts, and with histories of the end of train."""
+        if self._protocol.hidden is not None:
+            return [] if delay_s else [FROZEN]
+        return [LIVE] if delay_s else [FROZEN, LIVE, CLOSED]
+
+    def _views(self, seed: int, delay_s: int, vectors: StudentVectors | None) -> dict[str, Features]:
+        open_ = self._features(seed, delay_s, vectors)
+        found = {}
+        for name in self._view_names(delay_s):
+            view = self._features(seed, delay_s, vectors, closed=True) if name == CLOSED else open_
+            found[name] = view.live() if name == LIVE else view
+        return found
 
 
 def _name(variant: Variant, seed: int, delay_s: int) -> str:

@@ -94,7 +94,7 @@ class BenchmarkMetrics:
         return {"gain": gain, "ci95": compare_by_seed(drawn[0], drawn[1])["ci95"]}
 
     def _metrics(self, view: str) -> list[str]:
-        delay_s = 0 if view == FROZEN else int(view.removeprefix(f"{LIVE}_").removesuffix("_s"))
+        delay_s = int(view.removeprefix(f"{LIVE}_").removesuffix("_s")) if view.startswith(LIVE) else 0
         return ["auc", *(name for name in self._grouped if name != "request_auc" or delay_s >= REQUEST_S)]
 
     def has(self, name: str, view: str) -> bool:

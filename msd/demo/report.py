@@ -7,7 +7,12 @@ from msd.contract.files import write_text_atomic
 from msd.demo.showcase import Showcase
 from msd.page import render_page
 
-_NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
+_NAMES = {
+    "with-semantics": "with semantics",
+    "without-semantics": "without semantics",
+    "regression": "logistic regression on IDs and fields",
+    "counts": "trees on counts",
+}
 
 
 def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any], shown: Showcase) -> None:

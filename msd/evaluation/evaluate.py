@@ -1,4 +1,4 @@
-"""Evaluation of models and the counts baseline on the same test rows, labels and resamples."""
+"""Evaluation of models and baselines on the same test rows, labels and resamples."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,19 @@ from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.evaluation.baselines import counts_baseline, text_baselines
 from msd.evaluation.present_scores import read_scores
+from msd.evaluation.regression import regression_baseline
 from msd.evaluation.scores import Figures, ModelScores, Progress, compared_items, mean_figures, score_models
 from msd.evaluation.single_features import single_features
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
-from msd.evaluation.verdict import COUNTS, objections
+from msd.evaluation.verdict import COUNTS, REGRESSION, objections
 from msd.evaluation.within import measure_within
 from msd.metrics import Labels, Weights, calibration, measure, measure_pooled, measure_users
 from msd.ranker.features import Features
 from msd.student.vectors import StudentVectors
 from msd.training.folder import ModelFolderError, load_ranker
 
-# Steps of `progress` besides models: the baseline's trees, and resampling.
-OTHER_WORK = 2
+# Steps of `progress` besides models: regression, trees, and resampling.
+OTHER_WORK = 3
 _SLICE_METRICS = ("auc", "logloss", "ece", "predicted_over_observed")
 
 # Resampled metrics by unit and model.
@@ -71,15 +72,16 @@ def evaluate_models(
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
     rows = EvaluatedRows(*features.outcomes(test), features.people(test))
-    progress("Growing the baseline's trees", done)
-    trees = counts_baseline(features, test, seed)
-    measured.append(ModelScores(COUNTS, (seed,), trees[None], {}))
+    progress("Fitting the baseline's regression", done)
+    measured.append(ModelScores(REGRESSION, (seed,), regression_baseline(features, test)[None], {}))
+    progress("Growing the baseline's trees", done + 1)
+    measured.append(ModelScores(COUNTS, (seed,), counts_baseline(features, test, seed)[None], {}))
     if with_texts:
-        progress("Fitting models of texts alone", done)
+        progress("Fitting models of texts alone", done + 1)
         found = text_baselines(features, student_texts(data)[0], test, is_counted(data.events))
         measured += [ModelScores(name, (seed,), one[None], {}) for name, one in found]
     measured += given
-    progress("Resampling users and rows", done + 1)
+    progress("Resampling users and rows", done + 2)
     samples = _resample(measured, rows, {"users": rows.users, "rows": np.arange(len(test))}, resamples, seed)
     slices = slice_rows(data, features.parts, test)
     verdict = judge_semantics(measured, rows, resamples, seed)

@@ -1,4 +1,4 @@
-"""`msd evaluate`: measure models and the counts baseline once, on the same test rows."""
+"""`msd evaluate`: measure models and baselines once, on the same test rows."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
-from msd.evaluation.verdict import COUNTS, TEXT_BASELINES, say_semantics, say_verdict
+from msd.evaluation.verdict import BASELINES, TEXT_BASELINES, say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
 from msd.report import bar, table
 from msd.step import fingerprint_of, is_done, mark_done
@@ -26,8 +26,8 @@ from msd.training.folder import RECORD_FILE, WEIGHTS_FILE, ModelFolderError, loa
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 7
-_RESERVED = (COUNTS, *TEXT_BASELINES, CHANCE)
+_FORMAT = 8
+_RESERVED = (*BASELINES, *TEXT_BASELINES, CHANCE)
 
 
 @app.command("evaluate")
@@ -58,7 +58,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html.
+    """Measure each model, a regression, and trees on counts, on the test rows; write evaluation.json and report.html.
 
     Bundles are judged on a log: msd evaluate LOG… --bundle old=DIR --bundle new=DIR (add --help).
     """

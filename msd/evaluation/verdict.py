@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Figures = Mapping[str, Any]
-COUNTS, ENCODER, TFIDF, TFIDF_WITHIN = "counts", "encoder", "tfidf", "tfidf_within"
+REGRESSION, COUNTS, ENCODER, TFIDF, TFIDF_WITHIN = "regression", "counts", "encoder", "tfidf", "tfidf_within"
+BASELINES = (REGRESSION, COUNTS)
 TEXT_BASELINES = (ENCODER, TFIDF, TFIDF_WITHIN)
 _WORDS = {
+    REGRESSION: "logistic regression on IDs and fields",
     COUNTS: "trees on counts",
     TFIDF: "TF-IDF with logistic regression",
     TFIDF_WITHIN: "TF-IDF with regression within users",

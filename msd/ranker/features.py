@@ -162,17 +162,19 @@ def build_features(
     delay_s: float = 0.0,
     timeline: Timeline | None = None,
     arrays: Arrays = IN_MEMORY,
+    closed: bool = False,
 ) -> Features:
     """Encode a dataset with a fitted schema, in new `arrays`. A user's vector is used only after the profile window it
     was made from.
 
-    An event is known to later ones once more than `delay_s` have passed. `timeline`: that of another schema fitted to
-    the same dataset, to walk the events only once.
+    An event is known to later ones once more than `delay_s` have passed; if `closed`, valid and test events never are,
+    so that histories end with train as counts do. `timeline`: that of another schema fitted to the same dataset, to
+    walk the events only once.
     """
     events, shape = dataset.events, (dataset.events.height,)
     parts = split_events(events, dataset.config)
     users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
-    timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s, arrays)
+    timeline = timeline or walk_events(dataset, schema, parts, users, items, delay_s, arrays, closed)
     knows_user = arrays.filled(shape, np.bool_, lambda part: parts[part] > Part.WINDOW, "knows_user")
     impressions = arrays.filled(shape, np.float32, lambda part: impressions_of(events[part]).to_numpy(), "impressions")
     categorical, numeric = _context(dataset, schema, arrays)

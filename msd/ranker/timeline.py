@@ -105,16 +105,17 @@ def walk_events(
     items: Entities,
     delay_s: float = 0.0,
     arrays: Arrays = IN_MEMORY,
+    closed: bool = False,
 ) -> Timeline:
     """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
-    later ones once more than `delay_s` have passed."""
+    later ones once more than `delay_s` have passed; if `closed`, valid and test events never are."""
     events, rule = dataset.events, state_rules(schema)["user"]
     counted = parts <= Part.TRAIN
     at = arrays.filled((events.height,), np.float64, lambda part: events["at"][part].to_numpy())
     of_user, of_item = (_Side(rule, side, events[f"{side.side}_id"], at, counted, arrays) for side in (users, items))
     history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
     outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
-    to_come = _folding(events, counted, of_user, of_item)
+    to_come = _folding(events, counted, of_user, of_item, closed)
     next_at = next(to_come)
     for part in chunks(len(at), _ROWS_AT_ONCE):
         known = []
@@ -151,8 +152,11 @@ def walk_events(
     )
 
 
-def _folding(events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side") -> Iterator[float]:
-    """Yield the time of each event; it is folded, and so known, when the next time is asked for."""
+def _folding(
+    events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side", closed: bool
+) -> Iterator[float]:
+    """Yield the time of each event; it is folded, and so known, when the next time is asked for. If `closed`, events
+    that are not counted are never folded."""
     for part in chunks(events.height, _ROWS_AT_ONCE):
         block = events[part]
         told = (block["at"].cast(pl.Float64), block["label"].cast(pl.Boolean), impressions_of(block), block["item_id"])
@@ -161,6 +165,8 @@ def _folding(events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", it
             *(column.tolist() for column in rows), *(column.to_list() for column in told), strict=True
         ):
             yield at
+            if closed and not is_counted:
+                continue
             user.fold(of_user, Event(at, clicked, item_id, times=times), is_counted)
             item.fold(of_item, Event(at, clicked, times=times), is_counted)
 

@@ -12,6 +12,7 @@ _VIEWS = {
     "live_600_s": "feedback ten minutes late",
     "live_86400_s": "feedback a day late",
     "frozen": "counts frozen, histories live",
+    "closed": "counts and histories frozen",
     "taught": "the teacher has written about the new items",
     "untaught": "text alone is known of the new items",
 }

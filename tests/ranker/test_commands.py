@@ -64,7 +64,7 @@ def test_evaluation_measures_models_and_baseline_once(
     assert code == 0
     assert "180 test rows" in output
     results = json.loads((out / "evaluation.json").read_text())
-    assert list(results["models"]) == ["semantic", "plain", "counts"]
+    assert list(results["models"]) == ["semantic", "plain", "regression", "counts"]
     assert results["rows"] == {"window": 900, "train": 540, "valid": 180, "test": 180}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
@@ -102,7 +102,7 @@ def test_models_have_their_given_names(
     assert "AUC of plain less that of a=b: +0.0000" in output
     assert "intervals: paired bootstrap over users, 100 resamples" in output
     results = json.loads(Path("figures/evaluation.json").read_text())
-    assert list(results["models"]) == ["ours[/]", "plain", "a=b", "counts"]
+    assert list(results["models"]) == ["ours[/]", "plain", "a=b", "regression", "counts"]
     assert results["resamples"] == 100
 
 
@@ -155,9 +155,9 @@ def test_one_training_fills_a_folder(tiny_folder: Path, tmp_path: Path, run: Run
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("a/model", "b/model"), "must differ and not be counts, "),
-        (("counts",), "must differ and not be counts, "),
-        (("counts=semantic",), "must differ and not be counts, "),
+        (("a/model", "b/model"), "must differ and not be regression, counts, "),
+        (("counts",), "must differ and not be regression, counts, "),
+        (("counts=semantic",), "must differ and not be regression, counts, "),
         (("ours=semantic", "ours=plain"), "both called 'ours', were trained with the same seed, 0"),
     ],
 )
@@ -172,7 +172,7 @@ def test_rejects_models_of_one_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a/model", "b/model", "counts", "semantic", "plain"):
+    for name in ("a/model", "b/model", "regression", "counts", "semantic", "plain"):
         shutil.copytree(models[name == "plain"], tmp_path / name)
     options = [part for name in names for part in ("--model", name)]
     code, output = run("evaluate", tiny_folder, student, tmp_path / "out", *options)

@@ -44,11 +44,12 @@ def results(prepared: Path, work: Path) -> Results:
 
 
 def test_every_row_has_a_probability_and_views_differ(results: Results) -> None:
-    for by_seed in results.found.values():
+    for name, by_seed in results.found.items():
         for found in by_seed.values():
-            assert list(found) == ["frozen", "live_0_s", "live_86400_s"]
+            assert list(found) == ["frozen", "live_0_s", "closed", "live_86400_s"]
             assert {len(results.rows[0].labels), *map(len, found.values())} == {120}
-            assert len({probabilities.tobytes() for probabilities in found.values()}) == 3
+            # Trees read no histories.
+            assert len({probabilities.tobytes() for probabilities in found.values()}) == 4 - (name == "counts_gbdt")
             assert all(0 < one.min() < one.max() < 1 for one in found.values())
 
 
@@ -62,7 +63,7 @@ class _StoppedError(Exception):
 
 
 def _same(left: Mapping[str, Floats], right: Mapping[str, Floats]) -> bool:
-    return all(np.array_equal(left[view], right[view]) for view in ("frozen", "live_0_s"))
+    return all(np.array_equal(left[view], right[view]) for view in ("frozen", "live_0_s", "closed"))
 
 
 def test_stopped_run_resumes_and_ends_at_the_same(results: Results, prepared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Logistic regression on IDs and fields, with or without crosses of the user and the context with the item: a baseline
+that any platform has. It knows no counts, no history and no vectors."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+
+from msd.contract.schema import Bag, Categorical, Side
+from msd.dataset.split import Part
+from msd.metrics import Probabilities, mean_logloss, sigmoid
+from msd.ranker.features import Features
+
+_STRENGTHS = (0.05, 0.2, 0.8, 3.2, 12.8)  # scikit-learn's C: smaller values shrink more
+_BINS = 16  # of a number
+_COLUMNS = 2**20  # after hashing, so that a cross of any size fits into memory
+_CELLS = 2**25  # ones in the matrix, 400 MB
+_PRIME, _SHIFT = np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
+_ABSENT = -1
+
+Codes = NDArray[np.int32]
+
+
+class _Fields(NamedTuple):
+    """Codes [E, W] of each field by event, _ABSENT where it has fewer than W values: of the user and the context, and
+    of the item. The first of either side is its ID."""
+
+    left: Sequence[Codes]
+    right: Sequence[Codes]
+
+    def pairs(self, crossed: bool) -> Iterator[tuple[Codes, ...]]:
+        """Yield each field alone and, if `crossed`, each pair of sides but that of both IDs."""
+        yield from ((field,) for field in (*self.left, *self.right))
+        if crossed:
+            for number, left in enumerate(self.left):
+                yield from ((left, right) for right in (self.right if number else self.right[1:]))
+
+    def width(self, crossed: bool) -> int:
+        """Return the most ones of an event."""
+        return sum(int(np.prod([field.shape[1] for field in pair])) for pair in self.pairs(crossed))
+
+    def columns(self, events: NDArray[np.int64], crossed: bool) -> Codes:
+        """Return the columns [n, width] of events, hashed; _ABSENT where there is no value."""
+        found, start = np.full((len(events), self.width(crossed)), _ABSENT, np.int32), 0
+        for number, pair in enumerate(self.pairs(crossed)):
+            first, *rest = (field[events] for field in pair)
+            hashed, present = _mixed(first, _mixed(np.array([number + 1]), np.uint64(0))), first >= 0
+            for other in rest:
+                hashed = _mixed(other[:, None, :], hashed[:, :, None]).reshape(len(events), -1)
+                present = (present[:, :, None] & (other >= 0)[:, None, :]).reshape(len(events), -1)
+            end = start + hashed.shape[1]
+            found[:, start:end] = np.where(present, (hashed % np.uint64(_COLUMNS)).astype(np.int32), _ABSENT)
+            start = end
+        return found
+
+
+def regression_baseline(features: Features, events: NDArray[np.int64]) -> Probabilities:
+    """Return click probabilities [len(events)] of the regression, trained on window and train rows: the latest of them
+    if all have more than 2²⁵ ones. The penalty, and whether it has crosses, are chosen by logloss on the valid rows."""
+    fields = _fields(features)
+    tried = [_Fitted.of(features, fields, crossed) for crossed in (False, True)]
+    return min(tried, key=lambda one: one.logloss).predict(fields, events)
+
+
+class _Fitted(NamedTuple):
+    """A fitted regression with its logloss on the valid rows: `places` [2²⁰] of columns among its weights."""
+
+    crossed: bool
+    places: Codes
+    weights: NDArray[np.float64]
+    intercept: float
+    logloss: float
+
+    @classmethod
+    def of(cls, features: Features, fields: _Fields, crossed: bool) -> "_Fitted":
+        """Fit with weaker and weaker penalties while the logloss on valid rows falls."""
+        most = max(1, _CELLS // fields.width(crossed))
+        trained, valid = features.of_part(Part.WINDOW, Part.TRAIN)[-most:], features.of_part(Part.VALID)
+        columns = fields.columns(trained, crossed)
+        known = np.unique(columns[columns >= 0])
+        places = np.full(_COLUMNS, _ABSENT, np.int32)
+        places[known] = np.arange(len(known))
+        matrix = _matrix(places, columns, len(known))
+        labels, impressions = features.outcomes(trained)
+        outcomes, shown = features.outcomes(valid)
+        model = LogisticRegression(max_iter=1_000)
+        best: _Fitted | None = None
+        for strength in _STRENGTHS:
+            model.set_params(C=strength).fit(matrix, labels, impressions / impressions.mean())
+            found = cls(crossed, places, model.coef_[0].copy(), float(model.intercept_[0]), np.inf)
+            found = found._replace(logloss=mean_logloss(outcomes, found.predict(fields, valid), shown))
+            if best and found.logloss >= best.logloss:
+                break
+            best = found
+        assert best is not None, "there are penalties"
+        return best
+
+    def predict(self, fields: _Fields, events: NDArray[np.int64]) -> Probabilities:
+        """Return click probabilities [len(events)]. Values that training did not see weigh nothing."""
+        found, step = np.zeros(len(events)), max(1, _CELLS // fields.width(self.crossed))
+        for start in range(0, len(events), step):
+            part = slice(start, start + step)
+            columns = fields.columns(events[part], self.crossed)
+            logits = _matrix(self.places, columns, len(self.weights)) @ self.weights + self.intercept
+            found[part] = sigmoid(logits)
+        return found
+
+
+def _matrix(places: Codes, columns: Codes, width: int) -> sparse.csr_matrix:
+    """Return the ones [n, width] of columns [n, W] that have a place."""
+    held = np.where(columns >= 0, places[columns], _ABSENT)
+    kept = held >= 0
+    ends = np.concatenate([[0], np.cumsum(kept.sum(1))])
+    return sparse.csr_matrix((np.ones(int(ends[-1])), held[kept], ends), shape=(len(columns), width))
+
+
+def _fields(features: Features) -> _Fields:
+    user, item = (
+        [side.rows.numpy()[:, None], *(codes[side.rows.numpy()] for codes in _of_side(features, side.entities.side))]
+        for side in (features.user, features.item)
+    )
+    return _Fields([*user, *_of_side(features, "context")], item)
+
+
+def _of_side(features: Features, side: Side) -> Iterator[Codes]:
+    """Yield the codes [rows, W] of each field of a side but its ID; its rows are entities, those of the context
+    events."""
+    schema = features.schema
+    if side == "context":
+        categorical, numeric = features.context_categorical.numpy(), features.context_dense.numpy()
+        trained = features.of_part(Part.WINDOW, Part.TRAIN)
+    else:
+        entities = (features.user if side == "user" else features.item).entities
+        categorical, numeric, trained = entities.categorical, entities.numeric, np.arange(entities.unknown)
+    for field in schema.indexed(side):
+        values = categorical[:, schema.columns[field.name]]
+        if isinstance(field, Bag):
+            yield np.where(values > 0, values, _ABSENT)
+        elif isinstance(field, Categorical) and not field.is_id:
+            yield values
+    for number in schema.numerics(side):
+        value, is_missing = numeric[:, schema.columns[number.name]].T
+        edges = (
+            np.unique(np.quantile(value[trained], np.linspace(0, 1, _BINS + 1)[1:-1])) if len(trained) else value[:0]
+        )
+        binned = np.searchsorted(edges, value, "right") + 1
+        yield np.where(is_missing > 0, 0, binned).astype(np.int32)[:, None]
+
+
+def _mixed(codes: NDArray[Any], hashed: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    """Return hashes of codes after those before them."""
+    mixed = (codes.astype(np.uint64) ^ hashed) * _PRIME
+    return mixed ^ (mixed >> _SHIFT)
