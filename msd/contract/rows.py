@@ -237,7 +237,7 @@ def unpack_history(tail: bytes) -> tuple[Impression, ...] | None:
     """Return the impressions that `pack_history` packed, or None for invalid bytes and for more than it packs."""
     if not _SUM.size <= len(tail) <= MAX_TAIL_BYTES or zlib.crc32(tail) != _RESIDUE:
         return None
-    history = []
+    history: list[Impression] = []
     place, end = 0, len(tail) - _SUM.size
     while place < end:
         if place + _IMPRESSION.size > end or len(history) == MAX_HISTORY:

@@ -80,8 +80,8 @@ def check_encoding(scope: Scope, instead: str = "plain JSON") -> None:
 
 
 def check_json(scope: Scope, *others: bytes) -> None:
-    """Raise UnsupportedMediaType if the headers declare neither plain JSON nor another of these types: what a web page
-    may post to any origin is none of them."""
+    """Raise UnsupportedMediaType unless the headers declare JSON or another of these types. A web page may post only
+    other types to any origin."""
     check_encoding(scope)
     media_type = b""
     for name, value in scope["headers"]:

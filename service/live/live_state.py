@@ -22,7 +22,7 @@ _IMPRESSION = struct.Struct("<dffH")
 _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
 _NOTHING_YET = -1.0
 MAX_STATE_BYTES = _HEAD.size + MAX_HISTORY * (_IMPRESSION.size + 4 * MAX_ID_CHARS)
-"""Of a packed state: a longer one is none, and is not read."""
+"""Of a packed state; a longer value is not read."""
 
 
 class LiveState(NamedTuple):
@@ -81,7 +81,7 @@ def unpack_state(packed: bytes | None) -> LiveState | None:
 
 
 def _history(packed: bytes) -> tuple[Impression, ...]:
-    history = []
+    history: list[Impression] = []
     place, end = _HEAD.size, len(packed)
     while place < end:
         at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)

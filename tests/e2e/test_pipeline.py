@@ -57,7 +57,7 @@ def test_scores_over_http_from_both_stores_equal_torch(
 
 def test_bundle_has_the_measured_figures(pipeline: Pipeline) -> None:
     manifest = open_bundle(pipeline.bundle).manifest
-    assert set(manifest.metrics) == {"semantic", "plain", "counts"}
+    assert set(manifest.metrics) == {"semantic", "plain", "counts", "regression"}
     figures = json.loads((pipeline.figures / "evaluation.json").read_text())["models"]
     assert manifest.metrics["semantic"] == figures["semantic"]["metrics"]
     assert manifest.provenance["parity"]["max_abs_diff"] <= 1e-5

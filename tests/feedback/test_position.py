@@ -138,9 +138,9 @@ def test_night_keeps_the_first_place_calibrated(tmp_path: Path, known: float, st
     scorer = ScoredBundle(tmp_path / "bundle")
     ratios = pages.ratios(scorer, [f"u{user}" for user in range(100)])
 
+    # The 500 valid rows of each place, which calibrate, have its clicks to 4.5 % at the first, and to 16 % at the last.
+    assert 0.9 < ratios[0] < 1.1, ratios
     if strangers:
-        assert 0.9 < ratios[0] < 1.1, ratios
         assert 0.9 < pages.ratios(scorer, [None])[0] / STRANGERS < 1.1
         return
-    assert 0.95 < ratios[0] < 1.05, ratios
-    assert np.all((0.85 < ratios) & (ratios < 1.15)), ratios
+    assert np.all((0.75 < ratios) & (ratios < 1.25)), ratios

@@ -174,7 +174,7 @@ def test_history_of_a_state_or_a_row_is_bounded(
     seen = clicked(*(f"i{place}" for place in range(count)))
     state = pack_state(begin(1.0, 1.0, AT + 1, seen))
     loaded = Loaded(tmp_path / "bundle")
-    rows = core_rows(loaded.files["user"]), core_rows(loaded.files["item"])
+    rows = core_rows(loaded.files["user"].memory()), core_rows(loaded.files["item"].memory())
     live = (state, [None] * 3, None, 900.0, 1.0, 1.0)
     assert loaded.frame.take(BODY, CAPACITY, *rows, AT, None, lambda *_: live, False, False) == outcome
 
@@ -183,7 +183,7 @@ def test_history_of_a_state_or_a_row_is_bounded(
     write_row_file(path, codec, loaded.bundle.bundle_id, ["u1"], codec.missing, [seen])
     monkeypatch.undo()
     file = RowFile(path, codec, loaded.bundle.bundle_id)
-    assert loaded.frame.take(BODY, CAPACITY, core_rows(file), rows[1], AT, None, None, False, False) == outcome
+    assert loaded.frame.take(BODY, CAPACITY, core_rows(file.memory()), rows[1], AT, None, None, False, False) == outcome
     assert file.get(["u1"]).damaged == (outcome == LACKING)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide, pack_history
+from msd.contract.schema import MAX_HISTORY
 from service.rows.arena import Arena
 from tests.contract.examples import ITEMS, USERS, clicked, make_records
 
@@ -110,7 +111,7 @@ def test_long_ids_count_for_what_they_take() -> None:
 def test_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> None:
     arena = Arena(USERS, 4 * (USERS.dtype.itemsize + 260))
     arena.put(["a"], rows_of("user", [1]), 0)
-    arena.put(["b"], rows_of("user", [2_000]), 0)
+    arena.put(["b"], rows_of("user", [MAX_HISTORY]), 0)
 
     assert numbers_in(arena, ["a", "b"]) == {"a": 1}
 
