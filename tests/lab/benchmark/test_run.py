@@ -48,8 +48,9 @@ def test_every_row_has_a_probability_and_views_differ(results: Results) -> None:
         for found in by_seed.values():
             assert list(found) == ["frozen", "live_0_s", "closed", "live_86400_s"]
             assert {len(results.rows[0].labels), *map(len, found.values())} == {120}
-            # Trees read no histories, and a blend may be of counts alone.
-            assert len({probabilities.tobytes() for probabilities in found.values()}) >= 3 + (name == OURS)
+            # Trees read no histories, and a small blend may leave out what does.
+            told = [one for view, one in found.items() if name == OURS or view != "closed"]
+            assert len({probabilities.tobytes() for probabilities in told}) == len(told)
             assert all(0 < one.min() < one.max() < 1 for one in found.values())
 
 
