@@ -82,6 +82,18 @@ def two_sided_p(differences: Floats) -> float | None:
     return min(1.0, 2 * (rarer + 1) / (len(usable) + 1))
 
 
+def resampled_sums(groups: NDArray[np.int64], columns: Floats, resamples: int = 1_000, seed: int = 0) -> Floats:
+    """Return the columns' [C, n] sums over resamples of the groups [C, R], each with all its rows; NaN of one group,
+    which cannot vary. Sums that are drawn with the same groups and seed are of the same resamples."""
+    _, of_row = np.unique(groups, return_inverse=True)
+    by_group = np.stack([np.bincount(of_row, column) for column in columns])
+    rng, count = np.random.default_rng(seed), by_group.shape[1]
+    if count < 2:
+        return np.full((len(columns), resamples), np.nan)
+    drawn = [by_group @ np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples)]
+    return np.stack(drawn, axis=1)
+
+
 def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
     """Yield each row's count in each resample, in chunks [r, n]; the same for equal groups and seed."""
     rng = np.random.default_rng(seed)

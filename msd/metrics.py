@@ -108,6 +108,14 @@ def calibration(
     ]
 
 
+def ece_bins(probabilities: Probabilities, bins: int = 15) -> NDArray[np.int64]:
+    """Return the bin of `calibration` that each row is in [n]."""
+    found = np.empty(len(probabilities), np.int64)
+    for place, rows in enumerate(np.array_split(np.argsort(probabilities, kind="stable"), bins)):
+        found[rows] = place
+    return found
+
+
 def expected_calibration_error(curve: list[CalibrationBin]) -> float:
     """Return the mean |predicted − observed| over the bins, weighted by their impressions."""
     impressions = np.array([one.impressions for one in curve])

@@ -1,5 +1,6 @@
 """`msd lab nights`: simulated days with a known law, and the loop's answers to them."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from lab.nights.large import run_large
 from lab.nights.show import run_nights
+from lab.nights.simulated import run_simulated
 from lab.nights.stream import run_stream
 from msd.page import to_svg
 from msd.report import bar, check_writable, show, table, write_figures
@@ -33,9 +35,17 @@ def nights(
     stream: Annotated[
         bool, typer.Option("--stream", help="A training alone, on as many made-up events: its time and memory.")
     ] = False,
+    simulated: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="N made-up nights, decided by the real gate and rollout.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of made-up nights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures of made-up nights as JSON.")] = False,
 ) -> None:
     """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad."""
     check_writable(figures)
+    if simulated:
+        _simulate(simulated, seed, figures, as_json)
+        return
     shutil.rmtree(work, ignore_errors=True)
     run = run_stream if stream else run_large if large else run_nights
     with bar() as progress:
@@ -46,6 +56,28 @@ def nights(
         return
     show([_table(found)])
     write_figures(figures, found, {".svg": _draw(found)})
+
+
+def _simulate(count: int, seed: int, figures: Path | None, as_json: bool) -> None:
+    with bar() as progress:
+        found = run_simulated(count, seed, lambda doing: progress(doing, 0, 1))
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        show([_decisions(found["table"])])
+    write_figures(figures, found)
+
+
+def _decisions(kinds: dict[str, Any]) -> Table:
+    ways = {"gate": "gate", "figures": "gate, unknown by figures", "rollout": "gate and rollout"}
+    heads = [f"{way}: {what}" for way in ways.values() for what in ("right", "wrong", "lost %")]
+    made = table("Promotions by kind of night", ["kind", "nights", "good", "bad", *heads])
+    for kind, row in kinds.items():
+        found = [f"{row[way][what]}" for way in ways for what in ("right", "wrong")]
+        lost = [f"{100 * row[way]['lost']:.2f}" for way in ways]
+        cells = [cell for place in range(len(ways)) for cell in (*found[2 * place : 2 * place + 2], lost[place])]
+        made.add_row(kind, *(str(row[name]) for name in ("nights", "good", "bad")), *cells)
+    return made
 
 
 def _table(found: dict[str, Any]) -> Table:

@@ -32,6 +32,7 @@ _ROLLOUT = """
 [rollout]
 shares = [0.5]
 hold_minutes = 1.5
+most_hours = 0.2
 clicks = {clicks}
 """
 

@@ -6,7 +6,7 @@ error is that of the sums (the delta method; Deng, Knoblich and Lu, KDD 2018). P
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +28,11 @@ class Estimate(NamedTuple):
 
     value: float
     ci95: tuple[float, float]
+
+    def at(self, z: float) -> "Estimate":
+        """Return the figure with an interval of `z` standard errors on each side in place of 1.96."""
+        low, high = ((end - self.value) * z / _Z95 + self.value for end in self.ci95)
+        return Estimate(self.value, (low, high))
 
 
 class ArmDifference(NamedTuple):
@@ -72,26 +77,48 @@ class RatioMismatch:
     told: str
 
 
-def _by_user(impressions: pl.DataFrame, champion: str) -> tuple[list[str], dict[str, Floats]]:
-    """Return the arms, the champion first; and by user and arm [U, A] the impressions and each metric's numerator.
-    Raises FeedbackError if the champion has no impression."""
-    arms = impressions["arm"].unique().sort().to_list()
-    if champion not in arms:
-        raise FeedbackError(f"no impression belongs to the arm {champion!r}; there are: {', '.join(arms)}")
-    arms = [champion, *(arm for arm in arms if arm != champion)]
-    sums = impressions.group_by("user_id", "arm").agg(
-        pl.len().cast(pl.Float64).alias("impressions"),
-        pl.col("label").cast(pl.Float64).sum().alias("ctr"),
-        earned(impressions).sum().alias("rpm"),
+class ArmSums(NamedTuple):
+    """Arms, the champion first, and sums by user and arm [U, A]: of impressions, requests, predicted clicks, and each
+    metric's numerator."""
+
+    arms: list[str]
+    tables: dict[str, Floats]
+
+    @classmethod
+    def of(cls, impressions: pl.DataFrame, champion: str) -> "ArmSums":
+        """Raises FeedbackError if the champion has no impression."""
+        arms = impressions["arm"].unique().sort().to_list()
+        if champion not in arms:
+            raise FeedbackError(f"no impression belongs to the arm {champion!r}; there are: {', '.join(arms)}")
+        arms = [champion, *(arm for arm in arms if arm != champion)]
+        sums = impressions.group_by("user_id", "arm").agg(
+            pl.len().cast(pl.Float64).alias("impressions"),
+            pl.col("request_id").n_unique().cast(pl.Float64).alias("requests"),
+            pl.col("pctr").sum().alias("predicted"),
+            pl.col("label").cast(pl.Float64).sum().alias("ctr"),
+            earned(impressions).sum().alias("rpm"),
+        )
+        users = {user: place for place, user in enumerate(sums["user_id"].unique().to_list())}
+        rows = np.array([users[user] for user in sums["user_id"].to_list()], np.int64)
+        columns = np.array([arms.index(arm) for arm in sums["arm"].to_list()], np.int64)
+        tables = {}
+        for name in ("impressions", "requests", "predicted", *METRICS):
+            tables[name] = np.zeros((len(users), len(arms)))
+            tables[name][rows, columns] = sums[name].to_numpy()
+        return cls(arms, tables)
+
+    def ratios(self, of: str, below: str = "impressions", per: float = 1.0) -> "Ratios":
+        """Return the ratio of two sums by arm, with its error over users."""
+        return Ratios.of(self.tables[of], self.tables[below], per)
+
+
+def ratio_of_medians(old: Sequence[float], new: Sequence[float]) -> Estimate:
+    """Return the median of `new` ÷ that of `old`, with the interval of both medians' order statistics."""
+    (old_low, old_mid, old_high), (new_low, new_mid, new_high) = (
+        np.quantile(one, np.clip([0.5 - half, 0.5, 0.5 + half], 0, 1))
+        for one, half in ((one, _Z95 / 2 / math.sqrt(len(one))) for one in (old, new))
     )
-    users = {user: place for place, user in enumerate(sums["user_id"].unique().to_list())}
-    rows = np.array([users[user] for user in sums["user_id"].to_list()], np.int64)
-    columns = np.array([arms.index(arm) for arm in sums["arm"].to_list()], np.int64)
-    tables = {}
-    for name in ("impressions", *METRICS):
-        tables[name] = np.zeros((len(users), len(arms)))
-        tables[name][rows, columns] = sums[name].to_numpy()
-    return arms, tables
+    return Estimate(float(new_mid / old_mid), (float(new_low / old_high), float(new_high / old_low)))
 
 
 def earned(impressions: pl.DataFrame) -> pl.Expr:
@@ -104,8 +131,8 @@ def earned(impressions: pl.DataFrame) -> pl.Expr:
 
 def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
     """Return all arms' figures, champion first, and their differences from it."""
-    arms, sums = _by_user(impressions, champion)
-    measured = {name: Ratios.of(sums[name], sums["impressions"], PER[name]) for name in METRICS}
+    arms, sums = made = ArmSums.of(impressions, champion)
+    measured = {name: made.ratios(name, per=PER[name]) for name in METRICS}
     found = {}
     for place, arm in enumerate(arms):
         own = impressions.filter(pl.col("arm") == arm)

@@ -13,14 +13,18 @@ from rich.table import Table
 from msd.contract.correction import read_corrections
 from msd.feedback.collect import Events, Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_events, read_requests
-from msd.feedback.gate import Figures, Gate
+from msd.feedback.gate import Decision, Figures, Gate
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, judge
 from msd.feedback.scored_bundle import ScoredBundle
 from msd.step import read_toml
 
-KEPT = 3
-"""Exit status if the old bundle stays."""
+_EXIT_CODES: dict[Decision, int] = {"promote": 0, "keep": 3, "unknown": 4}
+_SENTENCES: dict[Decision, str] = {
+    "promote": "promote",
+    "keep": "keep the old one",
+    "unknown": "unknown: let a rollout decide",
+}
 app = typer.Typer(add_completion=False)
 
 
@@ -48,7 +52,7 @@ def main(
 ) -> None:
     """Score the impressions that are later than both bundles' data by each bundle's graph and rows, and compare.
 
-    Exit status 0 if the new bundle passes the gate, 3 if the old one should stay.
+    Exit status 0 if the new bundle surely passes the gate, 3 if the old one should stay, 4 if a rollout has to decide.
     """
     places = dict(one.partition("=")[::2] for one in bundle)
     if places.keys() != {"old", "new"} or len(bundle) != 2:
@@ -71,8 +75,8 @@ def main(
         typer.echo(json.dumps(verdict.document(), indent=2))
     else:
         print_verdict(Console(), verdict)
-    if not verdict.promotes:
-        raise typer.Exit(KEPT)
+    if code := _EXIT_CODES[verdict.decision]:
+        raise typer.Exit(code)
 
 
 def print_verdict(console: Console, verdict: Verdict) -> None:
@@ -81,8 +85,9 @@ def print_verdict(console: Console, verdict: Verdict) -> None:
     if "models" in figures:
         console.print(_table(figures))
     for check in verdict.checks:
-        console.print(f"{'ok  ' if check.holds else 'FAIL'} {check}", highlight=False, markup=False)
-    console.print("promote" if verdict.promotes else "keep the old one", highlight=False)
+        outcome = {"holds": "ok  ", "fails": "FAIL", "unknown": "?   "}[check.outcome]
+        console.print(f"{outcome} {check}", highlight=False, markup=False)
+    console.print(_SENTENCES[verdict.decision], highlight=False)
 
 
 def _table(figures: Figures) -> Table:

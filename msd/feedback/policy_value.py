@@ -1,9 +1,9 @@
 """Value of another policy, from logged requests whose first candidate was chosen with known probabilities.
 
 Three estimators of the mean reward of a first impression: inverse propensity scoring (IPS; Horvitz and Thompson 1952),
-the same normalised by its weights (SNIPS; Swaminathan and Joachims, NIPS 2015), and doubly robust with the model's own
-scores (DR; Dudík, Langford and Li, ICML 2011). Intervals resample users. What cannot be used is counted; what cannot be
-right is an error.
+the same normalised by its weights (SNIPS; Swaminathan and Joachims, NIPS 2015), and doubly robust with a model's
+predictions (DR; Dudík, Langford and Li, ICML 2011). Intervals resample users. What cannot be used is counted; what
+cannot be right is an error.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.bootstrap import interval
+from msd.bootstrap import interval, resampled_sums
 from msd.contract.pricing import Formula, ecpm_of, formula_of
 from msd.dataset.problem import POLARS_ERRORS
 from msd.feedback.arms import METRICS, Estimate, earned
@@ -54,6 +54,15 @@ class ExploredRequests:
         """Return how much each request counts for the target policy [n]."""
         return self.target / self.propensity
 
+    def corrected(self, metric: str) -> Floats:
+        """Return each request's part in the doubly robust mean [n]: the target's prediction, and its weighted error."""
+        rewards = self.rewards[metric]
+        return rewards.predicted_of_target + self.weights * (rewards.earned - rewards.predicted)
+
+    def only(self, kept: NDArray[np.bool_]) -> "ExploredRequests":
+        """Return some of the requests, for their support: without rewards."""
+        return ExploredRequests(self.users[kept], self.propensity[kept], self.target[kept], {})
+
 
 class PolicyValue(NamedTuple):
     """A metric's mean as logged, and three estimates of it under the target policy."""
@@ -82,9 +91,9 @@ class Support(NamedTuple):
 def support(rows: ExploredRequests, resamples: int = RESAMPLES, seed: int = 0) -> Support:
     """Return how well the log supports the target policy."""
     weights = rows.weights
-    drawn = _resampled(rows.users, np.stack([weights, np.ones(len(weights))]), resamples, seed)
+    drawn = resampled_sums(rows.users, np.stack([weights, np.ones(len(weights))]), resamples, seed)
     return Support(
-        _estimate(float(weights.mean()), drawn[0] / drawn[1]),
+        estimate_of(float(weights.mean()), drawn[0] / drawn[1]),
         float(weights.sum() ** 2 / (weights**2).sum()) if weights.any() else 0.0,
         float(weights.max()),
     )
@@ -96,10 +105,9 @@ def value_of(
     """Return a metric's estimates, in units of `per` impressions. SNIPS is NaN if no request has a weight."""
     rewards, weights = rows.rewards[metric], rows.weights
     weighted = weights * rewards.earned
-    corrected = rewards.predicted_of_target + weights * (rewards.earned - rewards.predicted)
-    sums = np.stack([rewards.earned, weighted, corrected, weights, np.ones(len(weights))])
-    found = [per * _ratios(column) for column in (sums.sum(1), _resampled(rows.users, sums, resamples, seed))]
-    return PolicyValue(*(_estimate(float(value), drawn) for value, drawn in zip(*found, strict=True)))
+    sums = np.stack([rewards.earned, weighted, rows.corrected(metric), weights, np.ones(len(weights))])
+    found = [per * _ratios(column) for column in (sums.sum(1), resampled_sums(rows.users, sums, resamples, seed))]
+    return PolicyValue(*(estimate_of(float(value), drawn) for value, drawn in zip(*found, strict=True)))
 
 
 def _ratios(sums: Floats) -> Floats:
@@ -109,17 +117,9 @@ def _ratios(sums: Floats) -> Floats:
     return np.stack([earned / requests, weighted / requests, normalised, corrected / requests])
 
 
-def _estimate(value: float, drawn: Floats) -> Estimate:
+def estimate_of(value: float, drawn: Floats) -> Estimate:
+    """Return a figure with the interval of its resamples [R]; NaN if it has none."""
     return Estimate(value, interval(drawn) or (float("nan"), float("nan")))
-
-
-def _resampled(users: NDArray[np.int64], columns: Floats, resamples: int, seed: int) -> Floats:
-    """Return the columns' [C, n] sums over resamples of the users [C, R], each with all its requests."""
-    _, of_row = np.unique(users, return_inverse=True)
-    by_user = np.stack([np.bincount(of_row, column) for column in columns])
-    rng, count = np.random.default_rng(seed), by_user.shape[1]
-    drawn = [by_user @ np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples)]
-    return np.stack(drawn, axis=1)
 
 
 def read_target(path: Path) -> Target:

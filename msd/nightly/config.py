@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from msd.contract.errors import MsdError
 from msd.feedback.gate import Gate
 from msd.feedback.impressions import Windows
-from msd.step import read_toml
+from msd.step import fingerprint_of, read_toml
 
 _Hours = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -54,13 +54,15 @@ class InputConfig(_Section):
 
 class RolloutConfig(_Section):
     """Shares of users that a better bundle scores, one after the other, before it replaces the served one: each for
-    `hold_minutes`, until it has `clicks`, and for at most `most_hours`. `services`: addresses whose /metrics are read;
-    one has to answer, and at most the share `errors` of their requests may fail."""
+    `hold_minutes`, until it has `clicks`, and for at most `most_hours`; the last until revenue per request is surely
+    higher or lower. `chance`: probability that equal bundles seem so in all looks at a stage, either way. `services`:
+    addresses whose /metrics are read; one has to answer, and at most the share `errors` of their requests may fail."""
 
     shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)] = [0.01, 0.1, 0.5]
     hold_minutes: Annotated[float, Field(gt=0)] = 60.0
     most_hours: Annotated[float, Field(gt=0)] = 24.0
     clicks: Annotated[int, Field(ge=1)] = 50
+    chance: Annotated[float, Field(gt=0, lt=0.5)] = 0.025
     services: list[Annotated[str, Field(pattern="^https?://[^/]")]] = []
     errors: Annotated[float, Field(ge=0, le=1)] = 0.001
 
@@ -91,6 +93,11 @@ class NightlyConfig(_Section):
     input: InputConfig = InputConfig()
     gate: Gate = Gate()
     rollout: RolloutConfig | None = None
+
+    @property
+    def bounds(self) -> str:
+        """Return a fingerprint of what decides a night, given its bundle."""
+        return fingerprint_of(self.gate.model_dump(), self.rollout and self.rollout.model_dump())
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -28,7 +28,7 @@ from msd.demo.steps import Steps
 from msd.feedback.collect import collected
 from msd.feedback.dataset import describe, write_dataset
 from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
-from msd.feedback.gate import Check, Figures
+from msd.feedback.gate import Check, Decision, Figures
 from msd.feedback.impressions import Joined, join
 from msd.feedback.judge import judge
 from msd.feedback.outcomes import say_unjoined
@@ -37,6 +37,7 @@ from msd.nightly.config import NightlyConfig, NightlyError
 from msd.nightly.cost import noted
 from msd.nightly.record import NightRecord, known_record
 from msd.nightly.rollout import check_experiment, end_rollout, roll_out
+from msd.nightly.stage import Stage
 from msd.teachers.knowledge import RECORD_FILE
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
@@ -60,7 +61,7 @@ class Night:
         self.config = config
         self.folder = config.work / "nights" / name
         self.known = known_record(self.folder)
-        self.record = NightRecord(night=name, started_at=time.time())
+        self.record = NightRecord(night=name, started_at=time.time(), bounds=config.bounds)
         optional = (
             config.semantics,
             config.teach is not None,
@@ -72,8 +73,9 @@ class Night:
         self._others = sorted((one for one in found if one and one.status != "failed"), key=lambda one: one.until)
 
     def run(self) -> NightRecord:
-        """Run the night to its end, and return its record. A finished night is not repeated."""
-        if self.known and self.known.status != "failed":
+        """Run the night to its end, and return its record. A finished night is not repeated, unless it kept the old
+        bundle by other bounds."""
+        if self.known and self.known.status != "failed" and not self._is_judged_anew(self.known):
             return self.known
         record = self.record
         try:
@@ -93,6 +95,11 @@ class Night:
             self._prune()
         return record
 
+    def _is_judged_anew(self, known: NightRecord) -> bool:
+        """Return whether a night was decided by other bounds; if its bundle is still there, and was not served."""
+        is_open = known.status == "kept" and known.verdict is not None and known.bounds != self.record.bounds
+        return is_open and (self.folder / "bundle" / MANIFEST).is_file()
+
     def _run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         # What would be found after hours of training.
@@ -105,20 +112,31 @@ class Night:
             self._make()
             with noted(self.record.steps, "judge"):
                 verdict = self.record.verdict = self._judge(logs)
-            if verdict["promotes"]:
+            checks = [Check(**one) for one in verdict["checks"]]
+            decision = self._decide(verdict["decision"], checks)
+            if decision == "promote":
                 self._publish()
             self._recalibrate(logs)
-        checks = [Check(**one) for one in verdict["checks"]]
-        self.record.why = [str(one) for one in checks if one.holds == verdict["promotes"]]
-        if not verdict["promotes"]:
-            raise _Kept(*self.record.why)
+        if decision == "keep":
+            raise _Kept(*(str(one) for one in checks if not one.holds))
+        self.record.why = [str(one) for one in checks]
+
+    def _decide(self, decision: Decision, checks: Sequence[Check]) -> Decision:
+        """Return whether to go on to publish. Where checks are unknown the rollout decides; without one, `unknown` of
+        the gate says."""
+        if decision != "unknown" or self.config.rollout:
+            return "keep" if decision == "keep" else "promote"
+        by_figures = self.config.gate.unknown == "figures" and all(check.seems for check in checks)
+        how = "their figures decided" if by_figures else "the old bundle stays"
+        self.record.notes.append(f"some checks are unknown, and no [rollout] can decide: {how}")
+        return "promote" if by_figures else "keep"
 
     def _join(self, logs: Sequence[Path]) -> None:
         """Write the dataset up to the cut, and the impressions after it; or find why there is nothing to train on."""
         record, mark, window = self.record, self.folder / _JOINED, self.config.window
         if mark.is_file():
             done = NightRecord.model_validate_json(mark.read_bytes())
-            for name in ("counts", "click_rates", "began", "cut", "until", "is_accepted"):
+            for name in ("counts", "left_out", "click_rates", "began", "cut", "until", "is_accepted"):
                 setattr(record, name, getattr(done, name))
             return
         out = self.folder / "dataset"
@@ -154,10 +172,11 @@ class Night:
         write_text_atomic(mark, record.model_dump_json())
 
     def _without_refused(self, impressions: pl.DataFrame) -> pl.DataFrame:
-        """Return impressions without those of nights whose input was refused."""
+        """Return impressions without those of refused nights: of their input, or because what they made earned less."""
         for one in self._others:
             if not one.is_accepted and one.until:
                 start, end = (_place_after(impressions, at) for at in (one.began, one.until))
+                self.record.left_out[one.night] = end - start
                 impressions = pl.concat([impressions[:start], impressions[end:]], rechunk=False)
         return impressions
 
@@ -273,7 +292,8 @@ class Night:
                 self._call("publish beside", "publish", place, "--beside", *redis)
             self.record.rollout = roll_out(self.config, self.config.rollout, self.folder, name)
             last = self.record.rollout[-1]
-            if not last.holds:
+            if last.decision != "grow":
+                self._leave_out(last)
                 failed = [str(check) for check in last.checks if not check.holds]
                 raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
         try:
@@ -283,6 +303,15 @@ class Night:
         finally:
             if self.config.rollout:
                 end_rollout(self.config)
+
+    def _leave_out(self, last: Stage) -> None:
+        """Refuse the night's impressions if the bundle that they made surely earned less: they say what is not so, as
+        those of bots or of a fad that is over do."""
+        if last.earns_less:
+            self.record.is_accepted = False
+            self.record.notes.append(
+                "the new bundle surely earned less: later nights leave the impressions out that were new to it"
+            )
 
     def _recalibrate(self, logs: Sequence[Path]) -> None:
         if self.config.corrections is None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from msd.contract.files import write_text_atomic
 from msd.nightly.config import NightlyError
 from msd.nightly.cost import Cost
-from msd.nightly.rollout import Stage
+from msd.nightly.stage import Stage
 from msd.page import render_page
 from msd.step import read_record
 
@@ -22,7 +22,8 @@ class NightRecord(BaseModel):
     """What came in, what changed, the verdict and why.
 
     Impressions after `began` and up to `until` were new; those after `cut` judged the bundles (Unix s). `is_accepted`:
-    whether the next night continues this one's dataset; if not, it leaves the new impressions out.
+    whether the next night continues this one's dataset; if not, later nights leave the new impressions out. `left_out`:
+    this night's number of those, by the refused night. `bounds`: fingerprint of the gate and the rollout that decided.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,7 +37,9 @@ class NightRecord(BaseModel):
     began: float = 0.0
     cut: float = 0.0
     until: float = 0.0
+    bounds: str = ""
     counts: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     click_rates: dict[str, float] = {}
     verdict: dict[str, Any] | None = None
     rollout: list[Stage] = []

@@ -78,7 +78,13 @@ def test_known_effect_of_simulated_traffic() -> None:
 
 
 def test_compares_arms_without_clicks_or_bids() -> None:
-    shown = {"user_id": ["u", "v"], "arm": ["champion", "new"], "label": [0, 1], "pctr": [0.1, 0.2]}
+    shown = {
+        "request_id": ["r", "s"],
+        "user_id": ["u", "v"],
+        "arm": ["champion", "new"],
+        "label": [0, 1],
+        "pctr": [0.1, 0.2],
+    }
     frame = pl.DataFrame(shown).with_columns(bid=pl.lit(None, pl.Float64), pricing=pl.lit("cpc"))
     arms = compare(frame, "champion")
 
@@ -116,6 +122,7 @@ def test_changed_shares_need_an_option() -> None:
 def test_revenue_follows_the_pricing() -> None:
     frame = pl.DataFrame(
         {
+            "request_id": list("abcde"),
             "user_id": ["u", "u", "v", "v", "w"],
             "arm": ["champion"] * 5,
             "label": [0, 1, 1, 1, 1],

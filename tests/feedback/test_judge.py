@@ -1,6 +1,7 @@
 """A bundle that is the law of the clicks is promoted, and kept against another; bounds, segments and values."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import pytest
 
 import native
 from msd.contract.bundle import Bundle
+from msd.feedback.arms import Estimate
 from msd.feedback.files import JUDGE_COLUMNS, FeedbackError, read_requests
-from msd.feedback.gate import Gate, checks_of
+from msd.feedback.gate import Check, Gate, above_zero, at_most, checks_of, decided
 from msd.feedback.impressions import Windows, join
 from msd.feedback.judge import Verdict, _score, judge
+from msd.feedback.proposals import clicks_of
 from msd.feedback.scored_bundle import ScoredBundle
 from tests.bundles.factory import AT, USERS, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.feedback.made import events, requests
 
 GATE = Gate(latency=1_000)
+NEVER = Estimate(math.inf, (math.inf, math.inf))
 FIRST = {"policy": "thompson", "share": 1.0, "seed": "s", "explored": True, "first": 0, "propensity": 0.2}
 
 
@@ -64,11 +68,12 @@ def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_
     log = Log(tmp_path, other_bundle)
     better, worse = log.judged(bundle, other_bundle), log.judged(other_bundle, bundle)
 
-    assert better.promotes, better.checks
+    assert better.decision != "keep", better.checks
     assert better.figures["differences"]["auc"]["ci95"][0] > 0
-    assert not worse.promotes
+    assert worse.decision == "keep"
     same = log.judged(other_bundle, other_bundle)
-    assert [check.name for check in same.checks if not check.holds] == ["sure gain of logloss"]
+    assert same.decision == "keep"
+    assert same.checks[0][:4] == ("sure gain of logloss", 0.0, "needs more than 0", "unknown")
     segments = better.figures["segments"]
     due = {"anonymous": 300, "known": 600, "placement=0": 450, "placement=1": 450}
     assert {name: segment["impressions"] for name, segment in segments.items()} == due
@@ -147,10 +152,10 @@ def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
     log, gate = Log(tmp_path, other_bundle), GATE.model_copy(update={"clicks": 10})
     better, worse = log.judged(bundle, other_bundle, gate), log.judged(other_bundle, bundle, gate)
 
-    assert better.promotes, better.checks
+    assert better.decision != "keep", better.checks
     assert 900 / 5 < better.figures["comparable"]["impressions"] < 2 * 900 / 5, "each chooses one of five"
     assert worse.checks[1].name == "gain of logloss on explored requests"
-    assert not worse.checks[1].holds
+    assert worse.checks[1].outcome == "fails"
 
 
 def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
@@ -159,12 +164,62 @@ def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle,
     slow = log.judged(bundle, other_bundle, Gate(latency=1e-9))
 
     assert [check.name for check in few.checks] == ["clicks"]
-    assert [check.name for check in slow.checks if not check.holds] == ["latency, new ÷ old"]
-    assert not few.promotes
-    assert not slow.promotes
-    slow.figures["segments"]["known"]["predicted_over_observed"]["new"] = 0.0  # no click is expected
-    failed = [str(check) for check in checks_of(GATE, slow.figures) if not check.holds]
-    assert failed == ["calibration of known requests, as a factor: +inf, at most 1.25"]
+    assert [check.name for check in slow.checks if check.outcome == "fails"] == ["latency, new ÷ old"]
+    assert few.decision == slow.decision == "keep"
+    slow.figures["segments"]["known"] |= {"factor": NEVER, "factor_over_old": NEVER}  # no click is expected
+    failed = [str(check) for check in checks_of(GATE, slow.figures) if check.outcome == "fails"]
+    assert failed[0].startswith("calibration of known requests, as a factor: +inf")
+
+
+def estimate(low: float, value: float, high: float) -> Estimate:
+    return Estimate(value, (low, high))
+
+
+@pytest.mark.parametrize(
+    ("check", "outcome"),
+    [
+        (at_most("a", estimate(-1, 0, 1), 1.0), "holds"),
+        (at_most("a", estimate(-1, 0, 1), 0.5), "unknown"),
+        (at_most("a", estimate(0.6, 0.8, 1), 0.5), "fails"),
+        (at_most("a", estimate(math.nan, 0.0, math.nan), 0.5), "unknown"),
+        (above_zero("a", estimate(0.1, 1, 2)), "holds"),
+        (above_zero("a", estimate(-0.1, 1, 2)), "unknown"),
+        (above_zero("a", estimate(-2, -1, -0.1)), "fails"),
+    ],
+)
+def test_check_is_unknown_while_its_bound_is_in_the_interval(check: Check, outcome: str) -> None:
+    assert check.outcome == outcome
+
+
+def test_one_failure_keeps_and_one_unknown_leaves_it_to_the_rollout() -> None:
+    held, unknown, failed = (at_most("a", estimate(0, 1, 2), most) for most in (2.0, 1.0, -1.0))
+
+    assert [decided(one) for one in ([held], [held, unknown], [unknown, failed])] == ["promote", "unknown", "keep"]
+    assert decided([held, unknown._replace(is_needed=True)]) == "keep"
+
+
+def test_value_is_unknown_without_support(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    """Of 900 requests each of five ads is first by chance; thrice as much support is asked for as there is."""
+    log = Log(tmp_path, other_bundle)
+    thin, enough = (log.judged(bundle, other_bundle, GATE.model_copy(update={"support": n})) for n in (600, 60))
+    of_thin, of_enough = (next(one for one in v.checks if one.name == "share of value lost") for v in (thin, enough))
+
+    assert thin.decision == "unknown"
+    assert (of_thin.outcome, of_enough.outcome) == ("unknown", "holds")
+    assert "needs 600" in of_thin.bound
+
+
+def test_reward_model_is_neither_bundles() -> None:
+    """Both bundles predict a fifth of the clicks: the cross-fitted model predicts all of them."""
+    rng, count = np.random.default_rng(0), 4_000
+    chance = rng.uniform(0.05, 0.5, count)
+    clicked = (rng.random(count) < chance).astype(np.float64)
+    logits = np.log(chance / 5 / (1 - chance / 5))
+    ids = np.char.add("i", rng.integers(30, size=(count, 3)).astype(str))
+    predicted = clicks_of(np.broadcast_to(logits[:, None, None], (count, 2, 3)), ids, clicked, np.arange(count))
+
+    assert predicted[:, 0].mean() == pytest.approx(clicked.mean(), rel=0.02)
+    assert np.corrcoef(predicted[:, 0], chance)[0, 1] > 0.95
 
 
 def test_bundles_are_judged_on_later_and_accepted_requests_alone(

@@ -26,7 +26,9 @@ from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Gate
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
-from msd.nightly.rollout import EXPERIMENT, Stage, end_rollout, roll_out
+from msd.nightly.rollout import EXPERIMENT, end_rollout, roll_out
+from msd.nightly.stage import Stage
+from msd.step import fingerprint_of
 from tests.scripted_server import Reply, scripted_server
 from tests.service.live import live_service
 
@@ -107,14 +109,15 @@ def test_share_returns_by_itself_or_grows_to_the_end(bundle: Bundle, other_bundl
     with fleet(bundle.folder, other_bundle.folder, tmp_path) as services:
         worse = services.run(lift=0.2)
         assert [stage.share for stage in worse] == SHARES[:1]
-        failed = {check.name for check in worse[0].checks if not check.holds}
-        assert failed == {"gain of ctr, at most (95 %)"}
+        failed = {check.name for check in worse[0].checks if check.outcome == "fails"}
+        assert failed == {"gain of clicks per request"}
+        assert worse[0].earns_less
         assert worse[0].arms["new"]["clicks"] >= 8, "evidence is kept"
         assert not (services.config.bundles / EXPERIMENT).exists()
 
         (tmp_path / "rollout.json").unlink()
         good = services.run(lift=1.6)
-        assert [(stage.share, stage.holds) for stage in good] == [(share, True) for share in SHARES], good
+        assert [(stage.share, stage.decision) for stage in good] == [(share, "grow") for share in SHARES], good
         assert {("champion 0.8", "new 0.2"), ("champion 0.5", "new 0.5")} <= services.seen
         assert services.run(lift=1.6) == good, "a stage is done once"
         end_rollout(services.config)
@@ -157,8 +160,9 @@ def test_stages_of_another_bundle_or_of_other_shares_do_not_count(tmp_path: Path
     new.write_text("{}", "utf-8")
     logs = [str(tmp_path / "logs")]
     config = NightlyConfig(logs=logs, dataset=tmp_path, work=tmp_path, bundles=tmp_path / "bundles")
-    write_stages(tmp_path, new, share=SHARES[0])
-    assert [stage.ended for stage in roll_out(config, RolloutConfig(shares=SHARES[:1]), tmp_path, "b2")] == [2.0]
+    one = RolloutConfig(shares=SHARES[:1])
+    write_stages(tmp_path, new, config, one)
+    assert [stage.ended for stage in roll_out(config, one, tmp_path, "b2")] == [2.0]
 
     rollout = RolloutConfig(shares=SHARES[1:], hold_minutes=0.001, most_hours=1e-6)
     with pytest.raises(FeedbackError, match="holds no log"):  # a new stage reads the logs
@@ -168,11 +172,11 @@ def test_stages_of_another_bundle_or_of_other_shares_do_not_count(tmp_path: Path
         roll_out(config, rollout.model_copy(update={"shares": SHARES[:1]}), tmp_path, "b2")
 
 
-def write_stages(folder: Path, manifest: Path, share: float) -> None:
+def write_stages(folder: Path, manifest: Path, config: NightlyConfig, rollout: RolloutConfig) -> None:
     """What a night knows of a stage that held."""
-    stages = [{"share": share, "began": 1.0, "ended": 2.0}]
-    document = {"manifest": sha256_file(manifest), "stages": stages}
-    (folder / "rollout.json").write_text(json.dumps(document), "utf-8")
+    stages = [{"share": rollout.shares[0], "began": 1.0, "ended": 2.0, "decision": "grow"}]
+    mark = fingerprint_of(sha256_file(manifest), rollout.model_dump(), config.bounds)
+    (folder / "rollout.json").write_text(json.dumps({"rollout": mark, "stages": stages}), "utf-8")
 
 
 def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
@@ -180,10 +184,10 @@ def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
     for place in (bundles / "current/no-link", folder / "bundle"):
         place.mkdir(parents=True)
     (folder / "bundle" / MANIFEST).write_text("{}", "utf-8")
-    write_stages(folder, folder / "bundle" / MANIFEST, share=0.5)
     (bundles / EXPERIMENT).write_text(json.dumps({"salt": "rollout-n"}), "utf-8")
     rollout = RolloutConfig(shares=[0.5])
     config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=bundles, rollout=rollout)
+    write_stages(folder, folder / "bundle" / MANIFEST, config, rollout)
     with pytest.raises(DemoError, match="rollback"):
         Night(config, "n", Console(file=io.StringIO()))._publish()
     assert not (bundles / EXPERIMENT).exists()

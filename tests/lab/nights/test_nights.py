@@ -6,7 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lab.nights.large import run_large
+from lab.nights.made_night import KINDS
 from lab.nights.show import Day, run_nights
+from lab.nights.simulated import run_simulated, simulated
 from lab.nights.stream import run_stream
 from lab.nights.world import World
 from loadtest.http_client import ServiceConnection
@@ -51,3 +53,19 @@ def test_visitor_whose_request_is_late_is_counted_and_the_day_goes_on(tmp_path: 
         shown = world.visits(2)
 
     assert (shown.unscored, len(shown.nightly)) == (1, 1)
+
+
+def test_simulated_nights_are_decided_by_the_real_gate() -> None:
+    found = run_simulated(12, 0, lambda doing: None, judged=2_000)
+    json.dumps(found, allow_nan=False)
+
+    assert list(found["table"]) == [*KINDS, "all"]
+    assert found["table"]["all"]["rollout"]["wrong"] == 0
+    assert all(one["gain"] < 0 for one in found["nights"] if one["kind"] in ("noise", "fad"))
+
+
+def test_made_night_is_the_same_for_its_seed() -> None:
+    first, again, other = (simulated("drift", seed, 2_000) for seed in (5, 5, 6))
+
+    assert first == again
+    assert first.gain != other.gain
