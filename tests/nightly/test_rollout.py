@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import httpx
@@ -22,12 +23,13 @@ from msd.contract.bundle import MANIFEST, Bundle
 from msd.contract.files import sha256_file
 from msd.contract.log import EVENTS, REQUESTS
 from msd.demo.service import DemoError
+from msd.feedback.arms import Estimate
 from msd.feedback.files import FeedbackError
-from msd.feedback.gate import Gate
+from msd.feedback.gate import Gate, above_zero
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
 from msd.nightly.rollout import EXPERIMENT, end_rollout, roll_out
-from msd.nightly.stage import Stage
+from msd.nightly.stage import Look, Stage, decided_by, looks_of
 from msd.step import fingerprint_of
 from tests.scripted_server import Reply, scripted_server
 from tests.service.live import live_service
@@ -191,3 +193,40 @@ def test_share_returns_if_the_pointer_cannot_be_moved(tmp_path: Path) -> None:
     with pytest.raises(DemoError, match="rollback"):
         Night(config, "n", Console(file=io.StringIO()))._publish()
     assert not (bundles / EXPERIMENT).exists()
+
+
+def test_night_whose_bundle_earned_less_is_left_out_and_undecided_one_is_not(tmp_path: Path) -> None:
+    config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=tmp_path)
+    for low, high, is_accepted in ((-0.3, -0.1, False), (-0.3, 0.1, True)):
+        gain = above_zero("gain of revenue per request", Estimate(-0.1, (low, high)))
+        night = Night(config, "n", Console(file=io.StringIO()))
+        night.record.is_accepted = True
+        night._leave_out(Stage(share=0.5, checks=[gain], decision="stop"))
+        assert (night.record.is_accepted, not night.record.notes) == (is_accepted, is_accepted)
+
+
+def test_looks_double_and_spend_the_chance_as_time_passes() -> None:
+    rollout = RolloutConfig(hold_minutes=60, most_hours=24, chance=0.024)
+    looks = looks_of(rollout)
+
+    assert [look.after_s / 3_600 for look in looks] == [1, 2, 4, 8, 16, 24]
+    spent = [1 - NormalDist().cdf(look.z) for look in looks]
+    assert spent == pytest.approx([0.001, 0.001, 0.002, 0.004, 0.008, 0.008])
+    assert [look.is_last for look in looks] == 5 * [False] + [True]
+
+
+@pytest.mark.parametrize(
+    ("gained", "decides", "is_last", "decision"),
+    [
+        ((0.1, 0.3), True, False, "grow"),
+        ((-0.1, 0.3), True, False, "continue"),
+        ((-0.1, 0.3), True, True, "stop"),
+        ((-0.1, 0.3), False, False, "grow"),
+        ((-0.3, -0.1), False, False, "stop"),
+    ],
+)
+def test_last_stage_goes_on_until_revenue_is_sure(
+    gained: tuple[float, float], decides: bool, is_last: bool, decision: str
+) -> None:
+    gain = above_zero("gain of revenue per request", Estimate(sum(gained) / 2, gained))
+    assert decided_by([gain], Look(1.0, 2.0, is_last), decides) == decision
