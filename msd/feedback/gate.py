@@ -27,8 +27,8 @@ class Gate(BaseModel):
     segment of requests, and conversions, unless the old bundle's is larger. `value`: largest share of the value of a
     first impression (DR) that may be lost; it is known if requests whose ads the bundles choose differently are worth
     at least `support` equally weighted ones. `latency`: the new bundle's median time for a request ÷ the old one's.
-    `refused`: share of requests that the new bundle refuses. `clicks`: fewest clicks to judge by. `unknown`: what
-    decides where checks are unknown and there is no rollout: their figures, or the old bundle stays.
+    `refused`: share of requests that the new bundle refuses. `clicks`: fewest clicks to judge by. `unknown`: where
+    checks are unknown and there is no rollout, the old bundle stays, or their figures decide.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ class Gate(BaseModel):
     latency: Annotated[float, Field(gt=0)] = 2.0
     refused: _NonNegative = 0.0
     clicks: Annotated[int, Field(ge=1)] = 100
-    unknown: Literal["keep", "figures"] = "figures"
+    unknown: Literal["keep", "figures"] = "keep"
 
 
 class Check(NamedTuple):

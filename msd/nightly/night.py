@@ -42,6 +42,10 @@ from msd.teachers.knowledge import RECORD_FILE
 
 _JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
 _LARGE = ("dataset", "student", "model", "bundle")
+_ADD_A_ROLLOUT = (
+    "some checks are unknown, so that the old bundle stays: add a [rollout], which decides by revenue, or set"
+    ' `unknown = "figures"` of [gate], which promotes some bundles that earn less'
+)
 
 
 class _Kept(Exception):
@@ -126,10 +130,11 @@ class Night:
         the gate says."""
         if decision != "unknown" or self.config.rollout:
             return "keep" if decision == "keep" else "promote"
-        by_figures = self.config.gate.unknown == "figures" and all(check.seems for check in checks)
-        how = "their figures decided" if by_figures else "the old bundle stays"
-        self.record.notes.append(f"some checks are unknown, and no [rollout] can decide: {how}")
-        return "promote" if by_figures else "keep"
+        if self.config.gate.unknown == "keep":
+            self.record.notes.append(_ADD_A_ROLLOUT)
+            return "keep"
+        self.record.notes.append("some checks are unknown, and there is no [rollout]: their figures decided")
+        return "promote" if all(check.seems for check in checks) else "keep"
 
     def _join(self, logs: Sequence[Path]) -> None:
         """Write the dataset up to the cut, and the impressions after it; or find why there is nothing to train on."""

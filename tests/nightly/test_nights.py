@@ -68,7 +68,7 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     world.serve(0, bundles / "current", COUNT)
     noise = night(world, "n0")
     assert (noise["status"], noise["counts"]["new_impressions"]) == ("kept", noise["counts"]["joined_impressions"])
-    assert any(why.startswith("sure gain of logloss: -") for why in noise["why"])
+    assert noise["why"][0].startswith("sure gain of logloss: "), "it is not above 0 surely"
 
     write_config(world, CONFIG.replace("[gate]", "[gate]\nclicks = 100000"))
     assert night(world, "n0")["why"][0].startswith("clicks: "), "another gate judges a finished night anew"
@@ -80,8 +80,13 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     assert (unseen["status"], unseen["why"][0]) == ("kept", "the rollout ended at 1% of the users"), "it had no traffic"
     assert (bundles / "current").resolve().name == "first"
     assert not (bundles / "experiment.json").exists()
+    write_config(world, CONFIG.replace('unknown = "figures"', ""))
+    unsure = night(world, "n1")  # without a rollout: other bounds
+    assert (unsure["status"], unsure["verdict"]["decision"]) == ("kept", "unknown"), "no request explored"
+    assert "add a [rollout]" in unsure["notes"][0]
+    assert "add a [rollout]" in (nights / "n1/nightly.html").read_text("utf-8")
     write_config(world, CONFIG)
-    moved = night(world, "n1")  # without a rollout: other bounds
+    moved = night(world, "n1")
     assert moved["status"] == "promoted"
     assert moved["verdict"]["models"]["old"]["auc"] < 0.5 < 0.6 < moved["verdict"]["models"]["new"]["auc"]
     assert [(bundles / name).resolve().name for name in ("current", "previous")] == ["n1", "first"]
