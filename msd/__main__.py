@@ -88,9 +88,7 @@ def _set_up_process(terminate: _Terminate, command: str = "") -> None:
     """Set the process's signal handling."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell ignores it
         signal.signal(signal.SIGINT, terminate)
-    # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
-    # reply from another torchrun process, which may have ended.
-    if command not in ("serve", "train"):
+    if command != "serve":  # which handles its own shutdown
         signal.signal(signal.SIGTERM, terminate)
 
 

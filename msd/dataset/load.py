@@ -82,17 +82,11 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
     rows, anonymous = _events(config, chain([first], blocks))
     if any(problem.column is None for problem in problems):  # a block that cannot be read
         return None, problems
-    fingerprint = dataset_fingerprint(folder)
+    files = [CONFIG_FILE, *(table.file for table in (config.events, config.items, config.users) if table)]
+    fingerprint = hashlib.sha256("\n".join(sha256_file(folder / file) for file in files).encode()).hexdigest()
     dataset = Dataset(config, folder, rows, _items(config, items), _users(config, users), fingerprint, anonymous)
     _find_strangers(dataset, problems)
     return dataset, problems
-
-
-def dataset_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 over dataset.toml and the files that it names, without loading them."""
-    config = load_config(folder)
-    files = [CONFIG_FILE, *(table.file for table in (config.events, config.items, config.users) if table)]
-    return hashlib.sha256("\n".join(sha256_file(folder / file) for file in files).encode()).hexdigest()
 
 
 def _find_strangers(dataset: Dataset, problems: list[Problem]) -> None:

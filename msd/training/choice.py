@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import polars as pl
+import torch
 from rich.table import Table
 
 from msd.dataset.aggregate import impressions_of
@@ -21,7 +22,6 @@ from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
 from msd.training.folder import FORMAT, NetworkInputs, TrainedNetwork, train_network
-from msd.training.parallel import ALONE, Team
 from msd.training.train import Progress, TrainConfig, predict
 
 # Name of a training → its progress callback.
@@ -50,14 +50,14 @@ SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_TASTE, WITHOUT_USER_KNOWLEDGE)
 @dataclass(frozen=True)
 class Training:
     """Settings shared by all networks of one command, and the dataset's fingerprint. Each network is stored in `work`,
-    in a folder of its name, with the features, which all processes read."""
+    in a folder of its name, with the features, and trained on `device`."""
 
     dataset: str
     vectors: StudentVectors
     config: RankerConfig
     settings: TrainConfig
     work: Path
-    team: Team = ALONE
+    device: torch.device = torch.device("cpu")
 
     def write_features(self, variant: Variant, data: Dataset) -> None:
         """Write the network's features, unless they are there, and whole. A variant without user vectors, or without
@@ -72,12 +72,12 @@ class Training:
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[TrainedNetwork, Features]:
         """Return the stored network, or train it (resuming where it was interrupted), and its features, which must have
         been written."""
-        features = read_features(self._features(variant)).to(self.team.device)
+        features = read_features(self._features(variant)).to(self.device)
         inputs = NetworkInputs(self.dataset, self.vectors.student, features)
         config = self.config.model_copy(update=variant.changes)
         folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
         with nullcontext(lambda *_: None) if is_done(folder, run) else show as hear:
-            return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
+            return train_network(folder, run, inputs, config, self.settings, hear), features
 
     def _run(self, variant: Variant) -> str:
         """Return the fingerprint of everything that the network depends on."""

@@ -18,7 +18,6 @@ from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
 from msd.training.content import train_content
 from msd.training.crossfit import CrossfitChoice
-from msd.training.parallel import ALONE, Team
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 FORMAT = 13
@@ -112,33 +111,29 @@ def train_network(
     config: RankerConfig,
     training: TrainConfig,
     progress: Progress,
-    team: Team = ALONE,
 ) -> TrainedNetwork:
     """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming where it was."""
-    known = finished_network(folder, run)
-    if team.mean(float(known is not None)) == 1.0 and known:
+    if known := finished_network(folder, run):
         known.model.to(inputs.features.labels.device)
         return known
     start = time.perf_counter()
-    if team.leads:
-        (folder / STEP_FILE).unlink(missing_ok=True)
+    (folder / STEP_FILE).unlink(missing_ok=True)
     if config.network == "content":
         model, curve = train_content(inputs.features, config, training.seed)
     else:
-        model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress, team)
+        model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress)
     seconds = time.perf_counter() - start
     record = RankerRecord(
         feature_schema=inputs.features.schema,
         config=model.config,
-        training={**asdict(training), "processes": team.size, "seconds": round(seconds, 1)},
+        training={**asdict(training), "seconds": round(seconds, 1)},
         curve=tuple(curve),
         vector_dim=inputs.features.item.vectors.shape[1],
         dataset=inputs.dataset,
         student=inputs.student or None,
         conversions=model.has_conversions,
     )
-    if team.leads:
-        save_ranker(folder, model, record)
-        mark_done(folder, run, seconds)
-        (folder / _CHECKPOINT).unlink(missing_ok=True)
+    save_ranker(folder, model, record)
+    mark_done(folder, run, seconds)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)
     return TrainedNetwork(model, record)

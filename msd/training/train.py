@@ -23,7 +23,6 @@ from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batc
 from msd.ranker.calibrate import calibrate_delayed, choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import Opinions, Ranker, RankerConfig
-from msd.training.parallel import ALONE, Team, TeamError
 from msd.training.train_content import train_content
 from msd.training.train_counts import train_counts
 from msd.training.train_crosses import train_crosses
@@ -96,14 +95,12 @@ def train_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
-    team: Team = ALONE,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last complete chunk of rows and ends with the same result. `progress(epoch, step,
-    loss)`. All processes of a `team` end with the same ranker; the first writes the checkpoint, which all must be able
-    to read. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
+    loss)`. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
     clicks converted.
     """
     _check_valid(features, model_config.network == "msd" and features.conversions is not None)
@@ -120,22 +117,18 @@ def train_ranker(
         curve, position = [EpochReport(*point) for point in record["curve"]], _Position(*record["position"])
         for name, module in modules.items():
             module.load_state_dict(found.groups[name])
-    if team.mean(position.step) != position.step:
-        raise TeamError(f"not all processes see the same {checkpoint}; give them a shared folder, or remove it")
-    team.align(model.parameters())
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress, team)
+        position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress)
         if position.chunk == chunk_count(len(features.parts)):
-            aucs = team.mean(judge.blend(average)), team.mean(judge.rank_conversions(average))
+            aucs = judge.blend(average), judge.rank_conversions(average)
             report = EpochReport(epoch, position.loss / position.of_epoch, *aucs)
             if not curve or report.score > max(point.score for point in curve):
                 best.load_state_dict(average.state_dict())
             curve.append(report)
             position = _Position(position.step)
         groups = {name: module.state_dict() for name, module in modules.items()}
-        if team.leads:
-            save_checkpoint(checkpoint, run, json.dumps({"curve": curve, "position": position}), groups, optimiser)
+        save_checkpoint(checkpoint, run, json.dumps({"curve": curve, "position": position}), groups, optimiser)
     judge.calibrate(best)
     return best.eval(), curve
 
@@ -267,17 +260,15 @@ def _train_chunk(
     epoch: int,
     at: _Position,
     progress: Progress,
-    team: Team,
 ) -> _Position:
     """Train on the next chunk of the epoch's rows, and return the position after it."""
     # Seeded by epoch and chunk, so that a resumed run draws the same rows and dropout as an uninterrupted one.
-    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank + 1_000_000_000 * at.chunk)
+    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000_000 * at.chunk)
     rng = np.random.default_rng([config.seed, epoch, at.chunk])
     rows = random_chunk(len(features.parts), at.chunk, [config.seed, epoch])
     events = rows[features.parts[rows] <= Part.TRAIN]
     order = events[np.concatenate(random_runs(features.people(events), config.rows_per_user, rng))]
-    batch = max(1, config.batch(int(np.count_nonzero(features.parts <= Part.TRAIN))) // team.size)
-    order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
+    batch = config.batch(int(np.count_nonzero(features.parts <= Part.TRAIN)))
     model.train()
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
@@ -285,7 +276,6 @@ def _train_chunk(
         loss = batch_loss(model, features, events, Hiding(config.corruption, rng))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        team.average_gradients(model.parameters())
         optimiser.step()
         average_weights(average, model, at.step + step, config.averaging)
         losses.append(loss.item())

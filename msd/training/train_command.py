@@ -1,10 +1,9 @@
 """`msd train`: train and calibrate a ranker on a dataset and a student."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
+import torch
 import typer
 from rich.console import Console
 
 from msd.contract.files import held_folder
 from msd.dataset.conversions import say_conversions
-from msd.dataset.load import Dataset, dataset_fingerprint, load_dataset
+from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.model import NetworkName, RankerConfig
 from msd.report import bar
@@ -44,7 +44,6 @@ from msd.training.folder import (
     finished_network,
     save_ranker,
 )
-from msd.training.parallel import Team, join_team
 from msd.training.train import Progress as Hear
 from msd.training.train import TrainConfig
 
@@ -82,8 +81,7 @@ def train(
 ) -> None:
     """Train the CTR model. If interrupted, run it again to resume where it was.
 
-    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work. The features are in files beside
-    the model until it is trained, so that they need not fit into memory.
+    The features are in files beside the model until it is trained, so that they need not fit into memory.
     """
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
@@ -91,52 +89,42 @@ def train(
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
     if network == "content" and not semantics:
         raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
-    with join_team(os.environ) as team, ExitStack() as held:
-        console = Console(quiet=not team.leads)
-        data = load_dataset(dataset) if team.leads else None
-        vectors = load_vectors(student) if student else no_vectors()
-        known = data.fingerprint if data else dataset_fingerprint(dataset)
-        model_config, config = RankerConfig(network=network), TrainConfig(seed=seed, epochs=epochs)
-        halves = _halves(data, network, semantics, vectors, team) if choose else None
-        # A given student is part of the fingerprint even without semantics, because the record names it.
-        options = (semantics, model_config.model_dump(), asdict(config))
-        form = "choose" if choose else without
-        run = fingerprint_of(FORMAT, known, vectors.student, *options, *([form] if form else []))
-        if team.mean(finished_network(out, run) is not None) == 1.0:
-            console.print(f"{out}: done before, nothing to do", highlight=False)
-            return
-        networks = Training(known, vectors, model_config, config, out / WORK, team)
-        only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
-        variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
-        rows = 0
-        if data:  # in the first process
-            taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
-            held.enter_context(held_folder(out, taken))
-            (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
-            parts = split_events(data.events, data.config)
-            rows = int(np.count_nonzero(parts <= Part.TRAIN))
-            if network == "msd":
-                for line in say_conversions(data.events, pl.Series(parts == Part.VALID)):
-                    console.print(line, highlight=False)
-            for variant in variants:
-                networks.write_features(variant, data)
-        del data
-        team.mean(0.0)  # waits for the features
+    console, data = Console(), load_dataset(dataset)
+    vectors, known = load_vectors(student) if student else no_vectors(), data.fingerprint
+    model_config, config = RankerConfig(network=network), TrainConfig(seed=seed, epochs=epochs)
+    halves = _halves(data, network, semantics, vectors) if choose else None
+    # A given student is part of the fingerprint even without semantics, because the record names it.
+    options = (semantics, model_config.model_dump(), asdict(config))
+    form = "choose" if choose else without
+    run = fingerprint_of(FORMAT, known, vectors.student, *options, *([form] if form else []))
+    if finished_network(out, run):
+        console.print(f"{out}: done before, nothing to do", highlight=False)
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = Training(known, vectors, model_config, config, out / WORK, device)
+    only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
+    variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
+    taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
+    with held_folder(out, taken):
+        (out / STEP_FILE).unlink(missing_ok=True)  # the completion mark of an earlier model
+        parts = split_events(data.events, data.config)
+        rows = int(np.count_nonzero(parts <= Part.TRAIN))
+        if network == "msd":
+            for line in say_conversions(data.events, pl.Series(parts == Part.VALID)):
+                console.print(line, highlight=False)
+        for variant in variants:
+            networks.write_features(variant, data)
+        del data, parts  # their memory is needed
         trained = _train(networks, rows, variants, halves, console)
-        if team.leads:
-            save_ranker(out, trained.model.cpu(), trained.record)
-            shutil.rmtree(out / WORK)
-            mark_done(out, run, time.perf_counter() - start)
-        console.print(f"{out}: {trained.record.say()}", highlight=False)
+        save_ranker(out, trained.model.cpu(), trained.record)
+        shutil.rmtree(out / WORK)
+        mark_done(out, run, time.perf_counter() - start)
+    console.print(f"{out}: {trained.record.say()}", highlight=False)
 
 
-def _halves(
-    data: Dataset | None, network: NetworkName, semantics: bool, vectors: StudentVectors, team: Team
-) -> UserHalves:
-    """Return the valid rows to choose by. Raises ModelFolderError in a team, if there is nothing to choose, or if the
-    rows do not suffice."""
-    if team.size > 1 or data is None:
-        raise ModelFolderError("--choose trains one network after the other; run it in one process, without torchrun")
+def _halves(data: Dataset, network: NetworkName, semantics: bool, vectors: StudentVectors) -> UserHalves:
+    """Return the valid rows to choose by. Raises ModelFolderError if there is nothing to choose, or if the rows do not
+    suffice."""
     reasons = {
         f"{network} is a baseline, not MSD's own network": network != "msd",
         "a model without semantics does not read the student's vectors": not semantics,

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,11 +16,14 @@ import yaml
 
 from msd.contract.bundle import open_bundle
 from msd.contract.request import ScoreRequest
+from msd.dataset.load import load_dataset
 from msd.demo.instant import BUNDLE
 from msd.nightly.config import NightlyConfig
+from msd.training.folder import load_ranker
 from tests.chart.values import CHART, merged, values
 from tests.dataset.tiny import write_tiny_dataset
 from tests.docs.pages import blocks
+from tests.ranker.made import write_small_student
 from tests.service.live import ROOT, LiveService, live_service, run_msd
 
 EXAMPLES = ROOT / "examples"
@@ -72,6 +76,20 @@ def test_own_model_is_trained_and_exported(name: str, tensors: tuple[Path, Path]
 
     assert exported.returncode == 0, exported.stderr
     assert open_bundle(bundle).manifest.provenance["parity"]["requests"] == 40
+
+
+def test_two_processes_train_one_model(tensors: tuple[Path, Path], tmp_path: Path) -> None:
+    """Both average their gradients, and so end with the same weights and valid AUC."""
+    dataset, student, model = tensors[0], tmp_path / "student", tmp_path / "model"
+    write_small_student(student, load_dataset(dataset))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*torchrun, "examples/cluster/train.py", str(dataset), str(student), str(model), "--epochs", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+    ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    said = re.findall(r"valid AUC [\d.]+", ended.stdout)
+    assert said == 2 * [f"valid AUC {load_ranker(model).record.curve[0].valid_auc:.4f}"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)

@@ -15,6 +15,7 @@ from rich.console import Console
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
+from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.batch import (
     Corruption,
@@ -27,8 +28,10 @@ from msd.ranker.batch import (
     with_taste,
 )
 from msd.ranker.calibrate import fit_blend, fit_platt
-from msd.ranker.features import Features
+from msd.ranker.features import Features, build_features
 from msd.ranker.model import Ranker
+from msd.ranker.schema_fit import fit_schema
+from msd.student.vectors import load_vectors
 from msd.training.train import (
     Judge,
     TrainConfig,
@@ -414,3 +417,16 @@ def test_valid_rows_have_live_counts_by_default(world: World, tmp_path: Path) ->
     assert curve[0].valid_auc == pytest.approx(auc(model, world.features))
     assert curve[0].valid_auc != pytest.approx(auc(model, world.features.live()))
     assert TrainConfig().live
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_the_ranker_learns_as_on_a_cpu(tiny: Dataset, student: Path, tmp_path: Path) -> None:
+    features = build_features(tiny, fit_schema(tiny), load_vectors(student))
+    curves = []
+    for device in ("cpu", "cuda"):
+        checkpoint = tmp_path / device / "checkpoint.safetensors"
+        model, curve = train_ranker(features.to(torch.device(device)), SMALL, QUICK, checkpoint, device, quiet)
+        assert model.calibrator.knots.device.type == device
+        curves.append(max(point.valid_auc for point in curve))
+    assert abs(curves[0] - curves[1]) < 0.03
