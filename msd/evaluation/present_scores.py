@@ -29,8 +29,12 @@ def read_scores(path: Path, events: pl.DataFrame) -> Probabilities:
         raise ScoresFileError(f"{path}: has no column {', '.join(missing)}; expected {', '.join((*KEY, SCORE))}")
     if table is None or problems:
         raise ScoresFileError(f"{path.parent}/{problems[0]}")
-    reads = (read_ids, read_ids, read_moments, read_numeric)
-    columns = [read(table, name).alias(name) for read, name in zip(reads, (*KEY, SCORE), strict=True)]
+    columns = [
+        read_ids(table, "user_id").alias("user_id"),
+        read_ids(table, "item_id").alias("item_id"),
+        read_moments(table, "at").alias("at"),
+        read_numeric(table, SCORE).alias(SCORE),
+    ]
     if problems:
         raise ScoresFileError(f"{path.parent}/{problems[0]}")
     known = pl.DataFrame(columns).group_by(KEY).agg(pl.col(SCORE).mean())
