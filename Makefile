@@ -112,7 +112,7 @@ ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 	$(BIN)/python -m pytest tests/operations/catalogue -m ray
 
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows.
 	$(BIN)/msd lab observe $(BUNDLE) $(BUNDLE)-without-semantics
@@ -128,7 +128,7 @@ chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program.
 chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service's settings and from values.yaml.
 	$(BIN)/python -m tests.chart.written
 
-docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the code.
+docs-files: $(INSTALLED)  ## Writes docs/dataset-toml.md, and the messages that tests compare, from the code.
 	$(BIN)/python -m tests.docs.generated
 
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.

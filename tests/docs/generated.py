@@ -1,17 +1,18 @@
-"""Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
-docs/dataset-toml.md from the dataset's configuration, docs/leaderboard.md from the kept results of benchmarks; and
-tests/docs/mistakes.txt from the commands' messages.
+"""What pages have that code says: a line `<!-- generated: NAME -->` of a page becomes the commands' help, the service's
+settings or metrics, or the kept results of benchmarks when the site is built (mkdocs.yml names this file as a hook).
 
-`python -m tests.docs.generated` writes them; tests hold the pages to it.
+`python -m tests.docs.generated` writes what is kept: docs/dataset-toml.md, which no command says, and
+tests/docs/mistakes.txt, the commands' messages.
 """
 
 import json
 import re
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, get_args, get_origin
 
 import typer
 import typer.main
+from prometheus_client.metrics_core import Metric
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
@@ -20,37 +21,78 @@ from msd.dataset.config import DatasetConfig
 from msd.feedback.judge_command import app as judge_app
 from operations.replay.log import app as log_replay_app
 from service.settings import PREFIX, Settings
+from service.telemetry.metrics import Metrics
 from tests.docs.leaderboard import leaderboard_lines
 from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI, DATASET, LEADERBOARD = (
-    ROOT / "docs" / f"{name}.md" for name in ("settings", "cli", "dataset-toml", "leaderboard")
-)
-MISTAKES = ROOT / "tests" / "docs" / "mistakes.txt"
+DATASET, MISTAKES = ROOT / "docs" / "dataset-toml.md", ROOT / "tests" / "docs" / "mistakes.txt"
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
+_MARK = re.compile(r"<!-- generated: (\w+) -->")
+
+
+class Family(NamedTuple):
+    """A metric family. Labels without values are open."""
+
+    name: str
+    kind: str
+    labels: dict[str, list[str]]
+    help: str
 
 
 def main() -> None:
-    """Write all pages."""
-    made = {
-        SETTINGS: settings_page,
-        CLI: cli_page,
-        MISTAKES: mistakes_page,
-        DATASET: dataset_page,
-        LEADERBOARD: leaderboard_page,
-    }
-    for page, text in made.items():
+    """Write what is kept."""
+    for page, text in {MISTAKES: mistakes_page, DATASET: dataset_page}.items():
         page.write_text(text(), "utf-8")
 
 
-def settings_page() -> str:
-    """docs/settings.md with a row for each setting, in the order of the class."""
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Replace the marks of a page; called by MkDocs."""
+    lines: dict[str, Callable[[], list[str]]] = {
+        "cli": cli_lines,
+        "leaderboard": leaderboard_lines,
+        "metrics": metric_lines,
+        "settings": setting_lines,
+    }
+    return _MARK.sub(lambda mark: "\n".join(lines[mark[1]]()), markdown)
+
+
+def setting_lines() -> list[str]:
+    """A row for each setting, in the order of the class."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         meaning = " ".join((field.description or "").split())
         lines.append(f"| `{PREFIX}{name.upper()}` | {setting_default(name)} | {meaning} |")
-    return _replaced(SETTINGS, lines)
+    return lines
+
+
+def metric_lines() -> list[str]:
+    """A row for each family that the service exposes."""
+    lines = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    for family in metric_families():
+        labels = "; ".join(f"`{name}`{': ' * bool(has)}{', '.join(has)}" for name, has in family.labels.items())
+        lines.append(f"| `{family.name}` | {family.kind} | {labels or '–'} | {_cell(family.help)} |")
+    return lines
+
+
+def metric_families() -> Iterator[Family]:
+    """All that the service exposes."""
+    # A family without a sample does not tell its labels; its collector does.
+    for collector in Metrics().families._collector_to_names:
+        names = getattr(collector, "_labelnames", ())
+        for family in collector.collect():
+            name = family.name + "_total" * (family.type == "counter")
+            yield Family(name, family.type, _labels_of(family, names), family.documentation)
+
+
+def _labels_of(family: Metric, names: Iterable[str]) -> dict[str, list[str]]:
+    """The values of each label that exist from the start."""
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for sample in family.samples:
+        for name, values in found.items():
+            if sample.labels[name] not in values:
+                values.append(sample.labels[name])
+    return found
 
 
 def setting_default(name: str) -> str:
@@ -66,14 +108,14 @@ def setting_default(name: str) -> str:
     return f"{field.default:g}" if isinstance(field.default, float) else f"`{field.default}`"
 
 
-def cli_page() -> str:
-    """docs/cli.md with each command's help: what it does, its arguments and its options."""
+def cli_lines() -> list[str]:
+    """Each command's help: what it does, its arguments and its options."""
     lines: list[str] = []
     for title, app in _apps():
         command: Any = typer.main.get_command(app)
         for name, subcommand in sorted(getattr(command, "commands", {"": command}).items()):
             lines += _command(f"{title} {name}".strip(), subcommand)
-    return _replaced(CLI, lines[1:])
+    return lines[1:]
 
 
 def dataset_page() -> str:
@@ -92,7 +134,7 @@ def dataset_page() -> str:
         ]
         heading = ["", f"## {title}", "", " ".join((section.__doc__ or "").split())] if title else []
         lines += [*heading, "", "| key | default | meaning |", "|---|---|---|", *rows]
-    return _replaced(DATASET, lines[1:])
+    return _TABLE.sub(lambda _: "\n".join(lines[1:]) + "\n", DATASET.read_text("utf-8"))
 
 
 def _toml_default(field: FieldInfo) -> str:
@@ -107,11 +149,6 @@ def mistakes_page() -> str:
     for group, rows in page_rows().items():
         lines += ["", group, *rows]
     return "\n".join(lines[1:]) + "\n"
-
-
-def leaderboard_page() -> str:
-    """docs/leaderboard.md with a table for each delay of feedback of each benchmark."""
-    return _replaced(LEADERBOARD, leaderboard_lines())
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:
@@ -151,10 +188,6 @@ def _default(parameter: Any) -> str:  # noqa: ANN401 - as above
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _replaced(page: Path, lines: list[str]) -> str:
-    return _TABLE.sub(lambda _: "\n".join(lines) + "\n", page.read_text("utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from service.settings import Settings
+from tests.docs.generated import metric_families
 from tests.docs.pages import ROOT
-from tests.docs.test_metrics_page import declared
 
 PAGE = (ROOT / "docs/bounds.md").read_text("utf-8")
 ROWS = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ") and "| threat" not in line]
@@ -30,5 +30,5 @@ def test_row_names_its_tests(row: list[str]) -> None:
 
 
 def test_metrics_and_settings_exist() -> None:
-    assert set(re.findall(r"`(msd_\w+)", PAGE)) <= {family.name for family in declared()}
+    assert set(re.findall(r"`(msd_\w+)", PAGE)) <= {family.name for family in metric_families()}
     assert {name.lower() for name in re.findall(r"`MSD_(\w+)`", PAGE)} <= Settings.model_fields.keys()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.generated import on_page_markdown
 from tests.docs.pages import PAGES, ROOT, prose
 
 _CITED = re.compile(r"\[?[Dd]ecisions?[\s#]+(?P<number>\d+)(?:\]\((?P<target>[^)\s]+)\))?")
@@ -12,8 +13,8 @@ _LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """What headings are called in links: as on a code host and on the site."""
-    headings = re.findall(r"^#+ (.+?)\s*$", prose(page), re.M)
+    """What headings are called in links: as on a code host and, if they are generated, on the site alone."""
+    headings = re.findall(r"^#+ (.+?)\s*$", on_page_markdown(prose(page)), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
