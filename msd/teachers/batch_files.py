@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from msd.contract.files import write_bytes_atomic
-from msd.teachers.allowance import Allowance
 from msd.teachers.answer import Dialogue
+from msd.teachers.budget import Budget
 from msd.teachers.completion import BadCompletion, read_completion
 from msd.teachers.journal import Journal, key_of
 from msd.teachers.knowledge import TeacherError
@@ -35,8 +35,8 @@ class BatchTeacher(OpenAICompatibleTeacher):
     the budget with its maximum cost.
     """
 
-    def __init__(self, server: ModelServer, allowance: Allowance, folder: Path) -> None:
-        super().__init__(server, {}, allowance)
+    def __init__(self, server: ModelServer, budget: Budget, folder: Path) -> None:
+        super().__init__(server, {}, budget)
         self._out, self._folder = folder, folder / "batches"
         self._results = sorted(self._folder.glob("[0-9]*.results*.jsonl"))
         self._cost = 0.0
@@ -110,10 +110,10 @@ class BatchTeacher(OpenAICompatibleTeacher):
         waiting = {id_ for path in self._waiting_files() for id_ in _ids_of(path)}
         for name, dialogue in dialogues.items():
             id_, body = f"{name}-{dialogue.turn}", self.options.body(dialogue.due or [])
-            cost = self.allowance.prices.cost(self.most(body))
+            cost = self.budget.prices.cost(self.most(body))
             if id_ in waiting:
                 self.waiting += 1
-            elif not self.allowance.budget.affords(self._cost + cost):
+            elif not self.budget.affords(self._cost + cost):
                 self.over_budget += 1
                 continue
             else:

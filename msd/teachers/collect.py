@@ -11,7 +11,7 @@ from statistics import fmean
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
-from msd.teachers.allowance import BudgetSpent
+from msd.teachers.budget import BudgetSpent
 from msd.teachers.checks import Doubtful, weigh
 from msd.teachers.journal import QUARANTINE_FILE, Journal, Refusal, claim, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord

@@ -15,7 +15,7 @@ from rich.console import Console
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import load_dataset
 from msd.report import bar
-from msd.teachers.allowance import Allowance, Budget
+from msd.teachers.budget import Budget
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import (
     DOUBTFUL_FILE,
@@ -77,8 +77,7 @@ def teach(
         raise TeacherError(f"--estimate needs --teacher {Backend.OPENAI_COMPATIBLE}, and no --batches")
     data, prices = load_dataset(dataset), Prices(price_in, price_out)
     server = ModelServer(url or "", model or "", concurrency, timeout, max_tokens=max_tokens)
-    allowance = Allowance(None, Budget(budget), prices)
-    asked = _teacher_of(teacher, data.config, server, allowance, out if batches else None)
+    asked = _teacher_of(teacher, data.config, server, Budget(budget, prices), out if batches else None)
     console = Console(soft_wrap=True, highlight=False)
     if only_estimate:
         _print_estimate(console, asked.name, estimate(data, asked, out, limit), prices)
@@ -97,7 +96,7 @@ def teach(
 
 
 def _teacher_of(
-    backend: Backend, config: DatasetConfig, server: ModelServer, allowance: Allowance, batches: Path | None
+    backend: Backend, config: DatasetConfig, server: ModelServer, budget: Budget, batches: Path | None
 ) -> Teacher:
     if backend is Backend.RECORDED:
         return RecordedTeacher(config)
@@ -105,13 +104,13 @@ def _teacher_of(
         if batches:
             from msd.teachers.batch_files import BatchTeacher
 
-            return BatchTeacher(server, allowance, batches)
+            return BatchTeacher(server, budget, batches)
         from msd.teachers.openai_compatible import OpenAICompatibleTeacher
     except ModuleNotFoundError as error:
         raise TeacherError(
             f"the teacher {backend} needs the module {error.name!r}: pip install 'msd-ctr[train,teach]'"
         ) from error
-    return OpenAICompatibleTeacher(server, os.environ, allowance)
+    return OpenAICompatibleTeacher(server, os.environ, budget)
 
 
 def _refuse_misfits(teacher: Backend, needed: dict[str, str | None], of_servers: dict[str, bool]) -> None:

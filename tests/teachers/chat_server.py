@@ -158,12 +158,3 @@ def drip(call: Call) -> None:
     while not call.closing.wait(0.01):
         call.handler.wfile.write(b" ")
     call.handler.close_connection = True
-
-
-def endless(call: Call) -> None:
-    call.handler.send_response(200)
-    call.handler.send_header("Content-Type", "application/json")
-    call.handler.send_header("Connection", "close")
-    call.handler.end_headers()
-    while not call.closing.is_set():
-        call.handler.wfile.write(b'{"choices": "' + b"x" * 100_000)

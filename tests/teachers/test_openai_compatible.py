@@ -2,12 +2,10 @@
 
 import json
 import threading
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from msd.teachers.allowance import Allowance, CoolDown
 from msd.teachers.knowledge import Knowledge, TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher, retry_after
 from msd.teachers.prompts import messages, usage_of
@@ -19,7 +17,6 @@ from tests.teachers.chat_server import (
     cut_off,
     drip,
     drop,
-    endless,
     in_turn,
     right,
     silent,
@@ -94,8 +91,8 @@ def test_passing_fault_is_retried(fault: Behaviour) -> None:
 @pytest.mark.parametrize(
     ("fault", "shortest", "longest"),
     [
-        (status(500), [0.5, 1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]),
-        (status(429, Retry_After="70"), [70.0] * 4, [71.0, 71.0, 72.0, 74.0]),
+        (status(500), [0.0] * 4, [1.0, 2.0, 4.0, 8.0]),
+        (status(429, Retry_After="70"), [70.0] * 4, [71.0, 72.0, 74.0, 78.0]),
     ],
 )
 def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[float], longest: list[float]) -> None:
@@ -105,8 +102,7 @@ def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[floa
         pauses.append(seconds)
 
     with ChatServer(in_turn(fault, fault, fault, fault, Call.answer)) as server:
-        allowance = Allowance(CoolDown(note, lambda: sum(pauses)))
-        teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, allowance)
+        teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, sleep=note)
         (reply,) = teacher.answer([TENT])
     assert isinstance(reply, Answered)
     assert all(low <= waited <= high for low, waited, high in zip(shortest, pauses, longest, strict=True))
@@ -244,14 +240,6 @@ def test_key_repeated_by_the_server_is_redacted() -> None:
     assert "Bearer [key]" in repr(replies)
 
 
-def test_rejects_endless_reply() -> None:
-    (reply,), calls = ask(endless)
-    assert isinstance(reply, Failed)
-    assert reply.raw is None
-    assert reply.reason == "the reply is larger than 1,000,000 bytes"
-    assert len(calls) == 1
-
-
 def test_long_retry_after_ends_the_run() -> None:
     with pytest.raises(TeacherError, match="asks to wait 3600 seconds; run `msd teach` again then"):
         ask(status(429, Retry_After="3600"))
@@ -307,26 +295,17 @@ def test_rejects_key_that_cannot_be_sent(key: str) -> None:
     assert key not in str(error.value)
 
 
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("0", 0.0),
         (" 120 ", 120.0),
-        ("Tue, 01 Jan 2030 00:01:30 GMT", 90.0),
-        ("Tue, 01 Jan 2030 00:01:30", 90.0),
-        ("Tue, 01 Jan 2030 01:00:00 +0100", 0.0),
-        ("Mon, 31 Dec 2029 00:00:00 GMT", 0.0),
+        ("Mon, 31 Dec 2018 00:00:00 GMT", 0.0),
+        ("Mon, 31 Dec 2018 00:00:00", 0.0),
         ("", None),
         ("soon", None),
-        ("-5", None),
-        ("1.5", None),
         ("²", None),
         ("Tue, 99 Jan 99999 00:00:00 GMT", None),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(value: str, seconds: float | None) -> None:
-    assert retry_after({"retry-after": value}, NOW) == seconds
-    assert retry_after({}) is None
+    assert retry_after({"retry-after": value}) == seconds

@@ -1,4 +1,4 @@
-"""Limits shared by requests: cool-down and budget."""
+"""The budget that requests share."""
 
 import asyncio
 import json
@@ -8,42 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.teachers.allowance import Allowance, Budget, BudgetSpent, CoolDown
+from msd.teachers.budget import Budget, BudgetSpent
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.teacher import Answered, Failed, Prices, Reply
 from tests.teachers.chat_server import Behaviour, Call, ChatServer, right, status
 from tests.teachers.test_openai_compatible import KEY, many
-
-
-class Time:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        await asyncio.sleep(0)
-
-    def clock(self) -> float:
-        return self.now
-
-
-def test_longest_cool_down_counts() -> None:
-    time = Time()
-    cool_down = CoolDown(time.sleep, time.clock)
-
-    async def run() -> None:
-        await cool_down.wait()
-        assert time.now == 0.0
-        cool_down.begin(30.0)
-        cool_down.begin(5.0)
-        await cool_down.wait()
-        await cool_down.wait()
-
-    asyncio.run(run())
-    assert time.now == 30.0
 
 
 @given(
@@ -77,18 +47,17 @@ def test_budget_is_never_exceeded_and_stops_only_if_it_must(
     assert all(budget.spent + most > cap for most in stopped)
 
 
-def spending(server: ChatServer, budget: Budget, **settings: int) -> OpenAICompatibleTeacher:
-    """A teacher whose answers cost at most .41: 1,024 tokens."""
-    return OpenAICompatibleTeacher(server.settings(**settings), KEY, Allowance(None, budget, Prices(0.0, 400.0)))
+# An answer costs at most .41: 1,024 tokens.
+PRICES = Prices(0.0, 400.0)
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_run_ends_before_a_request_could_exceed_its_budget(concurrency: int) -> None:
     # 20 tokens are written: .008.
-    budget = Budget(1.0)
+    budget = Budget(1.0, PRICES)
     replies: list[Reply] = []
     with ChatServer() as server:
-        teacher = spending(server, budget, concurrency=concurrency)
+        teacher = OpenAICompatibleTeacher(server.settings(concurrency=concurrency), KEY, budget)
         with pytest.raises(BudgetSpent, match=r"budget of 1 does not allow another request: 0\.5\d+ is spent"):
             replies.extend(teacher.answer(many(200)))
     assert 70 <= len(replies) == len(server.calls) <= 75
@@ -105,9 +74,9 @@ def test_run_ends_before_a_request_could_exceed_its_budget(concurrency: int) -> 
     ],
 )
 def test_uncounted_reply_costs_the_maximum(behave: Behaviour, spent: float) -> None:
-    budget = Budget(10.0)
+    budget = Budget(10.0, PRICES)
     with ChatServer(behave) as server:
-        teacher = OpenAICompatibleTeacher(server.settings(attempts=1), KEY, Allowance(None, budget, Prices(0.0, 400.0)))
+        teacher = OpenAICompatibleTeacher(server.settings(attempts=1), KEY, budget)
         (reply,) = teacher.answer(many(1))
     assert isinstance(reply, Failed)
     assert budget.spent == pytest.approx(spent * len(server.calls))
@@ -139,7 +108,7 @@ def test_doubtful_answer_is_kept_if_its_repair_is_over_budget() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1500}
     replies: list[Reply] = []
     with ChatServer(lambda call: call.say(json.dumps(few), usage=usage)) as server:
-        teacher = spending(server, Budget(0.9), concurrency=1)
+        teacher = OpenAICompatibleTeacher(server.settings(concurrency=1), KEY, Budget(0.9, PRICES))
         with pytest.raises(BudgetSpent):
             replies.extend(teacher.answer(many(3)))
     assert [type(reply) for reply in replies] == [Answered]
