@@ -11,25 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
+from msd.contract.correction import Correction, Line
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
 from native import core
 from native.layout import Run, given_rows, new_desk
 
-Line = tuple[str, float, float, float]
-"""Head, centre, shift and slope of a correction."""
-
 
 class Scored(NamedTuple):
     """A scored request: the reply's body; the time that it was scored for (Unix s); the scores [N] by head, in the
-    request's order; how candidates are degraded, by ID; and the choice of the first one if the request explores."""
+    request's order; how candidates are degraded, by ID; the choice of the first one if the request explores; and what
+    they were corrected by."""
 
     reply: bytes
     at: float
     scores: dict[str, NDArray[np.float32]]
     rungs: dict[str, str]
     choice: Choice | None
+    correction: Correction | None
 
 
 @dataclass(slots=True)
@@ -47,7 +47,8 @@ class _Terms:
     def look(self, frame: Any, tensors: Tensors, *_: object) -> None:  # noqa: ANN401 - the core has no types
         columns = {head: np.frombuffer(column, np.float32) for head, column in frame.columns.items()}
         choice = None if frame.choice is None else Choice(*frame.choice)
-        self.seen = [Scored(b"", frame.at, columns, frame.rungs, choice)]
+        correction = None if frame.correction is None else Correction.of(frame.correction)
+        self.seen = [Scored(b"", frame.at, columns, frame.rungs, choice, correction)]
 
 
 _EPOCHS = (0,)

@@ -1,23 +1,26 @@
-"""Corrections of calibration, by bundle: a rising line in log-odds, which keeps the order of scores. `msd recalibrate`
-fits them; this module applies them.
+"""Corrections of calibration, by bundle: a rising line in log-odds, and shifts of it by segments of requests, so that
+candidates keep their order. `msd recalibrate` fits them; this module applies them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import ContractError, first_fault
 from msd.contract.files import read_small, write_text_atomic
+from msd.contract.schema import FeatureSchema
+from msd.contract.segments import KNOWN, UNKNOWN_USERS, dividing, field_of, slot_in
 
 HEAD, CONVERSIONS = "pctr", "pcvr"
 """The heads that clicks calibrate, and conversions of clicks."""
 MAX_SHIFT = 1.0
-"""Maximum shift of log-odds at the centre: odds by a factor of 2.7."""
+"""Maximum shift of log-odds at the centre, those of segments included: odds by a factor of 2.7."""
+MAX_SEGMENTS = 512
 MAX_LOG_SLOPE = math.log(2)
 _MAX_FILE_BYTES = 2**20
 _MAX_BUNDLES = 1_000
@@ -30,6 +33,12 @@ class CorrectionError(ContractError):
 
 
 Scores = Mapping[str, NDArray[np.float32]]
+_OF_USER, _OF_SLOT, _SERVED_SLOT = -1, -2, 0
+Shift = tuple[int, int, float]
+"""Shift of log-odds where a column of the context's categories has a value, both by number: column −1 is whether the
+user is anonymous, −2 the place of the page, 0 where the request names none."""
+Line = tuple[str, float, float, float, list[Shift]]
+"""Head, centre, shift and slope of a correction, and shifts by segment."""
 _NAMES = ("centre", "shift", "slope")
 
 
@@ -51,10 +60,10 @@ class Correction(BaseModel):
         return [self.centre, self.shift, self.slope, *(self.conversions.values if self.conversions else ())]
 
     @property
-    def lines(self) -> list[tuple[str, float, float, float]]:
-        """Return head, centre, shift and slope of each corrected head."""
+    def lines(self) -> list[Line]:
+        """Return the line of each corrected head, without segments."""
         found = {HEAD: self, CONVERSIONS: self.conversions}
-        return [(head, one.centre, one.shift, one.slope) for head, one in found.items() if one]
+        return [(head, one.centre, one.shift, one.slope, []) for head, one in found.items() if one]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
@@ -95,20 +104,65 @@ class Correction(BaseModel):
         return corrected
 
 
-class LearnedCorrection(Correction):
-    """A correction, and its data: impressions and clicks, or clicks and conversions, the latest at `at` (Unix
-    seconds)."""
+def _segment(name: str) -> str:
+    if field_of(name) is None:
+        raise ValueError(f"{name!r} is no segment, such as known, anonymous, device=ios or slot 2")
+    return name
 
+
+class LearnedCorrection(Correction):
+    """A correction, its shifts by segment, and its data: impressions and clicks, or clicks and conversions, the latest
+    at `at` (Unix seconds)."""
+
+    segments: Annotated[
+        dict[Annotated[str, AfterValidator(_segment)], Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT)]],
+        Field(max_length=MAX_SEGMENTS),
+    ] = {}
     at: Annotated[float, Field(ge=0)]
     impressions: Annotated[int, Field(ge=0)]
     clicks: Annotated[int, Field(ge=0)]
     conversions: "LearnedCorrection | None" = None
 
+    def lines_for(self, schema: FeatureSchema) -> list[Line]:
+        """Return the line of each corrected head, with the segments that requests of a schema can have."""
+        found = {HEAD: self, CONVERSIONS: self.conversions}
+        return [
+            (head, one.centre, one.shift, one.slope, list(_shifts(one.segments, schema)))
+            for head, one in found.items()
+            if one
+        ]
+
+    def within(self, segments: Iterable[str]) -> Correction:
+        """Return the correction of requests of these segments."""
+        names, shift = set(segments), self.shift
+        for name, own in self.segments.items():  # in their order, as the core adds them
+            shift += own if name in names else 0.0
+        later = self.conversions.within(names) if self.conversions else None
+        bounded = min(max(shift, -MAX_SHIFT), MAX_SHIFT)
+        return Correction(centre=self.centre, shift=bounded, slope=self.slope, conversions=later)
+
+
+def _shifts(segments: Mapping[str, float], schema: FeatureSchema) -> Iterable[Shift]:
+    """Yield the shifts that requests of a schema can have, as numbers."""
+    for name, shift in segments.items():
+        if name in (KNOWN, UNKNOWN_USERS):
+            yield _OF_USER, int(name == UNKNOWN_USERS), shift
+        elif slot := slot_in(name):
+            if schema.position is not None:
+                yield _OF_SLOT, slot, shift
+                if slot == schema.slot_of():
+                    yield _OF_SLOT, _SERVED_SLOT, shift
+        else:
+            field, _, value = name.partition("=")
+            for one in dividing(schema, [field]):
+                if value in one.index:
+                    yield schema.columns[field].start, one.index[value], shift
+
 
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 1
     bundles: Annotated[dict[str, LearnedCorrection], Field(max_length=_MAX_BUNDLES)]
 
 
@@ -129,4 +183,9 @@ def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
 
 
 def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:
-    write_text_atomic(path, _File(bundles=dict(bundles)).model_dump_json(indent=2, exclude_none=True) + "\n")
+    """Write them, in format 1 if none has segments, so that services of earlier releases can read it."""
+    lines = [line for one in bundles.values() for line in (one, one.conversions) if line]
+    file = _File(format_version=2 if any(line.segments for line in lines) else 1, bundles=dict(bundles))
+    left_out = {"bundles": {"__all__": {"segments": True, "conversions": {"segments"}}}}
+    written = file.model_dump_json(indent=2, exclude_none=True, exclude=None if file.format_version == 2 else left_out)
+    write_text_atomic(path, written + "\n")

@@ -1,10 +1,12 @@
-"""`msd recalibrate`: fit corrections of calibration, a shift and a slope of the log-odds, to logged clicks.
+"""`msd recalibrate`: fit corrections of calibration to logged clicks: a shift and a slope of the log-odds, and shifts
+by segment.
 
 A logistic regression with weights that decay with an impression's age, and a normal prior around no correction.
 """
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -31,6 +33,7 @@ from msd.dataset.mapped import BLOCK
 from msd.feedback.collect import Logs, SettleHours, WindowHours, collected
 from msd.feedback.files import FeedbackError, read_events, read_requests
 from msd.feedback.impressions import Windows, join
+from msd.feedback.segments import Divisions, divided, fit_segments, likelihood, stepped
 from msd.metrics import sigmoid
 
 Floats = NDArray[np.float64]
@@ -56,12 +59,20 @@ app = typer.Typer(add_completion=False)
 
 class Impressions(NamedTuple):
     """Settled impressions of one bundle, the latest last: log-odds as the model gave them, labels, users by number, and
-    when they were scored (unix s); all [n]."""
+    when they were scored (unix s); all [n]. And their segments, if these are known."""
 
     logits: Floats
     labels: Floats
     users: NDArray[np.int64]
     at: Floats
+    divisions: Divisions | None = None
+
+    def corrected(self, line: "_Line", segments: Mapping[str, float]) -> Floats:
+        """Return corrected log-odds [n]."""
+        found = line(self.logits)
+        if self.divisions is None:
+            return found
+        return found + np.clip(line.shift + self.divisions.moved(segments), -MAX_SHIFT, MAX_SHIFT) - line.shift
 
 
 class Recalibration(NamedTuple):
@@ -131,6 +142,8 @@ def main(
         if any(found):
             of_clicks = found[0] or LearnedCorrection(at=until, impressions=0, clicks=0)
             learned[bundle] = of_clicks.model_copy(update={"conversions": found[1]})
+            told = ", ".join(f"{name} {shift:+.3f}" for name, shift in of_clicks.segments.items())
+            console.print(f"Shifts of {bundle[:12]} by segment: {told or 'none'}.", highlight=False, markup=False)
     console.print(table)
     console.print(_late(shown, windows), highlight=False)
     console.print(_by_segment(shown), highlight=False, markup=False)
@@ -159,7 +172,7 @@ def _impressions(shown: pl.DataFrame, bundle_id: str, until: float, head: str) -
     due = (pl.col("bundle_id") == bundle_id) & (pl.col("received_at") <= until)
     if head == CONVERSIONS:
         due &= (pl.col("label") == 1) & pl.col("pcvr").is_not_null()
-    parts = []
+    parts, places = [], dict[tuple[str, ...], int]()
     for rows in (rows.filter(due) for rows in shown.iter_slices(BLOCK)):
         score = np.clip(rows[head].to_numpy(), _LEAST, 1 - _LEAST)
         centre, shift, slope = (
@@ -168,10 +181,12 @@ def _impressions(shown: pl.DataFrame, bundle_id: str, until: float, head: str) -
         )
         logits = (np.log(score) - np.log1p(-score) - centre - shift) / slope + centre
         labels = rows[label].cast(pl.Float64) if label in rows.columns else np.zeros(rows.height)
-        parts.append(rows.select("received_at", pl.col("user_id").hash(), logits=logits, labels=labels))
+        of = divided(rows, "slot", places)
+        parts.append(rows.select("received_at", pl.col("user_id").hash(), logits=logits, labels=labels, division=of))
     numbers = pl.concat(parts).sort("received_at", maintain_order=True)
     logits, labels, at = (numbers[name].to_numpy() for name in ("logits", "labels", "received_at"))
-    return Impressions(logits, labels, numbers["user_id"].rank("dense").to_numpy().astype(np.int64), at)
+    users, divisions = numbers["user_id"].rank("dense"), Divisions(list(places), numbers["division"].to_numpy())
+    return Impressions(logits, labels, users.to_numpy().astype(np.int64), at, divisions)
 
 
 def _cells(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
@@ -197,7 +212,7 @@ def _late(shown: pl.DataFrame, windows: Windows) -> str:
 
 
 def _by_segment(shown: pl.DataFrame) -> str:
-    """Return served ÷ observed clicks by segment. One correction has to fit all segments."""
+    """Return served ÷ observed clicks by segment."""
     sums = pl.concat(
         rows.select("segments", "pctr", "label").explode("segments").group_by("segments").agg(pl.len(), pl.all().sum())
         for rows in shown.iter_slices(BLOCK)
@@ -217,7 +232,8 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
             previous, f"kept: {clicks} clicks on {len(shown.labels)} impressions are too few to learn from"
         )
     current = _Line() if previous is None else _Line(previous.centre, previous.shift, previous.slope)
-    if (silent := _silent(current(shown.logits), shown.labels)) is not None:
+    held = {} if previous is None else previous.segments
+    if (silent := _silent(shown.corrected(current, held), shown.labels)) is not None:
         return Recalibration(
             previous, f"kept: no click on the latest {silent} impressions; are clicks still sent?", True
         )
@@ -227,15 +243,24 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
     # Impressions of one user are correlated, and weigh less than those of different users.
     weights /= _dispersion(fitted(shown.logits), shown, weights)
     fitted = _fit(shown, weights)
-    gain = 2 * (_likelihood(fitted, shown, weights) - _likelihood(current, shown, weights))
+    divisions = shown.divisions or Divisions.none(len(shown.labels))
+    found = fit_segments(divisions, fitted(shown.logits), shown.labels, weights)
+    after, before = shown.corrected(fitted, found), shown.corrected(current, held)
+    gain = 2 * (likelihood(after, shown.labels, weights) - likelihood(before, shown.labels, weights))
     if gain > _LEAST_GAIN:
         since = float(shown.at[0]) if previous is None else previous.at
-        line, why = _step(current, fitted, RATE_PER_HOUR * max(0.0, now - since) / 3_600)
+        most = RATE_PER_HOUR * max(0.0, now - since) / 3_600
+        line, why = _step(current, fitted, most)
+        # Segments without impressions keep their shifts.
+        segments = held | stepped(held, found, divisions.segments, most)
     elif previous is None:
         return Recalibration(None, "none: clicks agree with the model")
     else:
-        line, why = current, "kept: clicks agree with it"
-    return Recalibration(LearnedCorrection(**line._asdict(), at=now, impressions=len(shown.labels), clicks=clicks), why)
+        line, segments, why = current, held, "kept: clicks agree with it"
+    learned = LearnedCorrection(
+        **line._asdict(), segments=segments, at=now, impressions=len(shown.labels), clicks=clicks
+    )
+    return Recalibration(learned, why)
 
 
 def _fit(shown: Impressions, weights: Floats) -> _Line:
@@ -259,11 +284,6 @@ def _dispersion(logits: Floats, shown: Impressions, weights: Floats) -> float:
     """Return the variance of sums over users, as a multiple of that of independent impressions; at least 1."""
     residuals = weights * (shown.labels - sigmoid(logits))
     return max(1.0, float((np.bincount(shown.users, residuals) ** 2).sum() / (residuals**2).sum()))
-
-
-def _likelihood(line: _Line, shown: Impressions, weights: Floats) -> float:
-    logits = line(shown.logits)
-    return -float(weights @ np.logaddexp(0, np.where(shown.labels > 0, -logits, logits)))
 
 
 def _silent(logits: Floats, labels: Floats) -> int | None:

@@ -14,7 +14,7 @@ import onnxruntime
 import native
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
-from msd.contract.correction import Correction, Scores
+from msd.contract.correction import LearnedCorrection, Scores
 from msd.contract.request import MAX_CANDIDATES, RequestError, load_json, parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, Rows, row_dtype
@@ -49,7 +49,7 @@ class ScoredBundle:
     """An open bundle. `refused` counts requests that its schema does not accept; `seconds` are those of each scored
     request, from its parsed body to its reply."""
 
-    def __init__(self, folder: Path, corrections: Mapping[str, Correction] | None = None) -> None:
+    def __init__(self, folder: Path, corrections: Mapping[str, LearnedCorrection] | None = None) -> None:
         """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError; FeedbackError
         without the core."""
         if native.core is None:
@@ -57,7 +57,8 @@ class ScoredBundle:
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
-        self._correction = (corrections or {}).get(self.bundle.bundle_id)
+        learned = (corrections or {}).get(self.bundle.bundle_id)
+        self._lines = [] if learned is None else learned.lines_for(self.bundle.schema)
         self._users, self._items = (RowFile.of(self.bundle, side) for side in ROW_SIDES)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -155,8 +156,7 @@ class ScoredBundle:
         return ScoredRequest(served, shown)
 
     def _run(self, scorer: OfflineScorer, body: bytes, request_id: str, given: tuple[float, Rows, Rows]) -> Scores:
-        lines = () if self._correction is None else self._correction.lines
-        return scorer.score(body, request_id, given=given, corrections=lines).scores
+        return scorer.score(body, request_id, given=given, corrections=self._lines).scores
 
     @cached_property
     def _without_position(self) -> OfflineScorer:

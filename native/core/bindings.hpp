@@ -214,12 +214,16 @@ struct HeldGiven {
   Given given;
 };
 
-// Corrections: (head, centre, shift, slope) of each
-using CorrectionForm = std::vector<std::tuple<std::string, double, double, double>>;
+// Corrections: (head, centre, shift, slope, [(column, value, shift) of segments]) of each
+using CorrectionForm =
+    std::vector<std::tuple<std::string, double, double, double, std::vector<std::tuple<int32_t, int32_t, double>>>>;
 
 std::vector<Correction> corrections_of(const CorrectionForm& form) {
   std::vector<Correction> found;
-  for (const auto& [head, centre, shift, slope] : form) found.push_back({head, centre, shift, slope});
+  for (const auto& [head, centre, shift, slope, segments] : form) {
+    found.push_back({head, centre, shift, slope, {}});
+    for (const auto& [column, value, own] : segments) found.back().segments.push_back({column, value, own});
+  }
   return found;
 }
 
@@ -356,6 +360,14 @@ nb::object frame_choice(const HeldFrame& held) {
   if (!held.reply.choice) return nb::none();
   const auto& [policy, share, seed, explored, first, propensity] = *held.reply.choice;
   return nb::make_tuple(policy, share, seed, explored, first, propensity);
+}
+
+// What the last reply's scores were corrected by: centre, shift and slope of each corrected head; or None
+std::optional<std::vector<double>> frame_correction(const HeldFrame& held) {
+  if (held.reply.corrected.empty()) return std::nullopt;
+  std::vector<double> values;
+  for (const Correction& one : held.reply.corrected) values.insert(values.end(), {one.centre, one.shift, one.slope});
+  return values;
 }
 
 std::vector<Seen> history_of(const std::vector<std::string_view>& ids, size_t first,
@@ -540,6 +552,7 @@ void add_frames(nb::module_& module) {
       .def_prop_ro("found", &frame_found)
       .def_prop_ro("columns", &frame_columns)
       .def_prop_ro("choice", &frame_choice)
+      .def_prop_ro("correction", &frame_correction)
       .def_prop_ro("rungs", &frame_rungs)
       .def_prop_ro("user_rung", [](const HeldFrame& held) { return name_or_none(held.frame.user_rung); });
 }

@@ -42,6 +42,8 @@ class Reply {
   std::vector<Column> columns;      // in the request's order
   std::vector<Degraded> degraded;   // candidates, each once
 
+  std::vector<Correction> corrected;  // by what, without segments
+
   std::optional<Choice> choice;
   size_t ran = 0;  // the first candidates, which were in the run
 
@@ -50,9 +52,12 @@ class Reply {
     const Request& request = frame.request();
     spread(request, run);
     declare(frame, run.rows);
-    for (const Correction& correction : corrections)
+    corrected.clear();
+    for (const Correction& correction : corrections) {
+      corrected.push_back(correction.within(frame));
       for (Column& column : columns)
-        if (column.name == correction.head) correction.apply(column.values, frame.schema().ufuncs, scratch_);
+        if (column.name == correction.head) corrected.back().apply(column.values, frame.schema().ufuncs, scratch_);
+    }
     if (!is_finite()) return false;
     ecpm_.assign(request.ids.size(), kNone);
     if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);

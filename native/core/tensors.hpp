@@ -151,6 +151,15 @@ class Frame {
   // What the user was shown, by the item's ID; behind the candidates' IDs.
   const std::vector<std::string_view>& wanted() const { return wanted_; }
   const std::vector<Impression>& impressions() const { return impressions_; }
+  // The value of a segment, as `msd.contract.correction` numbers them: of a category of the context, by its column; whether
+  // the user is anonymous; the place of the page. −1: there is no such column.
+  int32_t segment(int32_t column) const {
+    constexpr int32_t kOfUser = -1, kOfSlot = -2;
+    if (column == kOfUser) return request_->user_id.empty();
+    if (column == kOfSlot) return static_cast<int32_t>(request_->slot);
+    const bool is_there = column >= 0 && static_cast<size_t>(column) < schema_.context_categorical.size();
+    return is_there ? tensors_.context_categorical[column] : -1;
+  }
   // The items of the history that are in the tensors, oldest first.
   const std::vector<std::string_view>& shown() const { return shown_ids_; }
 

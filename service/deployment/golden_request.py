@@ -12,15 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.correction import Line
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_request, golden_rows
 from msd.contract.pricing import ecpm_of
 from msd.contract.request import ANONYMOUS
 from msd.contract.row_writer import rows_in_memory
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
+from msd.contract.segments import every_segment
 from msd.contract.state import state_rules
 from native.layout import core_rows
-from native.offline import Line, OfflineScorer
+from native.offline import OfflineScorer
 from service.live.live_state import NOTHING, pack_state, take, unpack_state
 from service.live.store import LiveEvent, rows_of
 from service.rows.arena import Arena
@@ -48,6 +50,7 @@ class GoldenRequest:
         self._document, self._heads = golden.request, model.bundle.manifest.heads
         request = golden_request(model.schema, golden)
         self.ids, self._bids, self._pricing = request.ids, request.bids, request.pricing
+        self.schema, self.segments = model.schema, every_segment(request, model.schema)
         self._formula = model.bundle.manifest.formula
         user, ids, items = golden_rows(model.codecs["user"], model.codecs["item"], golden)
         self._live = _Live(model, golden, request.user_id, user, ids, items)

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msd.contract.bundle import GOLDENS
-from msd.contract.correction import HEAD, Correction
+from msd.contract.correction import HEAD, LearnedCorrection
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.pricing import served_places
+from msd.contract.request import MAX_POSITION
+from msd.contract.segments import KNOWN, UNKNOWN_USERS, slot_name
 from service.deployment.golden_request import GoldenReply, GoldenRequest
 from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Scores
@@ -22,7 +24,7 @@ from service.scoring.model import Model
 _LONGEST_S = 0.5
 # Relative differences: of two runs with the same tensors; of what is made of the same scores.
 _ROUNDING, _EXACT = 1e-5, 1e-9
-_CORRECTION = Correction(centre=-2.0, shift=0.25, slope=1.125, conversions=Correction(centre=-1.0, shift=-0.25))
+_OF_ALL_SEGMENTS = 0.25
 
 
 class Stopped(Exception):
@@ -115,7 +117,10 @@ def _prove_one(request: GoldenRequest, golden: Golden, tolerance: _Tolerance, co
     pace.pause()
     _check_scores(golden, plain.scores, tolerance)
     _check_ecpm(request, plain)
-    _check_ranked(request, plain, request.score(_CORRECTION.lines, top_k=len(request.ids)))
+    correction = _correction_of(request)
+    _check_ranked(
+        request, plain, correction, request.score(correction.lines_for(request.schema), top_k=len(request.ids))
+    )
     pace.pause()
     if count:
         padded = request.score(is_padded=True)
@@ -139,9 +144,28 @@ def _check_ecpm(request: GoldenRequest, reply: GoldenReply) -> None:
         raise BundleError(f"has the eCPM {reply.ecpm.tolist()}, but its bids and scores give {due.tolist()}")
 
 
-def _check_ranked(request: GoldenRequest, plain: GoldenReply, ranked: GoldenReply) -> None:
+def _correction_of(request: GoldenRequest) -> LearnedCorrection:
+    """Return a correction that moves a request by each of its segments, and would by others."""
+    own = dict.fromkeys(request.segments, _OF_ALL_SEGMENTS / len(request.segments))
+    others = dict.fromkeys((KNOWN, UNKNOWN_USERS, slot_name(MAX_POSITION)), -0.5)
+    sold = LearnedCorrection(centre=-1.0, shift=-0.25, segments=own, at=0.0, impressions=0, clicks=0)
+    return LearnedCorrection(
+        centre=-2.0,
+        shift=0.25,
+        slope=1.125,
+        segments=others | own,
+        at=0.0,
+        impressions=0,
+        clicks=0,
+        conversions=sold,
+    )
+
+
+def _check_ranked(
+    request: GoldenRequest, plain: GoldenReply, correction: LearnedCorrection, ranked: GoldenReply
+) -> None:
     """Raise BundleError unless a reply is the plain one, corrected and in order."""
-    scores = _CORRECTION.correct(plain.scores)
+    scores = correction.within(request.segments).correct(plain.scores)
     due = _by_id(GoldenReply(plain.ids, scores, request.ecpm(scores)))
     found = _by_id(ranked)
     is_same = [one[0] for one in found] == [one[0] for one in due] and np.allclose(

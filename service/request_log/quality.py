@@ -6,7 +6,7 @@ Knows requests, their inputs, and events. Does not know who reads the figures.
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,8 +17,6 @@ from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
-from msd.contract.request import ANONYMOUS, CheckedRequest
-from msd.contract.schema import Categorical, FeatureSchema
 from service import limits
 from service.runtimes.runtime import Scores
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
@@ -32,8 +30,6 @@ SETTLE_S = 600.0
 """An impression is judged once events this much later have arrived: most clicks have arrived by then."""
 CONVERSION_SETTLE_S = 86_400.0
 """The same of a click, for its conversion."""
-_MOST_VALUES = 20
-"""Values of a feature that are segments of their own, the most frequent."""
 _MOST_DIVISIONS = 4_096
 """Combinations of segments; of others only whether the user is known counts."""
 _WINDOW = 10_000
@@ -42,22 +38,6 @@ _REQUEST_COSTS = 8
 _RANKED_FROM = (2, 6)
 """The best ranks of the second and third group of `RANKS`."""
 _JUDGED = np.dtype([("expected", "f8"), ("observed", "?"), ("rank", "i1"), ("bid", "f4"), ("division", "i4")])
-
-
-def dividing(schema: FeatureSchema, by: Sequence[str]) -> list[Categorical]:
-    """Return the context features of `by` that the schema has."""
-    fields = schema.indexed("context")
-    return [field for field in fields if isinstance(field, Categorical) and field.name in by]
-
-
-def segments_of(request: CheckedRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:
-    """Return the segments of a request: known or anonymous, and its value of each feature that divides requests. Other
-    values than the most frequent ones are one segment."""
-    found = ["anonymous" if request.user_id == ANONYMOUS else "known"]
-    for field in dividing(schema, by):
-        value = request.context.get(field.name)
-        found.append(f"{field.name}={value if value in field.vocabulary[:_MOST_VALUES] else 'other'}")
-    return found
 
 
 class Drift:

@@ -23,9 +23,10 @@ from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, KINDS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
 from msd.contract.request import ANONYMOUS, parse_request
+from msd.contract.segments import dividing, segments_of
 from service import limits
 from service.machine import give_way, let_others_run
-from service.request_log.quality import Drift, Observed, dividing, segments_of
+from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import native
 from msd.contract.assemble import Tensors
-from msd.contract.correction import HEAD, Correction
+from msd.contract.correction import HEAD, Correction, LearnedCorrection, Line
 from native.layout import asked_request, given_rows
 from service.scoring.answer import Basis, Explained, Follower, Seen, Served, Translate
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.frames import Frame, Frames, Given
-from service.scoring.model import Corrections
+from service.scoring.model import Corrections, Model
 
 _DENSE = {"user_dense", "item_dense", "context_dense"}
 Taken = tuple[float, float, float, float]
@@ -36,11 +37,9 @@ class Assignment(NamedTuple):
     live: Callable[[str | None, Sequence[str]], object] | None
     reads_texts: bool
     """Whether texts of ads without a row are encoded."""
-    corrections: Sequence[tuple[str, float, float, float]]
-    """Head, centre, shift and slope of each corrected head."""
-    correction: Correction | None
-    """This and the arm are for Python, to which the core returns the assignment."""
+    corrections: Sequence[Line]
     arm: Arm
+    """This is for Python, to which the core returns the assignment."""
 
 
 class Pipeline:
@@ -60,6 +59,7 @@ class Pipeline:
         self._followers = followers
         self._shadowing = shadowing
         self._translate = translate
+        self._lines: WeakKeyDictionary[Model, tuple[LearnedCorrection, list[Line]]] = WeakKeyDictionary()
 
     def plan(self, deployment: Deployment, is_aside: bool = False) -> Any:  # noqa: ANN401 - the core has no types
         """Return with what requests are scored, for the core: the deployment; the model that reads them; an assignment,
@@ -106,10 +106,17 @@ class Pipeline:
             None if rows is None or rows.epochs is None else rows.epochs(),
             None if live is None else partial(live.cached, model.schema),
             self._frames.reads_texts(model),
-            () if correction is None else correction.lines,
-            correction,
+            () if correction is None else self._lines_of(model, correction),
             arm,
         )
+
+    def _lines_of(self, model: Model, correction: LearnedCorrection) -> list[Line]:
+        """Return a model's correction for the core, made once."""
+        known, lines = self._lines.get(model, (None, []))
+        if known is not correction:
+            lines = correction.lines_for(model.schema)
+            self._lines[model] = correction, lines
+        return lines
 
     # In a scoring thread
 
@@ -158,7 +165,7 @@ class Pipeline:
             frame.columns,
             core.rungs,
             core.user_rung,
-            assignment.correction,
+            None if core.correction is None else Correction.of(core.correction),
             frame.choice,
             frame.copied(_DENSE & tensors.keys()),
             (*taken, time.perf_counter() - began),
@@ -167,7 +174,8 @@ class Pipeline:
 
     def _to_explain(self, frame: Frame, ran: int, assignment: Assignment) -> Explained:
         """Return what an explanation starts from."""
-        core, model, correction = frame.core, assignment.arm.model, assignment.correction
+        core, model = frame.core, assignment.arm.model
+        correction = None if core.correction is None else Correction.of(core.correction)
         tensors, pctr, shown, order = frame.copied(), frame.columns[HEAD], core.shown, core.order
         return Explained(
             model, tensors, self._frames.unknown(model, core.at), pctr, correction, shown, order, ran < core.count

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ cheap = settings(max_examples=40)
 SLOPES = st.floats(np.exp(-MAX_LOG_SLOPE), np.exp(MAX_LOG_SLOPE))
 CORRECTIONS = st.builds(Correction, centre=st.floats(-8, 8), shift=st.floats(-MAX_SHIFT, MAX_SHIFT), slope=SLOPES)
 SCORES = arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 1, width=32))
+SEGMENTS = {"known": -0.5, "anonymous": 0.25, "device=ios": 0.9, "slot 2": -0.1, "slot 1": 0.3}
 SOLD = LearnedCorrection(centre=-1, shift=-0.1, at=1e9, impressions=200, clicks=50)
 LEARNED = LearnedCorrection(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200, conversions=SOLD)
 
@@ -34,6 +36,15 @@ def test_order_of_scores_stays(correction: Correction, scores: np.ndarray) -> No
 
     assert (np.diff(corrected) >= 0).all()
     assert ((corrected >= 0) & (corrected <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("of", "shift"),
+    [([], 0.1), (["known"], -0.4), (["anonymous", "device=ios"], 1.0), (["slot 2", "device=other"], 0.0)],
+)
+def test_shifts_of_segments_add_up_within_the_bound(of: list[str], shift: float) -> None:
+    found = LEARNED.model_copy(update={"segments": SEGMENTS}).within(of)
+    assert found.values == pytest.approx([-3, shift, 0.9, *SOLD.values])
 
 
 @cheap
@@ -65,10 +76,16 @@ def test_non_finite_scores_stay_so() -> None:
 
 
 def test_file_round_trips(tmp_path: Path) -> None:
+    """Without segments in the format of earlier releases."""
+    path, divided = tmp_path / "corrections.json", LEARNED.model_copy(update={"segments": {"device=a=b": 0.1}})
     assert read_corrections(tmp_path / "none.json") == {}
-    write_corrections(tmp_path / "corrections.json", {"b": LEARNED})
+    write_corrections(path, {"b": divided})
+    assert (json.loads(path.read_bytes())["format_version"], read_corrections(path)) == (2, {"b": divided})
+    write_corrections(path, {"b": LEARNED})
+    assert json.loads(path.read_bytes())["format_version"] == 1
+    assert "segments" not in path.read_text()
 
-    assert read_corrections(tmp_path / "corrections.json") == {"b": LEARNED}
+    assert read_corrections(path) == {"b": LEARNED}
     scores = {head: np.array([0.25, 0.5], np.float32) for head in ("pctr", "pcvr", "other")}
     found = Correction.of(LEARNED.values).correct(scores)
     for head, due in (("pctr", LEARNED(scores["pctr"])), ("pcvr", SOLD(scores["pcvr"])), ("other", scores["other"])):
@@ -84,9 +101,16 @@ def test_file_round_trips(tmp_path: Path) -> None:
         ({"slope": -1}, "bundles.b.slope"),
         ({"centre": float("nan")}, "bundles.b.centre"),
         ({"bias": 1}, "bundles.b.bias: is not known here"),
+        ({"segments": {"known": 1.01}}, "bundles.b.segments.known: should be less than or equal to 1"),
+        ({"segments": {"known": "much"}}, "bundles.b.segments.known"),
+        *(
+            ({"segments": {name: 0.1}}, "is no segment, such as known")
+            for name in ("unknown", "device=other", "=ios", "slot 0", "slot 256", "slot 01", "slot top", "")
+        ),
+        ({"segments": {f"a={number}": 0.1 for number in range(513)}}, "bundles.b.segments: should have at most 512"),
     ],
 )
-def test_rejects_correction_out_of_bounds(change: dict[str, float], reason: str, tmp_path: Path) -> None:
+def test_rejects_correction_out_of_bounds(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "corrections.json"
     path.write_text(json.dumps({"bundles": {"b": LEARNED.model_dump() | change}}))
 

@@ -15,6 +15,7 @@ from msd.contract.exploration import exploration_of
 from msd.contract.pricing import Formula, formula_of
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
 from msd.contract.rows import Rows, RowSide
+from msd.contract.segments import every_segment
 from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
 from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
 from service.telemetry.metrics import Metrics
@@ -191,15 +192,15 @@ class Pair:
             found_scores = {head: column.clip(0, 1) for head, column in found_scores.items()}
         if request.explore and random.random() < 0.9:
             found_scores[COLUMN] = draw_std(random, size)
-        correction = draw_correction(random) if random.random() < 0.3 else None
+        correction = draw_correction(random, self.world.schema) if random.random() < 0.3 else None
         arm = random.choice([None, "b"])
-        lines = [] if correction is None else correction.lines
+        lines = [] if correction is None else correction.lines_for(self.world.schema)
         scores = {head: column[[*rows[:ran], *[kept] * (ran < count)]] for head, column in found_scores.items()}
         if ran < count:
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if correction is not None:
             with np.errstate(all="ignore"):
-                scores = correction.correct(scores)
+                scores = correction.within(every_segment(request, self.world.schema)).correct(scores)
         try:
             reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines)
         except ValueError:

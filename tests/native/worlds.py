@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msd.contract.assemble import wanted_items
-from msd.contract.correction import Correction
+from msd.contract.correction import LearnedCorrection
 from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
@@ -27,6 +27,7 @@ from msd.contract.schema import (
     State,
 )
 from msd.contract.schema import Sequence as HistoryField
+from msd.contract.segments import KNOWN, UNKNOWN_USERS, slot_name
 from msd.contract.state import Impression
 from service.rows.arena import Arena
 
@@ -441,14 +442,22 @@ def draw_scores(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float
     return np.array(values, np.float32)
 
 
-def draw_correction(random: Random) -> Correction:
+def draw_correction(random: Random, schema: FeatureSchema, head: int = 0) -> LearnedCorrection:
     """Any correction that a file may hold."""
-    values = [
-        number
-        for _ in range(random.choice([1, 2]))
-        for number in (random.uniform(-20, 20), random.choice([0.0, random.uniform(-1, 1)]), random.uniform(0.5, 2))
-    ]
-    return Correction.of(values)
+    fields = [field for field in schema.indexed("context") if isinstance(field, Categorical)]
+    values = [f"{field.name}={value}" for field in fields for value in field.vocabulary[:20]]
+    names = [KNOWN, UNKNOWN_USERS, *map(slot_name, (1, 2, 3)), "unheard=of", *values]
+    drawn = random.sample(names, random.randrange(len(names)))
+    return LearnedCorrection(
+        centre=random.uniform(-20, 20),
+        shift=random.choice([0.0, random.uniform(-1, 1)]),
+        slope=random.uniform(0.5, 2),
+        segments={name: random.uniform(-0.5, 0.5) for name in drawn},
+        conversions=draw_correction(random, schema, 1) if not head and random.random() < 0.5 else None,
+        at=0,
+        impressions=0,
+        clicks=0,
+    )
 
 
 def draw_std(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -22,9 +22,19 @@ from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.request_log.log import awaited
 
 SOLD = LearnedCorrection(shift=-0.3, at=1e9, impressions=400, clicks=90)
-LEARNED = LearnedCorrection(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400, conversions=SOLD)
+LEARNED = LearnedCorrection(
+    centre=-1,
+    shift=0.3,
+    slope=0.7,
+    segments={"known": 0.1, "anonymous": -0.2},
+    at=1e9,
+    impressions=9_000,
+    clicks=400,
+    conversions=SOLD,
+)
 UNLOGGED = "r2"
 PLAIN = golden_requests()[-1]
+STRANGER = {**PLAIN, "user_id": None}
 SKIPS_NATIVE = {**PLAIN, "user": {"features": {}}}
 """The same request in a form that the native core leaves to Python."""
 
@@ -70,15 +80,16 @@ def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None:
-    own, pcvr = corrected.pctr(PLAIN), corrected.pcvr(PLAIN)
+    own, pcvr, strangers = corrected.pctr(PLAIN), corrected.pcvr(PLAIN), corrected.pctr(STRANGER)
     assert (corrected.pctr(SKIPS_NATIVE) == own).all()
     corrected.write(LEARNED)
-    expected = LEARNED(own)
+    expected = LEARNED.within(["known"])(own)
     assert np.abs(expected - own).max() > 0.05
 
     for document in (PLAIN, SKIPS_NATIVE):
         assert corrected.pctr(document).tobytes() == expected.tobytes()
         assert corrected.pcvr(document).tobytes() == SOLD(pcvr).tobytes()
+    assert corrected.pctr(STRANGER).tobytes() == LEARNED.within(["anonymous"])(strangers).tobytes()
     priced = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
     assert priced["ecpm"] == pytest.approx(np.multiply([1_000, 2_000], priced["pctr"]).tolist())
     assert priced["pctr"] == pytest.approx(expected[1:3].tolist(), rel=1e-5)
@@ -109,7 +120,8 @@ def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: 
     for place, request_id in enumerate(sampled):
         corrected.ask(documents[place % len(documents)], request_id)
     records = list(awaited(corrected.log, sampled).values())
-    assert all(record.correction == LEARNED.values for record in records)
+    for record in records:
+        assert record.correction == LEARNED.within(["known" if record.user_id else "anonymous"]).values
 
     found = LogReplay([bundle]).replay(records, lambda: None)
     assert (found.exact, found.mismatches) == (len(sampled), 0)

@@ -51,6 +51,7 @@ BROKEN = {
         "odds * slope + offset",
         "under a correction of calibration",
     ),
+    "segment": ("correction.hpp", "moved += one.shift", "moved -= one.shift", "under a correction of calibration"),
 }
 SCRIPT = """
 import asyncio, json, os, sys

@@ -16,9 +16,10 @@ from msd.contract.log import EVENTS, EventRecord, RequestRecord
 from msd.contract.reference import reference_of
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
+from msd.contract.segments import segments_of
 from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
-from service.request_log.quality import CONVERSION_SETTLE_S, SETTLE_S, Drift, Observed, segments_of
+from service.request_log.quality import CONVERSION_SETTLE_S, SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
