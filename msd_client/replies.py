@@ -25,8 +25,9 @@ class ScoredCandidate(NamedTuple):
 class ScoreReply:
     """Columns of equal length, in the request's order, or ranked with `top_k`.
 
-    `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
-    score from its own row, `degraded_user` that of the user. `explanation` and `explore` are the raw objects.
+    `page` has the first places of the page, if the request asks for one. `heads` has every output of the model by name,
+    including `pctr`. `degraded` has the rung of each candidate without a score from its own row, `degraded_user` that
+    of the user. `explanation` and `explore` are the raw objects.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class ScoreReply:
     """Values that the model has never seen, by their place in the request."""
     degraded_history: int = 0
     """Items of the request's history without a row."""
+    page: "Page | None" = None
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -56,6 +58,18 @@ class ScoreReply:
     def is_degraded(self) -> bool:
         """Whether anything was scored from less than its own row, or with an unknown value or history item."""
         return bool(self.degraded or self.degraded_user or self.degraded_values or self.degraded_history)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The best candidates, each scored for its place of the page, `slots` from 1. `total_ecpm`: of all places, None if
+    one has no bid."""
+
+    ids: list[str]
+    slots: list[int]
+    ecpm: list[float | None]
+    heads: Mapping[str, list[float]]
+    total_ecpm: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +120,8 @@ def read_openrtb(document: Mapping[str, Any]) -> OpenrtbReply:
 def read_score(document: Mapping[str, Any]) -> ScoreReply:
     """Read the reply of /v1/score."""
     columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
-    heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
-    ids, ecpm = _part(columns, "id", list), _part(columns, "ecpm", list)
-    pctr = _part(heads, "pctr", list)
-    if any(not isinstance(column, list) or len(column) != len(ids) for column in (*heads.values(), ecpm)):
-        raise BadReply("the columns of candidates differ in length")
+    heads = _heads(columns, "candidates")
+    ids, ecpm, pctr = _part(columns, "id", list), columns["ecpm"], _part(heads, "pctr", list)
     return ScoreReply(
         request_id=_part(document, "request_id", str),
         model_version=_part(document, "model_version", str),
@@ -125,7 +136,22 @@ def read_score(document: Mapping[str, Any]) -> ScoreReply:
         explore=document.get("explore"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
         degraded_history=_part({"history": 0, **degraded}, "history", int),
+        page=_read_page(document["page"]) if "page" in document else None,
     )
+
+
+def _read_page(columns: Mapping[str, Any]) -> Page:
+    heads = _heads(columns, "page")
+    return Page(columns["id"], columns["slot"], columns["ecpm"], heads, columns.get("total_ecpm"))
+
+
+def _heads(columns: Mapping[str, Any], of: str) -> dict[str, list[float]]:
+    """Return the scores by head. All columns, which a reply needs, have to be as long as that of IDs."""
+    lists = {name: column for name, column in columns.items() if name != "total_ecpm"}
+    ids, _ = _part(lists, "id", list), _part(lists, "ecpm", list)
+    if any(not isinstance(column, list) or len(column) != len(ids) for column in lists.values()):
+        raise BadReply(f"the columns of {of} differ in length")
+    return {name: column for name, column in lists.items() if name not in ("id", "slot", "ecpm")}
 
 
 def read_events(document: Mapping[str, Any]) -> EventsReply:

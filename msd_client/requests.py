@@ -31,8 +31,9 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` has what the user was shown, oldest first: an ID for a click, or `item_id`, `clicked` and optionally `at`.
-    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1. With `explain`
-    it explains each score; with `explore` (policy, and optionally share and seed) it says which candidate
+    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1; with
+    `page` the reply has the best candidates for so many places from there. With `explain` it explains each score; with
+    `explore` (policy, and optionally share and seed) it says which candidate
     to show first.
     """
 
@@ -47,6 +48,7 @@ class ScoreRequest:
     items: Mapping[str, Item] | None = None
     top_k: int | None = None
     slot: int | None = None
+    page: int | None = None
     explain: bool = False
     explore: Mapping[str, Any] | None = None
 
@@ -62,6 +64,7 @@ class ScoreRequest:
             items=items or None,
             top_k=self.top_k,
             slot=self.slot,
+            page=self.page,
             explain=self.explain or None,
             explore=self.explore,
         )

@@ -106,7 +106,7 @@ class Correction(BaseModel):
 
 def _segment(name: str) -> str:
     if field_of(name) is None:
-        raise ValueError(f"{name!r} is no segment, such as known, anonymous, device=ios or slot 2")
+        raise ValueError(f"{name!r} is not known as a segment, such as known, anonymous, device=ios or slot 2")
     return name
 
 

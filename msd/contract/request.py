@@ -67,6 +67,17 @@ def _whole_position(value: object) -> object:
 
 
 Position = Annotated[int, BeforeValidator(_whole_position), Field(ge=1, le=MAX_POSITION)]
+MAX_PAGE = 32
+"""Places of a page that one request may ask for: each is a run of the model."""
+
+
+def _whole_page(value: object) -> object:
+    if type(value) is not int or not 1 <= value <= MAX_PAGE:
+        raise ValueError(f"should be a whole number of places, from 1 to {MAX_PAGE}")
+    return value
+
+
+Page = Annotated[int, BeforeValidator(_whole_page), Field(ge=1, le=MAX_PAGE)]
 Features = Annotated[
     dict[str, Any],
     WithJsonSchema(
@@ -207,6 +218,11 @@ class ScoreRequest(Wire):
         description="Place of the page to score for, from 1; by default the serving value of the bundle's position. No"
         " effect on a bundle without one.",
     )
+    page: Page | None = Field(
+        default=None,
+        description="Number of places of the page, from `slot` on, by default from the first: `page` of the reply has"
+        " the best candidates, each scored for its place.",
+    )
     explain: bool | None = Field(
         default=None,
         description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",
@@ -232,6 +248,7 @@ class CheckedRequest:
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
     slot: int | None = None
+    page: int | None = None
     explain: bool = False
     explore: ExploreOptions | None = None
     unknown: tuple[str, ...] = ()
@@ -362,6 +379,8 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
                 f"{len(ids)} candidates; with `explain` one request may have {MAX_EXPLAINED}: split it", "candidates.id"
             )
     items = wire.items or {}
+    if wire.page and (wire.slot or 1) + wire.page - 1 > MAX_POSITION:
+        raise InvalidRequest(f"ends behind place {MAX_POSITION}, the last: it begins at slot {wire.slot}", "page")
     _check_described(items, ids)
     overrides = {item_id: override for item_id, override in items.items() if override is not None}
     if overrides:
@@ -397,7 +416,8 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
             if override.text and not override.text.isspace()
         },
         top_k=wire.top_k,
-        slot=wire.slot,
+        slot=wire.slot or (1 if wire.page else None),
+        page=wire.page,
         explain=wire.explain is True,
         explore=wire.explore,
         unknown=tuple(unknown),

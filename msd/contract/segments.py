@@ -1,4 +1,4 @@
-"""Segments of requests, by name: who asks (`known` or `anonymous`), a value of a context field (`device=ios`), the
+"""Segments of requests, by name: the user (`known` or `anonymous`), a value of a context field (`device=ios`), the
 place of the page that is scored (`slot 2`).
 
 The request log, metrics and corrections of calibration name them alike.
@@ -52,8 +52,8 @@ def slot_in(name: str) -> int | None:
 
 
 def field_of(name: str) -> str | None:
-    """Return what divides requests into a segment and others: a field, the user or the slot; None if the name is none,
-    or of all other values of a field."""
+    """Return what divides requests into a segment and others: a field, the user or the slot; None for other names, and
+    for all other values of a field."""
     if name in (KNOWN, UNKNOWN_USERS):
         return "user"
     if slot_in(name):

@@ -16,6 +16,7 @@ from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Check, Decision, Figures, Gate, checks_of, decided
 from msd.feedback.policy_value import best_of, estimate_of, first_of
 from msd.feedback.proposals import Proposal, value_of_proposals
+from msd.feedback.recalibrate import learn_held_back
 from msd.feedback.scored_bundle import LoggedState, ScoredRequest
 from msd.metrics import ece_bins, measure, measure_pooled
 
@@ -115,6 +116,8 @@ def judge(
         users = later["user_id"].rank("dense").to_numpy().astype(np.int64)
         figures |= _figures(later.filter(pl.Series(kept)), users[kept], scored.kept(kept), resamples)
         figures["value"] = value_of_proposals(scored.proposals, later, users, resamples)
+        found = learn_held_back(later.filter(pl.Series(kept)), scored.pctr[1, kept])
+        figures["correction"] = None if found is None else found.model_dump()
         figures["latency"] = ratio_of_medians(old.seconds, new.seconds)
         for name, one in zip(_NAMES, (old, new), strict=True):
             own = {"ms": 1_000 * float(np.median(one.seconds)), "bundle_id": one.bundle.bundle_id}
@@ -205,6 +208,10 @@ def _figures(later: pl.DataFrame, users: NDArray[np.int64], scored: _Scored, res
         name: _calibration(labels, pctr, users, later["segments"].list.contains(name).to_numpy(), resamples)
         for name in sorted(set(later["segments"].explode().to_list()))
     }
+    positions = {
+        str(place): _calibration(labels, pctr, users, later["position"].eq_missing(place).to_numpy(), resamples)
+        for place in sorted(set(later["position"].drop_nulls().to_list()))
+    }
     conversions = _conversions(later, users, scored.pcvr, models, resamples)
     return {
         "models": models,
@@ -212,6 +219,7 @@ def _figures(later: pl.DataFrame, users: NDArray[np.int64], scored: _Scored, res
         "rise_of_ece": _rise_of_ece(labels, pctr, users, resamples),
         "comparable": comparable,
         "segments": segments,
+        "positions": positions,
         "conversions": conversions,
     }
 

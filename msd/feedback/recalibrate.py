@@ -44,6 +44,7 @@ _LEAST_GAIN = 1.0
 _LEAST_CLICKS = 100
 # Of the conversions, the share that is waited for.
 _MOST = 0.95
+_HALF_LIFE_DAYS = 7.0
 RATE_PER_HOUR = 0.25
 """Maximum change of a correction per hour, in log-odds and in the logarithm of its slope: it takes at least four hours
 to reach its bound, so that operators can react.
@@ -100,7 +101,7 @@ def main(
     out: Annotated[Path, typer.Option(metavar="FILE", help="MSD_CORRECTIONS of the services; updated.")],
     half_life_days: Annotated[
         float, typer.Option(min=0.01, max=1_000, help="Age in days at which an impression counts half.")
-    ] = 7.0,
+    ] = _HALF_LIFE_DAYS,
     settle_hours: SettleHours = 1.0,
     window_hours: WindowHours = 24.0,
     conversion_settle_hours: Annotated[
@@ -148,7 +149,7 @@ def main(
     console.print(_late(shown, windows), highlight=False)
     console.print(_by_segment(shown), highlight=False, markup=False)
     newest = float(shown["received_at"].max() or 0.0)  # type: ignore[arg-type]
-    kept = {one: said for one, said in corrections.items() if said.at > newest - _HALF_LIVES * half_life_s}
+    kept = {one: said for one, said in read_corrections(out).items() if said.at > newest - _HALF_LIVES * half_life_s}
     write_corrections(out, kept | learned)
     if any(outcome.is_broken for outcome in outcomes):
         raise typer.Exit(1)
@@ -174,12 +175,11 @@ def _impressions(shown: pl.DataFrame, bundle_id: str, until: float, head: str) -
         due &= (pl.col("label") == 1) & pl.col("pcvr").is_not_null()
     parts, places = [], dict[tuple[str, ...], int]()
     for rows in (rows.filter(due) for rows in shown.iter_slices(BLOCK)):
-        score = np.clip(rows[head].to_numpy(), _LEAST, 1 - _LEAST)
         centre, shift, slope = (
             rows["correction"].list.get(first + place, null_on_oob=True).fill_null(none).to_numpy()
             for place, none in enumerate((0.0, 0.0, 1.0))
         )
-        logits = (np.log(score) - np.log1p(-score) - centre - shift) / slope + centre
+        logits = (_log_odds(rows[head].to_numpy()) - centre - shift) / slope + centre
         labels = rows[label].cast(pl.Float64) if label in rows.columns else np.zeros(rows.height)
         of = divided(rows, "slot", places)
         parts.append(rows.select("received_at", pl.col("user_id").hash(), logits=logits, labels=labels, division=of))
@@ -261,6 +261,23 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
         **line._asdict(), segments=segments, at=now, impressions=len(shown.labels), clicks=clicks
     )
     return Recalibration(learned, why)
+
+
+def learn_held_back(shown: pl.DataFrame, pctr: Floats) -> LearnedCorrection | None:
+    """Return a bundle's first correction, by impressions (of `join`) that it was not trained on, and its scores [n] of
+    them where they were shown; None if clicks agree with it, or are too few."""
+    rows, places = shown.with_columns(pctr=pctr).sort("at"), dict[tuple[str, ...], int]()
+    logits = _log_odds(rows["pctr"].to_numpy())
+    labels, at = (rows[name].cast(pl.Float64).to_numpy() for name in ("label", "at"))
+    of = divided(rows, "position", places).to_numpy()
+    users = rows["user_id"].rank("dense").to_numpy().astype(np.int64)
+    held_back = Impressions(logits, labels, users, at, Divisions(list(places), of))
+    return learn(held_back, None, 86_400 * _HALF_LIFE_DAYS).learned
+
+
+def _log_odds(scores: Floats) -> Floats:
+    bounded = np.clip(scores, _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(bounded) - np.log1p(-bounded), np.float64)
 
 
 def _fit(shown: Impressions, weights: Floats) -> _Line:

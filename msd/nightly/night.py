@@ -17,7 +17,7 @@ import polars as pl
 from rich.console import Console
 
 from msd.contract.bundle import MANIFEST
-from msd.contract.correction import read_corrections
+from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 from msd.dataset.aggregate import impressions_of
@@ -119,6 +119,7 @@ class Night:
             checks = [Check(**one) for one in verdict["checks"]]
             decision = self._decide(verdict["decision"], checks)
             if decision == "promote":
+                self._correct(verdict)
                 self._publish()
             self._recalibrate(logs)
         if decision == "keep":
@@ -279,6 +280,13 @@ class Night:
         if not (pointer / MANIFEST).is_file():
             raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
         return pointer.resolve()
+
+    def _correct(self, verdict: Figures) -> None:
+        """Let the new bundle start with the correction that the impressions say which judged it."""
+        path, found = self.config.corrections, verdict.get("correction")
+        if path is not None and found:
+            known, bundle_id = read_corrections(path), verdict["models"]["new"]["bundle_id"]
+            write_corrections(path, {bundle_id: LearnedCorrection(**found)} | known)
 
     def _publish(self) -> None:
         """Copy the bundle beside the others, roll it out, publish its rows, and move the pointer."""

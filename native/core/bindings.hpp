@@ -331,24 +331,39 @@ std::optional<nb::bytes> frame_deviate(HeldFrame& held, nb::handle given) {
   return bytes_of(found);
 }
 
-// reply(request_id, arm, heads, ran, corrections): the document's bytes; ValueError for a score that is not finite.
-// Heads are scores by name, of the first `ran` rows and, if these are not all, of an unknown candidate.
+// reply(request_id, arm, heads, ran, corrections, places): the document's bytes; ValueError for a score that is not finite.
+// Heads are scores by name, of the first `ran` rows and, if these are not all, of an unknown candidate. `places`: heads of
+// one row, for each place of a page behind its first.
 nb::bytes frame_reply(HeldFrame& held, std::string_view request_id, const std::optional<std::string_view>& arm,
-                      const nb::dict& heads, size_t ran, const CorrectionForm& form) {
+                      const nb::dict& heads, size_t ran, const CorrectionForm& form, const std::vector<nb::dict>& places) {
   const size_t candidates = held.frame.candidates().size();
   if (!heads.size()) throw nb::type_error("there is one head at least");
   if (ran > candidates) throw nb::value_error("more candidates were scored than there are");
   std::vector<Buffer> buffers;
-  Run run{{}, ran};
-  for (const auto [name, scores] : heads) {
-    buffers.emplace_back(scores, false, sizeof(float) * (ran + (ran < candidates)));
-    run.heads.push_back({nb::cast<std::string>(name), buffers.back().as<const float>()});
+  const auto run_of = [&](const nb::dict& given, size_t rows, size_t count) {
+    Run run{{}, rows};
+    for (const auto [name, scores] : given) {
+      buffers.emplace_back(scores, false, sizeof(float) * count);
+      run.heads.push_back({nb::cast<std::string>(name), buffers.back().as<const float>()});
+    }
+    return run;
+  };
+  const Run run = run_of(heads, ran, ran + (ran < candidates));
+  std::vector<Run> at_places;
+  for (const nb::dict& one : places) {
+    at_places.push_back(run_of(one, 1, 1));
+    if (at_places.back().heads.size() != run.heads.size()) throw nb::type_error("a place has all heads");
   }
   const std::vector<Correction> corrections = corrections_of(form);
   bool is_finite;
   {
     const nb::gil_scoped_release unlocked;
     is_finite = held.reply.score(held.frame, request_id, run, corrections);
+    for (size_t k = 1; is_finite && k < std::min(at_places.size() + 1, held.reply.page.candidates.size()); k++) {
+      held.frame.put_first(held.reply.row_at(k), held.request.slot + k);
+      is_finite = held.reply.place(held.frame, k, at_places[k - 1], corrections);
+    }
+    if (!at_places.empty()) held.frame.put_first(0, held.request.slot);
     if (is_finite) held.reply.write(held.frame, {request_id, arm.value_or("")});
   }
   if (!is_finite) throw nb::value_error("a score is not finite");

@@ -32,6 +32,13 @@ struct Run {
   size_t rows;
 };
 
+// The first places of a page, best first: their candidates, by place in the request, and scores by head.
+struct Page {
+  std::vector<size_t> candidates;
+  std::vector<Column> columns;
+  std::vector<double> ecpm;
+};
+
 // How a reply names what it answers; `arm` is empty unless there are several.
 struct Named {
   std::string_view request_id, arm;
@@ -45,6 +52,7 @@ class Reply {
   std::vector<Correction> corrected;  // by what, without segments
 
   std::optional<Choice> choice;
+  Page page;  // of none without places
   size_t ran = 0;  // the first candidates, which were in the run
 
   // To the frame's current request. False for a score that is not finite.
@@ -62,6 +70,32 @@ class Reply {
     ecpm_.assign(request.ids.size(), kNone);
     if (request.has_bids) price(request.bids, request.pricing, frame.model().formula, columns, ecpm_);
     put_in_order(frame, request_id);
+    if (request.page) lay_out(request);
+    return true;
+  }
+
+  // The row of the run at a place of the page.
+  size_t row_at(size_t place) const { return rows_[page.candidates[place]]; }
+
+  // A place of the page from a run of its candidate there, which the frame's first row is. False for a score that is not
+  // finite.
+  bool place(const Frame& frame, size_t place, const Run& run, const std::vector<Correction>& corrections) {
+    const Request& request = frame.request();
+    const size_t candidate = page.candidates[place];
+    for (size_t head = 0; head < page.columns.size(); head++) {
+      one_.assign(1, run.heads[head].scores[0]);
+      for (const Correction& correction : corrections)
+        if (correction.head == run.heads[head].name) correction.within(frame).apply(one_, frame.schema().ufuncs, scratch_);
+      if (!std::isfinite(one_[0])) return false;
+      page.columns[head].values[place] = one_[0];
+    }
+    if (!request.has_bids) return true;
+    std::vector<Column> alone;
+    for (const Column& column : page.columns) alone.push_back({column.name, {column.values[place]}});
+    std::vector<double> ecpm(1, kNone);
+    const std::vector<Pricing> pricing(request.pricing.empty() ? 0 : 1, request.pricing.empty() ? Pricing() : request.pricing[candidate]);
+    price({request.bids[candidate]}, pricing, frame.model().formula, alone, ecpm);
+    page.ecpm[place] = ecpm[0];
     return true;
   }
 
@@ -76,6 +110,7 @@ class Reply {
     put_candidates(frame.request().ids);
     if (is_degraded(frame)) put_degraded(frame);
     if (choice) put_choice(frame.request().ids);
+    if (frame.request().page) put_page(frame.request());
     out_.finish();
   }
 
@@ -152,13 +187,14 @@ class Reply {
   void put_in_order(const Frame& frame, std::string_view request_id) {
     const Request& request = frame.request();
     choice.reset();
-    if (request.top_k || request.explore) rank(ecpm_, columns[0].values, order_);
+    if (request.top_k || request.explore || request.page) rank(ecpm_, columns[0].values, order_);
     if (request.explore) choice = choose(frame, request_id, order_[0]);
+    if (choice) {
+      const auto first = std::find(order_.begin(), order_.end(), choice->first);
+      std::rotate(order_.begin(), first, first + 1);
+    }
+    page.candidates.assign(order_.begin(), order_.begin() + static_cast<ptrdiff_t>(std::min(request.page, order_.size())));
     if (request.top_k) {
-      if (choice) {
-        const auto first = std::find(order_.begin(), order_.end(), choice->first);
-        std::rotate(order_.begin(), first, first + 1);
-      }
       order_.resize(std::min(request.top_k, order_.size()));
     } else {
       order_.resize(ecpm_.size());
@@ -177,6 +213,41 @@ class Reply {
     exploration.compete(request, model.formula, ecpm_, columns[0].values, columns.back().values);
     return exploration.choose(asked, std::isnan(asked.share) ? model.explore_share : asked.share, std::move(seed),
                               greedy);
+  }
+
+  // As if scores were the same in all places.
+  void lay_out(const Request& request) {
+    page.columns.clear();
+    for (const Column& column : columns) {
+      if (column.name == kUncertainty) continue;
+      page.columns.push_back({column.name, {}});
+      for (const size_t candidate : page.candidates) page.columns.back().values.push_back(column.values[candidate]);
+    }
+    page.ecpm.clear();
+    for (const size_t candidate : page.candidates) page.ecpm.push_back(ecpm_[candidate]);
+  }
+
+  void put_page(const Request& request) {
+    out_.open("page", '{');
+    out_.open("id", '[');
+    for (const size_t candidate : page.candidates) out_.value(request.ids[candidate]);
+    out_.end(']');
+    out_.open("slot", '[');
+    for (size_t place = 0; place < page.candidates.size(); place++) out_.value(request.slot + place);
+    out_.end(']');
+    for (const Column& column : page.columns) put_all(column.name, column.values);
+    put_all("ecpm", page.ecpm);
+    double total = 0.0;
+    for (const double ecpm : page.ecpm) total += ecpm;
+    out_.member("total_ecpm", total);
+    out_.end('}');
+  }
+
+  template <class Values>
+  void put_all(std::string_view name, const Values& values) {
+    out_.open(name, '[');
+    for (const auto value : values) out_.value(value);
+    out_.end(']');
   }
 
   void put_choice(const std::vector<std::string_view>& ids) {
@@ -224,6 +295,7 @@ class Reply {
   size_t after_id_ = 0;  // in the reply
   std::vector<size_t> order_;
   std::vector<double> ecpm_, scratch_;
+  std::vector<float> one_;
   std::vector<uint32_t> rows_;  // by candidate, of the run
   std::vector<bool> is_run_;    // by row
 };

@@ -19,7 +19,7 @@ namespace native {
 constexpr size_t kMaxIdChars = 256, kMaxTextChars = 10'000, kMaxHistory = 1'000, kMaxListValues = 1'000;
 constexpr size_t kMaxExplained = 200;
 constexpr double kMaxAt = 1e11, kMaxBid = 1e9, kMaxSeed = 9'007'199'254'740'991.0, kMaxTopK = 1e15,
-                 kMaxSlot = 255;
+                 kMaxSlot = 255, kMaxPage = 32;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 // How the first position is explored.
@@ -53,6 +53,7 @@ class Request {
   bool has_bids = false, has_history = false, is_explained = false;
   size_t top_k = 0;  // 0: not given
   size_t slot = 0;   // place of the page, from 1; 0: not given
+  size_t page = 0;   // number of places to score the best candidates for, from `slot` on; 0: not given
   std::vector<uint32_t> rows;  // by candidate, in a frame
 
   Request() = default;
@@ -70,7 +71,7 @@ class Request {
   }
 
  private:
-  bool is_plain() const { return items.empty() && !has_history && !is_explained; }
+  bool is_plain() const { return items.empty() && !has_history && !is_explained && !page; }
   bool read_candidates(JsonReader& json, size_t max_candidates);
   bool read_user(JsonReader& json);
   bool read_history(JsonReader& json);
@@ -78,7 +79,8 @@ class Request {
   bool read_item(JsonReader& json, Described& item);
   bool read_explore(JsonReader& json);
   bool read_top_k(JsonReader& json);
-  bool read_slot(JsonReader& json);
+  bool read_place(JsonReader& json, double most, size_t& place);
+  bool put_page();
   bool match_items();
   void join(const std::vector<std::string_view>& items, const std::vector<Impression>& seen);
 
@@ -324,11 +326,17 @@ inline bool Request::read_top_k(JsonReader& json) {
   return true;
 }
 
-inline bool Request::read_slot(JsonReader& json) {
+inline bool Request::read_place(JsonReader& json, double most, size_t& place) {
   const JsonReader::Number number = json.number();
-  if (!number.is_integer || number.value < 1 || number.value > kMaxSlot) return false;
-  slot = static_cast<size_t>(number.value);
+  if (!number.is_integer || number.value < 1 || number.value > most) return false;
+  place = static_cast<size_t>(number.value);
   return true;
+}
+
+// A page begins at its first place. False if it ends behind the last.
+inline bool Request::put_page() {
+  if (page && !slot) slot = 1;
+  return !page || slot + page - 1 <= static_cast<size_t>(kMaxSlot);
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {
@@ -344,10 +352,11 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
       "user", [&] { return json.take_null() || read_user(json); },
       "items", [&] { return json.take_null() || read_items(json); },
       "top_k", [&] { return json.take_null() || read_top_k(json); },
-      "slot", [&] { return json.take_null() || read_slot(json); },
+      "slot", [&] { return json.take_null() || read_place(json, kMaxSlot, slot); },
+      "page", [&] { return json.take_null() || read_place(json, kMaxPage, page); },
       "explain", [&] { is_explained = !json.take_null() && detail::read_flag(json); },
       "explore", [&] { return json.take_null() || read_explore(json); });
-  return is_read && json.is_at_end() && match_items() && !(is_explained && ids.size() > kMaxExplained);
+  return is_read && json.is_at_end() && put_page() && match_items() && !(is_explained && ids.size() > kMaxExplained);
 }
 
 }  // namespace native

@@ -156,7 +156,7 @@ class Frame {
   int32_t segment(int32_t column) const {
     constexpr int32_t kOfUser = -1, kOfSlot = -2;
     if (column == kOfUser) return request_->user_id.empty();
-    if (column == kOfSlot) return static_cast<int32_t>(request_->slot);
+    if (column == kOfSlot) return static_cast<int32_t>(slot_);
     const bool is_there = column >= 0 && static_cast<size_t>(column) < schema_.context_categorical.size();
     return is_there ? tensors_.context_categorical[column] : -1;
   }
@@ -282,6 +282,21 @@ class Frame {
     }
   }
 
+  // Whether scores differ by the place of the page.
+  bool has_places() const { return !schema_.slot_categorical.empty() || !schema_.slot_dense.empty(); }
+
+  // Puts one row into the first one's place, at a place of the page, for a run of it alone; row 0 with the request's own
+  // place takes that back.
+  void put_first(size_t row, size_t slot) {
+    const Side& side = schema_.item;
+    put_first(tensors_.item_categorical, side.layout.categoricals, row, first_categorical_);
+    put_first(tensors_.item_dense, side.dense_width(), row, first_dense_);
+    put_first(tensors_.item_semantic, side.layout.dim, row, first_semantic_);
+    is_first_kept_ = row != 0;
+    slot_ = slot;
+    put_context();
+  }
+
   // Puts an unknown candidate behind the first `count`, for a run of these alone.
   void cut(size_t count) {
     const Side& side = schema_.item;
@@ -293,6 +308,15 @@ class Frame {
   }
 
  private:
+  // `kept` has what was in the first place, while another row is there.
+  template <class T>
+  void put_first(T* tensor, size_t width, size_t row, std::vector<T>& kept) {
+    if (!width) return;
+    if (!is_first_kept_) kept.assign(tensor, tensor + width);
+    const T* const from = row ? tensor + width * row : kept.data();
+    std::copy(from, from + width, tensor);
+  }
+
   // Gives a request's candidates their rows.
   void add(Request& request) {
     request.rows.resize(request.ids.size());
@@ -314,25 +338,29 @@ class Frame {
     unknown.clear();
     features_.clear();
     has_failed_ = false;
-    put_constants(schema_.context_categorical, schema_.slot_categorical, tensors_.context_categorical);
-    put_constants(schema_.context_dense, schema_.slot_dense, tensors_.context_dense);
-    EncodedFeatures::Range context;
+    slot_ = request_->slot;
     item_features_.resize(request_->items.size());
     bool fits = model_.allows(*request_) &&
-                add(schema_.context, request_->context, "context.", context) &&
+                add(schema_.context, request_->context, "context.", context_features_) &&
                 add(schema_.user.fields, request_->user_features, "user.features.", user_features_);
     for (size_t k = 0; fits && k < item_features_.size(); k++)
       fits = add(schema_.item.fields, request_->items[k].features, "items.features.", item_features_[k]);
-    features_.put_categorical(context, tensors_.context_categorical);
-    features_.put_numeric(context, tensors_.context_dense);
+    put_context();
     return fits;
+  }
+
+  void put_context() {
+    put_constants(schema_.context_categorical, schema_.slot_categorical, tensors_.context_categorical);
+    put_constants(schema_.context_dense, schema_.slot_dense, tensors_.context_dense);
+    features_.put_categorical(context_features_, tensors_.context_categorical);
+    features_.put_numeric(context_features_, tensors_.context_dense);
   }
 
   // The context of a request that gives none, for the place of the page that it names.
   template <class T>
   void put_constants(const std::vector<T>& served, const std::vector<T>& at_slots, T* tensor) const {
-    const bool is_placed = request_->slot > 0 && !at_slots.empty();
-    const T* const from = is_placed ? at_slots.data() + (request_->slot - 1) * served.size() : served.data();
+    const bool is_placed = slot_ > 0 && !at_slots.empty();
+    const T* const from = is_placed ? at_slots.data() + (slot_ - 1) * served.size() : served.data();
     std::copy(from, from + served.size(), tensor);
   }
 
@@ -665,12 +693,13 @@ class Frame {
   const Request* request_ = nullptr;
   double at_ = 0.0;
   bool has_failed_ = false;  // the source of the rows
+  size_t slot_ = 0;          // of the page, for which the tensors are
   // Scratch memory, reused between requests.
   std::string tail_;
   std::vector<std::string_view> candidates_, wanted_, shown_ids_;
   Firsts firsts_;
   EncodedFeatures features_;
-  EncodedFeatures::Range user_features_;
+  EncodedFeatures::Range user_features_, context_features_;
   std::vector<EncodedFeatures::Range> item_features_;  // of the request's items
   std::vector<int32_t> described_;  // by candidate, as in the request
   std::vector<Rung> rungs_;         // of candidates without a row
@@ -684,6 +713,9 @@ class Frame {
   std::vector<Impression> impressions_;  // of the history, behind the candidates in `wanted_`
   std::vector<Counts> of_user_, of_items_, of_history_;
   std::vector<double> odds_, shown_, age_;
+  std::vector<int32_t> first_categorical_;
+  std::vector<float> first_dense_, first_semantic_;
+  bool is_first_kept_ = false;
   NameMap<size_t> degraded_places_;
 };
 

@@ -111,9 +111,9 @@ class ScoringJob : public Job {
         read(worker);
         score_all(worker);
       }
+      has_one_run = parts_.size() == 1 && !parts_[0].request.page;
       if (parts_.size() < 2) return;
       rows = fate_ == Fate::kScored ? candidates_ : 0;
-      has_one_run = false;
     } catch (const Raised&) {
       end(Ending::kFailed);
     } catch (const std::exception& error) {
@@ -330,7 +330,7 @@ class ScoringJob : public Job {
     for (Part& part : parts_) {
       if ((part.like = like_of(part, candidates))) {
         part.assignment = part.like->assignment;
-      } else if (part.request.read(body_of(part), candidates) && !(is_translated_here_ && part.request.is_explained)) {
+      } else if (part.request.read(body_of(part), candidates) && !(is_translated_here_ && (part.request.is_explained || part.request.page))) {
         if (!part.assignment) part.assignment = assigned(worker, part.request.user_id, part.request_id);
       } else {
         part.assignment = nullptr;
@@ -405,7 +405,9 @@ class ScoringJob : public Job {
     }
     const size_t candidates = frame.candidates().size();
     const double before = clock_s();
-    const size_t fitting = most ? most + (most < candidates) : runner->run_s.fitting(candidates, seconds_for_run(before, deadline));
+    const double for_page = frame.has_places() && frame.request().page ? (frame.request().page - 1) * runner->run_s.of(1) : 0.0;
+    const double left_s = seconds_for_run(before, deadline) - for_page;
+    const size_t fitting = most ? most + (most < candidates) : runner->run_s.fitting(candidates, left_s);
     if (!fitting) {
       end(Ending::kNoTime);
       return Fate::kNotFinite;
@@ -440,7 +442,7 @@ class ScoringJob : public Job {
       if (!write(worker, desk, *part, parts.size() > 1)) return Fate::kNotFinite;
     while (part_ < parts_.size() && parts_[part_].is_scored) part_++;
     ready_at_ = clock_s();
-    stages_.reply = ready_at_ - after;
+    stages_.reply = ready_at_ - after - std::exchange(page_s_, 0.0);
     const Stages own = std::exchange(stages_, {});
     all_stages_.add(own);
     if (part_ == parts_.size()) {
@@ -462,7 +464,7 @@ class ScoringJob : public Job {
     if (is_uncertain) heads.push_back({std::string(kUncertainty), deviations});
     const bool is_finite = held.reply.score(held.frame, part.request_id, desk.heads, assignment_->corrections);
     if (is_uncertain) heads.pop_back();
-    if (!is_finite) return false;
+    if (!is_finite || !fill_page(worker, desk, part.request)) return false;
     user_rung_ = held.frame.user_rung;
     const Named named{part.request_id, assignment_->arm};
     is_in_tensors_ = outputs_ && desk.infer.write(held.reply, held.frame, named, *outputs_);
@@ -475,6 +477,26 @@ class ScoringJob : public Job {
       put_by(worker, desk, other, is_shared);
     }
     return true;
+  }
+
+  // Score each place of a page behind its first, in a run of its own: the place is in the context, which a run has once.
+  // False for a score that is not finite.
+  bool fill_page(Worker& worker, Desk& desk, const Request& request) {
+    Frame& frame = desk.held->frame;
+    Reply& reply = desk.held->reply;
+    if (request.page < 2 || !frame.has_places()) return true;
+    const double before = clock_s();
+    bool is_finite = true;
+    for (size_t place = 1; is_finite && place < reply.page.candidates.size(); place++) {
+      frame.put_first(reply.row_at(place), request.slot + place);
+      run_model(worker, desk, 1);
+      is_finite = reply.place(frame, place, desk.heads, assignment_->corrections);
+    }
+    frame.put_first(0, request.slot);
+    const double took = clock_s() - before;
+    stages_.run += took;
+    page_s_ += took;
+    return is_finite;
   }
 
   // A part is answered. The frame is another request's soon.
@@ -620,6 +642,7 @@ class ScoringJob : public Job {
   std::string why_;
   Fate fate_ = Fate::kNotFinite;
   size_t candidates_ = 0;
+  double page_s_ = 0.0;  // of the current parts' runs for a page
   Stages stages_, all_stages_;  // of the current parts; of all that are scored
   double ready_at_ = 0.0;
   UserRung user_rung_ = UserRung::kOwn;

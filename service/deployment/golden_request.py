@@ -51,6 +51,7 @@ class GoldenRequest:
         request = golden_request(model.schema, golden)
         self.ids, self._bids, self._pricing = request.ids, request.bids, request.pricing
         self.schema, self.segments = model.schema, every_segment(request, model.schema)
+        self.first_slot = request.slot or 1
         self._formula = model.bundle.manifest.formula
         user, ids, items = golden_rows(model.codecs["user"], model.codecs["item"], golden)
         self._live = _Live(model, golden, request.user_id, user, ids, items)
@@ -76,9 +77,11 @@ class GoldenRequest:
     def has_bids(self) -> bool:
         return self._bids is not None
 
-    def score(self, corrections: Sequence[Line] = (), top_k: int | None = None, is_padded: bool = False) -> GoldenReply:
-        """Score it. `is_padded`: with unknown candidates behind its own. Raises BundleError if it is not scored."""
-        document = {**self._document, "top_k": top_k, "explore": None, "explain": None}
+    def score(self, corrections: Sequence[Line] = (), is_padded: bool = False, **asked: int) -> GoldenReply:
+        """Score it. `is_padded`: with unknown candidates behind its own; `asked`: other parts of the request. Returns
+        the columns of the page if it asks for one, otherwise of the candidates. Raises BundleError if it is not scored.
+        """
+        document = {**self._document, "top_k": None, "explore": None, "explain": None, "page": None, **asked}
         if is_padded:
             columns = self._document["candidates"].items()
             document["candidates"] = {name: [*column, *self._filler(name)] for name, column in columns if column}
@@ -87,7 +90,7 @@ class GoldenRequest:
             reply = self._scorer.score(json.dumps(document).encode(), live=live, corrections=corrections).reply
         except ValueError as error:
             raise BundleError(f"is not scored: {error}") from error
-        found = json.loads(reply)["candidates"]
+        found = json.loads(reply)["page" if "page" in asked else "candidates"]
         scores = {head: np.array(found[head], np.float32) for head in self._heads}
         return GoldenReply(found["id"], scores, np.array(found["ecpm"], np.float64))
 

@@ -4,13 +4,13 @@ goldens from a request's bytes to its reply's. Runs in a background thread, with
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from msd.contract.bundle import GOLDENS
-from msd.contract.correction import HEAD, LearnedCorrection
+from msd.contract.correction import HEAD, LearnedCorrection, Line
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.pricing import served_places
@@ -122,6 +122,9 @@ def _prove_one(request: GoldenRequest, golden: Golden, tolerance: _Tolerance, co
         request, plain, correction, request.score(correction.lines_for(request.schema), top_k=len(request.ids))
     )
     pace.pause()
+    if request.first_slot < MAX_POSITION:
+        _check_page(request, correction.lines_for(request.schema), tolerance)
+        pace.pause()
     if count:
         padded = request.score(is_padded=True)
         pace.pause()
@@ -176,6 +179,25 @@ def _check_ranked(
     order = served_places(ranked.ecpm, ranked.scores[HEAD], len(ranked.ids)).tolist()
     if order != sorted(order):
         raise BundleError(f"is not ranked: the eCPM of its candidates is {ranked.ecpm.tolist()}")
+
+
+def _check_page(request: GoldenRequest, lines: Sequence[Line], tolerance: _Tolerance) -> None:
+    """Raise BundleError unless the places of a page have the best candidates, with their scores for these places."""
+    page = request.score(lines, slot=request.first_slot, page=2)
+    there = [request.score(lines, slot=request.first_slot + place) for place in range(2)]
+    order = served_places(there[0].ecpm, there[0].scores[HEAD], len(page.ids)).tolist()
+    due = [(reply.ids[one], *_row(reply, one)) for reply, one in zip(there, order, strict=False)]
+    found = [(one, *_row(page, place)) for place, one in enumerate(page.ids)]
+    numbers = [np.array([row[2:] for row in rows]) for rows in (found, due)]
+    is_same = [row[0] for row in found] == [row[0] for row in due] and np.allclose(
+        *numbers, rtol=0.0, atol=2 * tolerance.most
+    )
+    if not is_same:
+        raise BundleError(f"has the page {found}, but {due} is due at these places (ID, eCPM, scores)")
+
+
+def _row(reply: GoldenReply, place: int) -> tuple[float, ...]:
+    return float(reply.ecpm[place]), *(float(column[place]) for column in reply.scores.values())
 
 
 def _by_id(reply: GoldenReply) -> list[tuple[Any, ...]]:

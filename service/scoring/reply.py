@@ -39,6 +39,18 @@ class ScoredCandidates(BaseModel):
     ecpm: list[float | None] = Field(description="1000 × bid × pctr, or as `pricing` says; null without a bid.")
 
 
+class PageReply(BaseModel):
+    """The best candidates for the places of a page, in the order of the places: columns of equal length, and a sum."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "array"}})
+
+    id: list[str]
+    slot: list[int] = Field(description="Place of the page, from 1.")
+    pctr: list[Probability] = Field(description="Click probability at that place. Other heads are further columns.")
+    ecpm: list[float | None] = Field(description="As of the candidates, at that place; null without a bid.")
+    total_ecpm: float | None = Field(description="Sum of all places; null if one of them has no bid.")
+
+
 class Degraded(BaseModel):
     """Candidates, user, values and history with less than their own data; absent if there are none."""
 
@@ -113,6 +125,7 @@ class ScoreReply(BaseModel):
     candidates: ScoredCandidates
     degraded: Degraded | None = None
     explore: ExploreReply | None = Field(default=None, description="Present if the request says `explore`.")
+    page: PageReply | None = Field(default=None, description="Present if the request says `page`.")
     explanation: ExplanationReply | None = Field(default=None, description="Present if the request says `explain`.")
 
 

@@ -144,7 +144,7 @@ HELP = {
     "msd_shown_clicks": "Clicks of joined impressions, by rank in the request and quarter of bids.",
     "msd_expected_outcomes": "Sum of pctr over recent joined impressions, or of pcvr over their clicks, by segment.",
     "msd_observed_outcomes": "Clicks (pctr) or conversions (pcvr) of these, by segment.",
-    "msd_correction_shift": "Correction of scores in log-odds at their centre, without segments, per corrected bundle and head.",
+    "msd_correction_shift": "Correction of scores in log-odds at their centre, per bundle and head, without segments.",
     "msd_correction_slope": "Factor by which the log-odds of scores are stretched, per corrected bundle and head.",
     "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, per bundle.",
     "msd_corrections_stale": "1 if the file of corrections is unusable and the previous ones stay in use, else 0.",

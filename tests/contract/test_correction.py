@@ -104,7 +104,7 @@ def test_file_round_trips(tmp_path: Path) -> None:
         ({"segments": {"known": 1.01}}, "bundles.b.segments.known: should be less than or equal to 1"),
         ({"segments": {"known": "much"}}, "bundles.b.segments.known"),
         *(
-            ({"segments": {name: 0.1}}, "is no segment, such as known")
+            ({"segments": {name: 0.1}}, "is not known as a segment, such as known")
             for name in ("unknown", "device=other", "=ios", "slot 0", "slot 256", "slot 01", "slot top", "")
         ),
         ({"segments": {f"a={number}": 0.1 for number in range(513)}}, "bundles.b.segments: should have at most 512"),

@@ -50,6 +50,7 @@ def test_a_full_request() -> None:
         items={"new": {"text": "a tent", "features": {"category": "games"}}, "i1": {"features": {"price": None}}},
         top_k=2,
         slot=3,
+        page=4,
     )
 
     assert parse_request(body, SCHEMA) == CheckedRequest(
@@ -64,6 +65,7 @@ def test_a_full_request() -> None:
         item_texts={"new": "a tent"},
         top_k=2,
         slot=3,
+        page=4,
         unknown=("user.features.interests",),
     )
 
@@ -196,6 +198,11 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "slot far down": (but(slot=256), "slot", "should be a whole number from 1"),
     "slot in words": (but(slot="top"), "slot", "should be a whole number from 1"),
     "slot fraction": (but(slot=1.0), "slot", "should be a whole number from 1"),
+    "page 0": (but(page=0), "page", "should be a whole number of places, from 1 to 32"),
+    "page in words": (but(page="top"), "page", "should be a whole number of places"),
+    "page of too many": (but(page=33), "page", "should be a whole number of places"),
+    "page true": (but(page=True), "page", "should be a whole number of places"),
+    "page behind the last place": (but(page=3, slot=254), "page", "ends behind place 255, the last: it begins at slot"),
     "context a list": (but(context=[]), "context", "should be an object"),
     "unknown context": (
         but(context={"hours": 1}),

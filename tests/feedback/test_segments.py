@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from msd.contract.correction import LearnedCorrection
-from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, learn
+from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, learn, learn_held_back
 from msd.feedback.segments import Divisions, divided
 
 DAY = 86_400.0
@@ -77,3 +77,25 @@ def test_combinations_of_segments_are_numbered() -> None:
     names = {number: combination for combination, number in places.items()}
     due = [("known", "a==", "slot 1"), ("known", "a==", "slot 1"), ("known",), ("anonymous", "slot 2")]
     assert [names[number] for number in found] == due
+
+
+def test_held_back_impressions_say_how_a_new_bundle_starts() -> None:
+    """Not sorted; some were shown at a position that nobody knows."""
+    shown = drifted(LAW, 20_000)
+    names = [NAMES[place] for place in shown.divisions.of]
+    order = np.random.default_rng(0).permutation(len(names))
+    rows = pl.DataFrame(
+        {
+            "at": shown.at,
+            "user_id": [f"u{user}" for user in shown.users],
+            "label": shown.labels.astype(np.int8),
+            "segments": [list(one[:2]) for one in names],
+            "position": [int(one[2][-1]) if place % 10 else None for place, one in enumerate(names)],
+        }
+    )[order]
+    learned = learn_held_back(rows, (1 / (1 + np.exp(-shown.logits)))[order])
+
+    assert learned is not None
+    assert contrast(learned.segments, "slot 2", "slot 1") == pytest.approx(LAW["slot 2"], abs=0.1)
+    assert contrast(learned.segments, "anonymous", "known") == pytest.approx(LAW["anonymous"], abs=0.1)
+    assert learn_held_back(rows[:300], np.full(300, 0.1)) is None, "few clicks"

@@ -92,7 +92,7 @@ def plain(guarded: Guarded, document: object) -> httpx.Response:
         return client.post("/v1/score", json=document, headers={"X-Api-Key": KEYS["ads"]})
 
 
-@pytest.mark.parametrize("more", [{}, {"top_k": 4}, {"top_k": 4, "explain": True}])
+@pytest.mark.parametrize("more", [{}, {"top_k": 4}, {"page": 2}, {"top_k": 4, "explain": True}])
 def test_scores_equal_the_service(ask: Ask, guarded: Guarded, more: dict[str, Any]) -> None:
     request = ScoreRequest(**{name: getattr(REQUEST, name) for name in ScoreRequest.__slots__} | more)
 
@@ -107,6 +107,10 @@ def test_scores_equal_the_service(ask: Ask, guarded: Guarded, more: dict[str, An
     assert reply.is_degraded
     assert [one.rung for one in reply] == [reply.degraded.get(one.id) for one in reply]
     assert reply.explanation == document.get("explanation")
+    if reply.page is not None:
+        own = {"id": reply.page.ids, "slot": reply.page.slots, **reply.page.heads, "ecpm": reply.page.ecpm}
+        assert {**own, "total_ecpm": reply.page.total_ecpm} == document["page"]
+    assert (reply.page is None) == ("page" not in more)
     assert (reply.explanation is not None) == ("explain" in more)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, cut, history_of, unknown_history, wanted_items
+from msd.contract.correction import LearnedCorrection
 from msd.contract.exploration import exploration_of
 from msd.contract.pricing import Formula, formula_of
 from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
@@ -22,7 +24,7 @@ from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
 from tests.reference.exploration import first_of
-from tests.reference.reply import Scored, declared, reply_document, spread
+from tests.reference.reply import Scored, Scores, declared, reply_document, spread
 
 CAPACITY = 40
 REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
@@ -135,6 +137,16 @@ class Pair:
         assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
         self._compare_replies(random, body, request, assembled, at, unknown_history(request, items))
 
+    def _corrected(
+        self, request: CheckedRequest, correction: LearnedCorrection, places: Sequence[Scores]
+    ) -> list[Scores]:
+        """Return the scores for the places of a page behind its first."""
+        found = []
+        for slot, scores in enumerate(places, start=(request.slot or 0) + 1):
+            segments = every_segment(replace(request, slot=slot), self.world.schema)
+            found.append(dict(correction.within(segments).correct(scores)))
+        return found
+
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
         """As `LiveRows` fetches them."""
         if live is None:
@@ -201,17 +213,22 @@ class Pair:
         if correction is not None:
             with np.errstate(all="ignore"):
                 scores = correction.within(every_segment(request, self.world.schema)).correct(scores)
+        places = [_one_of(random, found_scores) for _ in range(1, request.page or 1)]
+        tensors = {name: column.copy() for name, column in self.tensors.items()}
         try:
-            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines)
+            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines, places)
         except ValueError:
-            assert not all(np.isfinite(column).all() for column in scores.values()), body
+            assert not all(np.isfinite(column).all() for one in (scores, *places) for column in one.values()), body
             return
+        assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in tensors.items()), body
+        if correction is not None:
+            places = self._corrected(request, correction, places)
         choice = None
         if request.explore is not None:
             asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
             choice = first_of(asked, request, scores, self._formula)
         assert self.frame.choice == choice, body
-        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice)
+        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice, places)
         document = reply_document(REQUEST_ID, "v", request, scored, arm)
         assert reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
         assert self.frame.user_rung == assembled.degraded_user, body
@@ -222,6 +239,11 @@ def _asked_of(request: CheckedRequest) -> CheckedRequest:
     texts = request.item_texts
     ids = list(dict.fromkeys(request.ids))
     return CheckedRequest(request.user_id, ids, request.at, history=request.history, item_texts=texts)
+
+
+def _one_of(random: Random, scores: Scores) -> Scores:
+    """Return what a run of one candidate gives."""
+    return {head: draw_std(random, 1) if head == COLUMN else draw_scores(random, 1).clip(0, 1) for head in scores}
 
 
 def _rows_of(request: CheckedRequest) -> list[int]:

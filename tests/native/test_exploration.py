@@ -48,7 +48,7 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
             "pcvr": rng.uniform(0, 0.2, count).astype(np.float32),
             "logit_std": rng.uniform(0.05, 0.9, count).astype(np.float32),
         }
-        frame.reply("r", None, scores, count, [])
+        frame.reply("r", None, scores, count, [], [])
         request = parse_request(body, world.schema, MOST)
         assert request.explore is not None
         choice = first_of(exploration_of(request.explore, "r", 0.7), request, scores, PRICED)

@@ -151,7 +151,7 @@ def test_invalid_request_or_rows_are_refused(tmp_path: Path) -> None:
             loaded.frame.take(*arguments)
     assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, [])
+        loaded.frame.reply("r", None, {"pctr": np.zeros(2, np.float32)}, 3, [], [])
 
 
 def test_given_rows_that_are_not_those_wanted_are_lacking(tmp_path: Path) -> None:
@@ -219,6 +219,6 @@ def test_values_beyond_a_bags_width_are_not_looked_up() -> None:
     for tags, places in ((["a", "b", *["x"] * 998], []), (["a", "x"], ["context.tags"])):
         body = json.dumps({"user_id": "u1", "context": {"tags": tags}, "candidates": {"id": ["i1"]}}).encode()
         assert frame.take(body, CAPACITY, *given, AT, None, None, False, False) == FILLED
-        reply = json.loads(frame.reply("r", None, {"pctr": np.zeros(1, np.float32)}, 1, []))
+        reply = json.loads(frame.reply("r", None, {"pctr": np.zeros(1, np.float32)}, 1, [], []))
         assert list(reply["degraded"].get("values", {})) == places
         assert list(parse_request(body, schema).unknown) == places

@@ -235,8 +235,8 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["user"] = _user(random, world.schema, items)
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, 10**309, None])
-    if random.random() < 0.3:
-        document["slot"] = random.choice([1, 2, 7, 255, 0, 256, 1.0, None])
+    places = {"slot": [1, 2, 7, 255, 0, 256, 1.0, None], "page": [1, 2, 3, 4, 32, 0, 33, 2.0, None]}
+    document |= {name: random.choice(values) for name, values in places.items() if random.random() < 0.2}
     if random.random() < 0.4:
         document["items"] = _described(random, world.schema, document["candidates"]["id"], items)
     if random.random() < 0.1:

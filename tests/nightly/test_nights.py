@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from msd.contract.correction import read_corrections
 from tests.nightly.world import World
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.service.live import run_msd
@@ -91,6 +92,8 @@ def test_nights_promote_on_drift_alone(world: World) -> None:
     assert moved["verdict"]["models"]["old"]["auc"] < 0.5 < 0.6 < moved["verdict"]["models"]["new"]["auc"]
     assert [(bundles / name).resolve().name for name in ("current", "previous")] == ["n1", "first"]
     assert "promoted" in (nights / "n1/nightly.html").read_text("utf-8")
+    corrected = read_corrections(world.folder / "corrections.json")
+    assert (moved["verdict"]["models"]["new"]["bundle_id"] in corrected) == bool(moved["verdict"]["correction"])
 
     (nights / "n1/nightly.json").unlink()
     assert night(world, "n1")["verdict"] == moved["verdict"], "what was published is not judged against itself"

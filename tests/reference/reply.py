@@ -14,6 +14,7 @@ from msd.contract.assemble import Rung, UserRung
 from msd.contract.exploration import Choice
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.request import CheckedRequest
+from msd.contract.uncertainty import COLUMN
 
 Scores = dict[str, NDArray[np.float32]]
 
@@ -29,6 +30,8 @@ class Scored:
     unknown_history: int = 0
     formula: Formula = field(default_factory=lambda: PRICED)
     choice: Choice | None = None
+    places: Sequence[Scores] = ()
+    """Scores [1] of the candidate at each place of a page behind the first, for that place; none if all are alike."""
 
 
 def reply_document(
@@ -50,6 +53,8 @@ def reply_document(
         document["degraded"] = {part: declared for part, declared in degraded.items() if declared}
     if scored.choice is not None:
         document["explore"] = {**scored.choice.as_record(), "first": request.ids[scored.choice.first]}
+    if request.page is not None:
+        document["page"] = _page(request, scored)
     return document
 
 
@@ -62,6 +67,29 @@ def _columns(request: CheckedRequest, scored: Scored) -> dict[str, Any]:
     order = served_places(ecpm, scored.scores["pctr"], request.top_k, first)
     heads = {name: column[order] for name, column in scored.scores.items()}
     return {"id": [request.ids[place] for place in order.tolist()], **heads, "ecpm": ecpm[order]}
+
+
+def _page(request: CheckedRequest, scored: Scored) -> dict[str, Any]:
+    """Return the best candidates, each with its scores at its place, and what they are worth together."""
+    assert request.page is not None
+    assert request.slot is not None, "a page has a first place"
+    ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
+    first = None if scored.choice is None else scored.choice.first
+    order = served_places(ecpm, scored.scores["pctr"], request.page, first)
+    heads = {name: column[order] for name, column in scored.scores.items() if name != COLUMN}
+    worth = ecpm[order]
+    for place, (candidate, scores) in enumerate(zip(order[1:].tolist(), scored.places, strict=False), start=1):
+        for name, column in heads.items():
+            column[place] = scores[name][0]
+        own = slice(candidate, candidate + 1)
+        bids, pricing = request.bids and request.bids[own], request.pricing and request.pricing[own]
+        worth[place] = ecpm_of(bids, pricing, scores, scored.formula)[0]
+    total = 0.0
+    for one in worth.tolist():
+        total += one
+    ids = [request.ids[candidate] for candidate in order.tolist()]
+    slots = [request.slot + place for place in range(len(ids))]
+    return {"id": ids, "slot": slots, **heads, "ecpm": worth, "total_ecpm": total}
 
 
 def spread(scores: Scores, ids: Sequence[str]) -> Scores:

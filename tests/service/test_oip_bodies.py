@@ -105,7 +105,7 @@ def test_json_and_binary_bodies_score_alike(client: httpx.Client) -> None:
         ),
         (
             of({"name": "request", "shape": [1], "datatype": "BYTES", "data": [EXPLAINED]}),
-            "request.explain: explanations are not available as tensors",
+            "request.explain: is not available as tensors",
         ),
     ],
 )

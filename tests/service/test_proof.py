@@ -51,6 +51,7 @@ BROKEN = {
         "odds * slope + offset",
         "under a correction of calibration",
     ),
+    "place": ("tensors.hpp", "(slot_ - 1) * served.size()", "(request_->slot - 1) * served.size()", "has the page ["),
     "segment": ("correction.hpp", "moved += one.shift", "moved -= one.shift", "under a correction of calibration"),
 }
 SCRIPT = """

@@ -74,6 +74,39 @@ def test_slot_is_the_place_that_is_scored_for(client: httpx.Client) -> None:
         assert "should be a whole number from 1, the first place of the page, to 255" in error["message"]
 
 
+def test_page_has_the_best_candidates_for_each_place(client: httpx.Client) -> None:
+    """As if each place were asked for alone, and all else stays as it is; once more in Python, which explains."""
+    body = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(40)], "bid": [1.0] * 39 + [None]}}
+
+    def ask(**more: Any) -> dict[str, Any]:  # noqa: ANN401
+        found: dict[str, Any] = client.post("/v1/score", json=body | more).json()
+        return found
+
+    for first, asked in ((1, {}), (7, {"slot": 7, "explain": True})):
+        reply, ranked = ask(page=3, **asked), ask(top_k=40, slot=first)["candidates"]
+        page = reply["page"]
+        assert (page["id"], page["slot"]) == (ranked["id"][:3], [first, first + 1, first + 2])
+        assert reply["candidates"] == ask(**asked)["candidates"]
+        for place in range(3):
+            there = ask(slot=first + place)["candidates"]
+            own = there["id"].index(page["id"][place])
+            for column in ("pctr", "pcvr"):
+                assert page[column][place] == pytest.approx(there[column][own], abs=CLOSE)
+            assert page["ecpm"][place] == pytest.approx(1_000 * page["pctr"][place])
+        assert page["total_ecpm"] == pytest.approx(sum(page["ecpm"]))
+        assert len(set(page["pctr"])) == 3
+    assert ask(page=3, top_k=1)["page"] == ask(page=3)["page"]
+
+    body["candidates"] = {"id": ["i1", "i2", "i1"], "bid": [1.0, None, 2.0]}
+    few = ask(page=32)["page"]
+    assert (few["id"], few["slot"], few["total_ecpm"]) == (["i1", "i1", "i2"], [1, 2, 3], None)
+    words = "should be a whole number of places, from 1 to 32", "ends behind place 255, the last"
+    for page, slot in ((0, 1), (-1, 1), (33, 1), (999, 1), ("top", 1), (True, 1), (2.0, 1), (9, 248)):
+        error = ask(page=page, slot=slot)["error"]
+        assert (error["code"], error["field"]) == ("invalid", "page")
+        assert words[slot > 1] in error["message"]
+
+
 def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(client: httpx.Client) -> None:
     bids = {"id": ["i1", "i2", "i3"], "bid": [2.0, 2.0, 2.0]}
     body: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": bids}

@@ -16,7 +16,6 @@ from service.routes.oip.tensors import FLOATS, INTEGERS, InferInput, Parts, valu
 WHOLE = "request"
 """The input that contains a whole scoring request as JSON."""
 USER_ID, CANDIDATES = "user_id", "candidates.id"
-_EXPLAIN = "explain"
 _CANDIDATES_SIDE = "candidates."
 _FEATURES = {"context.": "context", "user.features.": "user"}
 _TEXTS, _CATEGORIES, _NUMBERS, _WHOLE_NUMBERS = ("BYTES",), ("BYTES", *INTEGERS), (*FLOATS, *INTEGERS), INTEGERS
@@ -109,8 +108,9 @@ def _whole(parts: Parts, check_json: Callable[[bytes], None]) -> bytes:
     text: str = values_of(parts, WHOLE)[0]
     body = text.encode()
     check_json(body)
-    if _said(body, _EXPLAIN):
-        raise InvalidRequest("explanations are not available as tensors; use /v1/score", f"{WHOLE}.{_EXPLAIN}")
+    for part in ("explain", "page"):
+        if _said(body, part):
+            raise InvalidRequest("is not available as tensors; use /v1/score", f"{WHOLE}.{part}")
     return body
 
 
