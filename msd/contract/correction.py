@@ -2,10 +2,11 @@
 candidates keep their order. `msd recalibrate` fits them; this module applies them.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +187,15 @@ def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> N
     """Write them, in format 1 if none has segments, so that services of earlier releases can read it."""
     lines = [line for one in bundles.values() for line in (one, one.conversions) if line]
     file = _File(format_version=2 if any(line.segments for line in lines) else 1, bundles=dict(bundles))
-    left_out = {"bundles": {"__all__": {"segments": True, "conversions": {"segments"}}}}
-    written = file.model_dump_json(indent=2, exclude_none=True, exclude=None if file.format_version == 2 else left_out)
+    document = file.model_dump(exclude_none=True)
+    for line in _lines_in(document["bundles"]) if file.format_version == 1 else ():
+        line.pop("segments")
+    written = json.dumps(document, indent=2)
     write_text_atomic(path, written + "\n")
+
+
+def _lines_in(bundles: Mapping[str, dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    for one in bundles.values():
+        yield one
+        if "conversions" in one:
+            yield one["conversions"]

@@ -188,11 +188,9 @@ def _check_page(request: GoldenRequest, lines: Sequence[Line], tolerance: _Toler
     order = served_places(there[0].ecpm, there[0].scores[HEAD], len(page.ids)).tolist()
     due = [(reply.ids[one], *_row(reply, one)) for reply, one in zip(there, order, strict=False)]
     found = [(one, *_row(page, place)) for place, one in enumerate(page.ids)]
-    numbers = [np.array([row[2:] for row in rows]) for rows in (found, due)]
-    is_same = [row[0] for row in found] == [row[0] for row in due] and np.allclose(
-        *numbers, rtol=0.0, atol=2 * tolerance.most
-    )
-    if not is_same:
+    scores, there_scores = (np.array([row[2:] for row in rows], np.float64) for rows in (found, due))
+    is_same = [row[0] for row in found] == [row[0] for row in due]
+    if not is_same or not np.allclose(scores, there_scores, rtol=0.0, atol=2 * tolerance.most):
         raise BundleError(f"has the page {found}, but {due} is due at these places (ID, eCPM, scores)")
 
 

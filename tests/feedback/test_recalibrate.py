@@ -49,9 +49,8 @@ def test_known_drift_is_learned(shift: float, slope: float) -> None:
 
 def test_latest_impressions_weigh_most() -> None:
     before, after = drifted(0, 0.5, 1), drifted(1, -0.5, 1)
-    both = Impressions(
-        *(np.concatenate(pair) for pair in zip(before[:4], after._replace(at=after.at + 7 * DAY)[:4], strict=True))
-    )
+    pairs = zip(before[:4], after._replace(at=after.at + 7 * DAY)[:4], strict=True)
+    both = Impressions._make([*(np.concatenate(pair) for pair in pairs), None])
 
     slow, fast = (learn(both, None, days * DAY).learned for days in (100, 1))
     assert at(slow, -3) == pytest.approx(-3, abs=0.15)

@@ -24,6 +24,12 @@ def drifted(law: dict[str, float], count: int = 40_000, days: float = 7, seed: i
     return Impressions(logits, labels, users, np.linspace(0, days * DAY, count), divisions)
 
 
+def placed(shown: Impressions) -> list[int]:
+    assert shown.divisions is not None
+    found: list[int] = shown.divisions.of.tolist()
+    return found
+
+
 def contrast(shifts: dict[str, float], one: str, other: str) -> float:
     return shifts.get(one, 0.0) - shifts.get(other, 0.0)
 
@@ -42,7 +48,7 @@ def test_segments_move_as_far_as_clicks_show() -> None:
         due = contrast(LAW, one, other)
         assert contrast(learned.segments, one, other) == pytest.approx(due, abs=0.08)
     for names in NAMES:
-        rows = np.array([NAMES[place] == names for place in shown.divisions.of])
+        rows = np.array([NAMES[place] == names for place in placed(shown)])
         chances = (1 / (1 + np.exp(-shown.logits[rows]))).astype(np.float32)
         assert 0.85 < learned.within(names)(chances).sum() / shown.labels[rows].sum() < 1.15
     again = learn(shown, learned, 14 * DAY).learned
@@ -82,7 +88,7 @@ def test_combinations_of_segments_are_numbered() -> None:
 def test_held_back_impressions_say_how_a_new_bundle_starts() -> None:
     """Not sorted; some were shown at a position that nobody knows."""
     shown = drifted(LAW, 20_000)
-    names = [NAMES[place] for place in shown.divisions.of]
+    names = [NAMES[place] for place in placed(shown)]
     order = np.random.default_rng(0).permutation(len(names))
     rows = pl.DataFrame(
         {

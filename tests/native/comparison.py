@@ -213,22 +213,22 @@ class Pair:
         if correction is not None:
             with np.errstate(all="ignore"):
                 scores = correction.within(every_segment(request, self.world.schema)).correct(scores)
-        places = [_one_of(random, found_scores) for _ in range(1, request.page or 1)]
+        alone: list[Scores] = [_one_of(random, found_scores) for _ in range(1, request.page or 1)]
         tensors = {name: column.copy() for name, column in self.tensors.items()}
         try:
-            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines, places)
+            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines, alone)
         except ValueError:
-            assert not all(np.isfinite(column).all() for one in (scores, *places) for column in one.values()), body
+            assert not all(np.isfinite(column).all() for one in (scores, *alone) for column in one.values()), body
             return
         assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in tensors.items()), body
         if correction is not None:
-            places = self._corrected(request, correction, places)
+            alone = self._corrected(request, correction, alone)
         choice = None
         if request.explore is not None:
             asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
             choice = first_of(asked, request, scores, self._formula)
         assert self.frame.choice == choice, body
-        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice, places)
+        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice, alone)
         document = reply_document(REQUEST_ID, "v", request, scored, arm)
         assert reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
         assert self.frame.user_rung == assembled.degraded_user, body
