@@ -31,10 +31,9 @@ class ScoreRequest:
 
     `bids` has one per ID, paid per click unless `pricing` has cpm, cpc or cpa per ID; `at` is in Unix seconds;
     `history` has what the user was shown, oldest first: an ID for a click, or `item_id`, `clicked` and optionally `at`.
-    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1; with
-    `page` the reply has the best candidates for that number of places from there. With `explain` it explains each score; with
-    `explore` (policy, and optionally share and seed) it says which candidate
-    to show first.
+    With `top_k` the reply has the K best, ranked; `slot` is the place of the page to score for, from 1; with `page` the
+    reply has the best candidates for that number of places from there. With `explain` it explains each score; with
+    `explore` (policy, and optionally share and seed) it says which candidate to show first.
     """
 
     user_id: str | None
