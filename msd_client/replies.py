@@ -136,20 +136,20 @@ def read_score(document: Mapping[str, Any]) -> ScoreReply:
         explore=document.get("explore"),
         degraded_values=_part({"values": {}, **degraded}, "values", dict),
         degraded_history=_part({"history": 0, **degraded}, "history", int),
-        page=_read_page(document["page"]) if "page" in document else None,
+        page=_read_page(_part(document, "page", dict)) if "page" in document else None,
     )
 
 
 def _read_page(columns: Mapping[str, Any]) -> Page:
     heads = _heads(columns, "page")
-    return Page(columns["id"], columns["slot"], columns["ecpm"], heads, columns.get("total_ecpm"))
+    return Page(columns["id"], _part(columns, "slot", list), columns["ecpm"], heads, columns.get("total_ecpm"))
 
 
 def _heads(columns: Mapping[str, Any], of: str) -> dict[str, list[float]]:
     """Return the scores by head. All columns, which a reply needs, have to be as long as that of IDs."""
-    lists = {name: column for name, column in columns.items() if name != "total_ecpm"}
-    ids, _ = _part(lists, "id", list), _part(lists, "ecpm", list)
-    if any(not isinstance(column, list) or len(column) != len(ids) for column in lists.values()):
+    names = {"id", "ecpm", *columns} - {"total_ecpm"}
+    lists = {name: _part(columns, name, list) for name in sorted(names)}
+    if len({len(column) for column in lists.values()}) > 1:
         raise BadReply(f"the columns of {of} differ in length")
     return {name: column for name, column in lists.items() if name not in ("id", "slot", "ecpm")}
 
