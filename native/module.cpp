@@ -1,5 +1,6 @@
 // The extension `native._core`.
 #include "core/bindings.hpp"
+#include "core/walk_bindings.hpp"
 #include "engine/offline.hpp"
 #include "engine/ort_bindings.hpp"
 #include "engine/queue_bindings.hpp"
@@ -12,6 +13,7 @@ NB_MODULE(_core, module) {
   module.attr("LAYOUT") = NATIVE_LAYOUT;
   module.attr("INSTRUCTIONS") = native::half::chosen_name();
   add_frames(module);
+  add_walk(module);
   add_ort_model(module);
   add_queue(module);
   add_scoring(module);

@@ -28,12 +28,12 @@ class Arrow(NamedTuple):
 RANKER = (
     "msd.ranker",
     *("msd.dataset", "msd.student", "msd.contract"),
-    *("msd.metrics", "msd.bootstrap", "msd.report", "msd.step"),
+    *("msd.metrics", "msd.bootstrap", "msd.report", "msd.step", "native"),
 )
 ARROWS = [
     # pydantic_core is what pydantic parses with: no other package. openvino is loaded where it is asked for alone.
     Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic", "pydantic_core", "openvino"})),
-    Arrow("msd", ("msd",), but=("msd.feedback",)),
+    Arrow("msd", ("msd",), but=("msd.feedback", "msd.ranker")),
     # Data, then networks, their training, and what is measured of them.
     Arrow("msd.dataset", ("msd.dataset", "msd.metrics", "msd.step", "msd.contract")),
     Arrow("msd.ranker", RANKER),

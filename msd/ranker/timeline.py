@@ -1,27 +1,28 @@
 """Users and items of a dataset, and the walk of all events in time order, which records for each row the history and
 counts strictly before it.
 
-Events are folded by the contract, so that training sees what a service would have known. Counts are aged by
-`_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history has every
-earlier impression. Events can become known only some time later, as a service's feedback does.
+The native core folds the events (`native/core/fold.hpp`), so that training sees what a service would have known. Counts
+are aged by `_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history
+has every earlier impression. Events can become known only some time later, as a service's feedback does.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Counts, encode_impressions
+import native
+from msd.contract.assemble import Counts
 from msd.contract.encode import encode_side, encode_state
+from msd.contract.errors import MsdError
 from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.rows import RowSide
 from msd.contract.schema import OUTCOME_FEATURES, FeatureSchema
-from msd.contract.state import EntityState, Event, Impression, StateRule, decay, fold, state_rules
+from msd.contract.state import EntityState, Impression, StateRule, decay, state_rules
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset
@@ -30,8 +31,7 @@ from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
-_ROWS_AT_ONCE = 1_024  # whose histories are encoded together
-_EMPTY = EntityState()
+_ROWS_AT_ONCE = 1_024  # whose histories' click rates are encoded together
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Entities:
     def places(self, ids: pl.Series) -> NDArray[np.int32]:
         """Return the row of each ID [len(ids)], of anonymous users that of an unknown one; all others must occur in the
         dataset."""
-        rows = (self.unknown if id_[:1] == ANONYMOUS_PREFIX else self.place[id_] for id_ in ids.to_list())
-        return np.fromiter(rows, np.int32, len(ids))
+        distinct = ids.unique()
+        rows = [self.unknown if id_[:1] == ANONYMOUS_PREFIX else self.place[id_] for id_ in distinct.to_list()]
+        return ids.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
 
 
 def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
@@ -72,17 +73,36 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
     return Entities(side, ids, categorical, numeric, {id_: row for row, id_ in enumerate(ids)})
 
 
+class FinalStates(Mapping[int, EntityState]):
+    """States after all window and train rows, by row of the user or item, of those that have such a row."""
+
+    def __init__(self, walk: Any, item_ids: list[str]) -> None:  # noqa: ANN401 - the core's
+        self._walk, self._item_ids = walk, item_ids
+
+    def __getitem__(self, row: int) -> EntityState:
+        if (found := self._walk.final_state(row)) is None:
+            raise KeyError(row)
+        impressions, clicks, as_of, history = found
+        seen = tuple(Impression(at, self._item_ids[item], shown, clicked) for at, item, shown, clicked in history)
+        return EntityState(impressions, clicks, as_of, seen)
+
+    def __iter__(self) -> Iterator[int]:
+        return (row for row in range(len(self._walk)) if self._walk.final_state(row) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class SideCounts(NamedTuple):
     """Counts of the users or of the items of E events, as [E] columns: `fresh` of window and train rows, `live` of
     earlier events of all parts, as in a service with feedback. `aged`: as `fresh`, of an earlier time, drawn several
-    times, so that a model trained on all of them serves well with counts of any age. `final`: states after all window
-    and train rows, by row of the user or item.
+    times, so that a model trained on all of them serves well with counts of any age.
     """
 
     fresh: Counts
     live: Counts
     aged: list[Counts]
-    final: dict[int, EntityState]
+    final: FinalStates
 
 
 @dataclass(frozen=True)
@@ -108,30 +128,25 @@ def walk_events(
     closed: bool = False,
 ) -> Timeline:
     """Return the timeline of a dataset's events, which must be sorted by time, in new `arrays`. An event is known to
-    later ones once more than `delay_s` have passed; if `closed`, valid and test events never are."""
+    later ones once more than `delay_s` have passed; if `closed`, valid and test events never are. Raises MsdError
+    without the native core."""
     events, rule = dataset.events, state_rules(schema)["user"]
-    counted = parts <= Part.TRAIN
-    at = arrays.filled((events.height,), np.float64, lambda part: events["at"][part].to_numpy())
+    counted, shape = parts <= Part.TRAIN, (events.height,)
+    at = arrays.filled(shape, np.float64, lambda part: events["at"][part].to_numpy())
+    clicked = arrays.filled(shape, np.bool_, lambda part: events["label"][part].cast(pl.Boolean).to_numpy())
+    times = arrays.filled(shape, np.float64, lambda part: impressions_of(events[part]).to_numpy())
     of_user, of_item = (_Side(rule, side, events[f"{side.side}_id"], at, counted, arrays) for side in (users, items))
     history = arrays.zeros((len(at), rule.history_length), np.int32, "history")
     outcomes = arrays.zeros((*history.shape, len(OUTCOME_FEATURES)), np.float32, "history_outcomes")
-    to_come = _folding(events, counted, of_user, of_item, closed)
-    next_at = next(to_come)
-    for part in chunks(len(at), _ROWS_AT_ONCE):
-        known = []
-        for user, item, now in zip(
-            *(held[part].tolist() for held in (of_user.entities, of_item.entities, at)), strict=True
-        ):
-            while next_at < now - delay_s:
-                next_at = next(to_come)
-            of_item.note(item)
-            known.append(of_user.note(user).history)
-        of_user.write(part)
-        of_item.write(part)
-        history[part], outcomes[part, :, :3] = _encode_histories(known, at[part], items, rule.history_length)
-    deque(to_come, maxlen=0)
-    for side in (of_user, of_item):
-        side.write(slice(0))
+    for part in chunks(len(at)):
+        history[part] = -1
+    told = {"at": at, "times": times, "clicked": clicked, "counted": counted, "delay_s": delay_s, "closed": closed}
+    told |= {"items": of_item.entities, "ranks": _ranks(items.ids)}
+    kept = {"history_length": rule.history_length, "history": history, "outcomes": outcomes}
+    nothing = {"history_length": 0, "history": np.empty(0, np.int32), "outcomes": np.empty(0, np.float32)}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for walk in [pool.submit(side.walk, told | own) for side, own in ((of_user, kept), (of_item, nothing))]:
+            walk.result()
     ends_at = max(float(at[part].max(where=counted[part], initial=0.0)) for part in chunks(len(at)))
     state = schema.state("user")
     assert state is not None, "every fitted schema has the user's counts"
@@ -146,57 +161,25 @@ def walk_events(
         history,
         outcomes,
         # A user's rows after train are not counted, so the counts are as old as the last counted row.
-        of_user.counts(counted, longest_s, rng),
-        of_item.counts(np.broadcast_to(True, at.shape), longest_s, rng),
+        of_user.counts(counted, longest_s, items.ids, rng),
+        of_item.counts(np.broadcast_to(True, at.shape), longest_s, items.ids, rng),
         ends_at,
     )
 
 
-def _folding(
-    events: pl.DataFrame, counted: NDArray[np.bool_], user: "_Side", item: "_Side", closed: bool
-) -> Iterator[float]:
-    """Yield the time of each event; it is folded, and so known, when the next time is asked for. If `closed`, events
-    that are not counted are never folded."""
-    for part in chunks(events.height, _ROWS_AT_ONCE):
-        block = events[part]
-        told = (block["at"].cast(pl.Float64), block["label"].cast(pl.Boolean), impressions_of(block), block["item_id"])
-        rows = (user.entities[part], item.entities[part], counted[part])
-        for of_user, of_item, is_counted, at, clicked, times, item_id in zip(
-            *(column.tolist() for column in rows), *(column.to_list() for column in told), strict=True
-        ):
-            yield at
-            if closed and not is_counted:
-                continue
-            user.fold(of_user, Event(at, clicked, item_id, times=times), is_counted)
-            item.fold(of_item, Event(at, clicked, times=times), is_counted)
-
-
-def _encode_histories(
-    histories: Sequence[tuple[Impression, ...]], at: NDArray[np.float64], items: Entities, length: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return the items [n, length] of n histories, and the first three of their outcomes, at the times `at` [n]."""
-    lengths = np.array([len(history) for history in histories])
-    held = np.arange(length) < lengths[:, None]
-    rows, outcomes = np.full(held.shape, -1, np.int32), np.zeros((*held.shape, 3), np.float32)
-    if held.any():
-        # Not by `zip(*…)`, which takes four times as long for 50,000.
-        chained = list(chain.from_iterable(histories))
-        rows[held] = [items.place[impression.item_id] for impression in chained]
-        age_s = np.repeat(at, lengths) - np.array([impression.at for impression in chained])
-        shown = np.array([impression.shown for impression in chained])
-        clicked = np.array([impression.clicked for impression in chained])
-        outcomes[held] = encode_impressions(shown, clicked, age_s)
-    return rows, outcomes
+def _ranks(ids: list[str]) -> NDArray[np.int32]:
+    """Return the place of each ID [n] in their order."""
+    ranks = np.empty(len(ids), np.int32)
+    ranks[pl.Series(ids, dtype=pl.String).arg_sort().to_numpy()] = np.arange(len(ids), dtype=np.int32)
+    return ranks
 
 
 class _Side:
     """States of users or of items, those of each event in `entities` [E]; an unknown one has none.
-    `live` [3, E]: counts at each event, of all
-    before it.
 
-    `states` [S, 3] are those of counted events only, sorted by entity, then time; `keys` [S] hold both as complex
-    numbers, as numpy sorts them. Each entity's begin with an empty one, at `starts` [n]; `before` [E]: the place of the
-    state before each event.
+    `live` [3, E]: counts at each event, of all before it. `states` [S, 3] are those of counted events only, sorted by
+    entity, then time. Each entity's begin with an empty one, at `starts` [n]; `before` [E]: the place of the state
+    before each event.
     """
 
     def __init__(
@@ -211,49 +194,25 @@ class _Side:
         self.rule, self.times, self.arrays, self.unknown = rule, times, arrays, side.unknown
         size = side.unknown + 1
         self.entities = entities = arrays.filled(times.shape, np.int32, lambda part: side.places(ids[part]))
-        self.final: dict[int, EntityState] = {}
-        self._seen: dict[int, EntityState] = {}
         many = sum(np.bincount(entities[part][counted[part]], minlength=size) for part in chunks(len(entities)))
         many = np.append(np.asarray(many)[:-1], 0)
         self.starts = np.concatenate([[0], np.cumsum(many + 1)])[:-1]
-        self._places = self.starts.tolist()
         self.live, self.before = arrays.zeros((3, len(entities))), arrays.zeros((len(entities),), np.int64)
         self.states = arrays.zeros((size + int(np.sum(many)), 3))
-        self.keys = arrays.zeros((len(self.states),), np.complex128)
-        self.keys[self.starts] = np.arange(size)
-        self._noted: list[tuple[int, float, float, float]] = []
-        self._folded: list[tuple[int, int, float, float, float]] = []
 
-    def note(self, entity: int) -> EntityState:
-        """Note the state before the next event, and return it."""
-        state = self._seen.get(entity, _EMPTY)
-        self._noted.append((self._places[entity], state.impressions, state.clicks, state.as_of))
-        return state
+    def walk(self, told: dict[str, Any]) -> None:
+        """Let the core walk the events and write what was known before each. Raises MsdError without the core."""
+        if native.core is None:
+            raise MsdError(f"features are made with the native core: {native.REASON}")
+        written = {"live": self.live, "before": self.before, "states": self.states}
+        side = {"half_life_s": self.rule.half_life_s, "entities": self.entities, "starts": self.starts}
+        self.walked = native.core.walk_events(**told, **side, **written)
+        for part in chunks(len(self.times)):
+            self.live[:, part] = _advanced(self.rule, self.live[:, part].T, self.times[part])
 
-    def fold(self, entity: int, event: Event, is_counted: bool) -> None:
-        """Fold an event, after all events of the same time are noted."""
-        if entity == self.unknown:
-            return
-        before = self._seen.get(entity, _EMPTY)
-        after = self._seen[entity] = fold(self.rule, before, event)
-        if is_counted:
-            known = self.final.get(entity, _EMPTY)
-            # Until the end of train both states are the same.
-            state = self.final[entity] = after if known is before else fold(self.rule, known, event)
-            self._places[entity] += 1
-            self._folded.append((self._places[entity], entity, state.impressions, state.clicks, state.as_of))
-
-    def write(self, part: slice) -> None:
-        """Write what was noted of a part of the events, and what was folded since."""
-        if self._noted:
-            self.before[part], *columns = (np.array(column) for column in zip(*self._noted, strict=True))
-            self.live[:, part] = _advanced(self.rule, np.stack(columns, 1), self.times[part])
-        if self._folded:
-            places, entities, *columns = (np.array(column) for column in zip(*self._folded, strict=True))
-            self.states[places], self.keys[places] = np.stack(columns, 1), entities + 1j * columns[2]
-        self._noted, self._folded = [], []
-
-    def counts(self, current: NDArray[np.bool_], longest_s: float, rng: np.random.Generator) -> SideCounts:
+    def counts(
+        self, current: NDArray[np.bool_], longest_s: float, item_ids: list[str], rng: np.random.Generator
+    ) -> SideCounts:
         """Return all counts of the side. Fresh ones are of the event's time where it is `current` [E], else of the last
         counted event. `longest_s`: how much earlier the aged ones may be."""
 
@@ -272,13 +231,14 @@ class _Side:
             return Counts(*self.states[starts + rng.integers(0, self.before[part] - starts + 1)].T)
 
         aged = [self._filled(draw) for draw in _AGED // 2 * (aged_by_time, aged_by_event)]
-        return SideCounts(self._filled(fresh), Counts(*self.live), aged, self.final)
+        final = FinalStates(self.walked, item_ids)
+        return SideCounts(self._filled(fresh), Counts(*self.live), aged, final)
 
     def at(self, entities: NDArray[np.int32], then: NDArray[np.float64]) -> Counts:
         """Return the counts of n entities from before the times `then` [n], advanced to them."""
-        places = np.searchsorted(self.keys, entities + 1j * then) - 1
-        states = self.states[np.maximum(places, self.starts[entities])]
-        return _advanced(self.rule, states, np.maximum(then, 0.0))
+        places = np.empty(len(entities), np.int64)
+        self.walked.places_before(np.ascontiguousarray(entities), then, places)
+        return _advanced(self.rule, self.states[places], np.maximum(then, 0.0))
 
     def _filled(self, of: Callable[[slice], Counts]) -> Counts:
         """Return the counts of all events, from those of parts of the rows."""

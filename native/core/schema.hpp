@@ -2,6 +2,7 @@
 // counts, and how context values are encoded. Made by `native/layout.py`.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -84,6 +85,7 @@ struct Schema {
 
 constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
 constexpr double kStandardLimit = 10.0, kRarest = 1e-6, kSecondsPerDay = 86400.0;
+constexpr double kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
 // FNV-1a over code points but NUL with MurmurHash3's mixer, as `msd.contract.encode`.
 inline uint64_t hash_string(std::string_view text) {
@@ -117,6 +119,16 @@ inline float standardise(const ValueField& field, double value, const Ufuncs& uf
   }
   const double standard = (value - field.mean) / field.scale;
   return static_cast<float>(std::fmin(std::fmax(standard, -kStandardLimit), kStandardLimit));
+}
+
+// The first three outcomes of an impression, as `encode_impressions`; the last is 0.
+inline void put_outcome(const Impression& seen, double at, float* to) {
+  const double impressions = std::max(std::max(seen.shown, seen.clicked), kRarest);
+  const double counted = std::min(impressions, kMostShown);
+  to[0] = static_cast<float>(counted);
+  to[1] = static_cast<float>(seen.clicked * (counted / impressions));
+  to[2] = static_cast<float>(std::min(std::max(at - seen.at, 0.0) / kSecondsPerDay, kLongestAgeDays));
+  to[3] = 0.0f;
 }
 
 }  // namespace native

@@ -93,7 +93,7 @@ struct KeptRows {
 constexpr size_t kRowSeenHead = sizeof(uint32_t) + 3 * sizeof(uint16_t);
 constexpr size_t kMostTailBytes = kMaxHistory * (kRowSeenHead + 4 * kMaxIdChars);
 constexpr size_t kPrinted = 4;  // numbers of a vector
-constexpr double kMostRowSeen = 60'000.0, kMostShown = 8.0, kLongestAgeDays = 36'500.0;
+constexpr double kMostRowSeen = 60'000.0;
 
 // How uncertain log-odds are, as `msd.contract.uncertainty` says: the precision of a new ad's, and the variance that
 // impressions never take away.
@@ -505,7 +505,7 @@ class Frame {
           at_row(tensors_.history_semantic, side.layout.dim, count));
       const Impression& seen = impressions_[k - from];
       tensors_.history_mask[count] = seen.clicked > 0 ? 1.0f : 0.0f;
-      put_outcome(seen, tensors_.history_outcomes + kOutcomeFeatures * count++);
+      put_outcome(seen, at_, tensors_.history_outcomes + kOutcomeFeatures * count++);
       records_.push_back(rows_[k].at);
       shown_ids_.push_back(wanted_[k]);
     }
@@ -516,16 +516,6 @@ class Frame {
       tensors_.history_mask[count] = 0.0f;
       std::fill_n(tensors_.history_outcomes + kOutcomeFeatures * count, kOutcomeFeatures, 0.0f);
     }
-  }
-
-  // As `encode_impressions`.
-  void put_outcome(const Impression& seen, float* to) const {
-    const double impressions = std::max(std::max(seen.shown, seen.clicked), kRarest);
-    const double counted = std::min(impressions, kMostShown);
-    to[0] = static_cast<float>(counted);
-    to[1] = static_cast<float>(seen.clicked * (counted / impressions));
-    to[2] = static_cast<float>(std::min(std::max(at_ - seen.at, 0.0) / kSecondsPerDay, kLongestAgeDays));
-    to[3] = 0.0f;
   }
 
   // The last outcome of the history's items in `records_`: their log-odds, by the counts that their rows hold.

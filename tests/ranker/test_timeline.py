@@ -2,15 +2,17 @@
 
 import tracemalloc
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import native
 from msd.contract.assemble import MOST_SHOWN
 from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX, encode_state
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
@@ -105,6 +107,38 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int,
         for place, item in enumerate(seen["item_id"]):
             rate = encode_state(STATE, *_faded(_earlier(past, "item_id", item, then), then), then)[..., 0]
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
+
+
+def test_core_refuses_columns_that_do_not_fit() -> None:
+    """No memory outside of the arrays is read or written, whatever a caller gives."""
+    right: dict[str, Any] = {"half_life_s": 40.0, "history_length": 2, "delay_s": 0.0, "closed": False}
+    right |= {"at": np.array([1.0, 2.0]), "times": np.ones(2), "clicked": np.ones(2, bool), "counted": np.ones(2, bool)}
+    right |= {"entities": np.zeros(2, np.int32), "items": np.zeros(2, np.int32), "ranks": np.zeros(1, np.int32)}
+    right |= {"starts": np.array([0, 3]), "live": np.zeros((3, 2)), "before": np.zeros(2, np.int64)}
+    right |= {"states": np.zeros((4, 3)), "history": np.zeros((2, 2), np.int32)}
+    right |= {"outcomes": np.zeros((2, 2, 4), np.float32)}
+    assert native.core is not None
+    walk = native.core.walk_events(**right)
+    assert walk.final_state(0)[2] == 2.0
+    assert walk.final_state(2) is None
+    wrong = (
+        ("entities", np.array([0, 2], np.int32)),
+        ("entities", np.array([0, -1], np.int32)),
+        ("items", np.array([0, 1], np.int32)),
+        ("ranks", np.ones(1, np.int32)),
+        ("starts", np.array([2, 3])),
+        ("starts", np.array([-1, 3])),
+        ("starts", np.zeros(0, np.int64)),
+        ("states", np.zeros((3, 3))),
+        ("live", np.zeros(5)),
+        ("history", np.zeros(3, np.int32)),
+        ("outcomes", np.zeros(15, np.float32)),
+    )
+    for name, column in wrong:
+        with pytest.raises(ValueError, match=r"smaller|known|room|order|unknown"):
+            native.core.walk_events(**(right | {name: column}))
+    with pytest.raises(ValueError, match="known"):
+        walk.places_before(np.array([2], np.int32), np.ones(1), np.zeros(1, np.int64))
 
 
 @settings(max_examples=60)
