@@ -6,7 +6,6 @@ Does not know HTTP, rows or models.
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ _SHOWN_CHARS = 60
 _MAX_FIXED_KEYS = 32
 # JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
-_KEY_END = re.compile(rb'"\s*:')
 # Forms of an entry of a list, which pydantic names behind the entry's number in the place of a fault.
 _FORMS = _ID, _SHOWN_ITEM = "[id]", "[shown]"
 
@@ -262,46 +260,8 @@ def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_
 
 def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
     """As `parse_request`, with a schema that depends on the user."""
-    try:
-        # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
-        wire = ScoreRequest.model_validate_json(body)
-        if has_no_key_twice(body, _keys(wire)):
-            return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
-    except (ValidationError, RequestError):
-        pass
-    return _parse_thoroughly(body, schema_of, max_candidates)
-
-
-def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
     wire = validate(load_json(body), ScoreRequest, lambda it: _check_width(it, schema_of, max_candidates))
     return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
-
-
-def has_no_key_twice(body: bytes, keys: int) -> bool:
-    """Return True only if the result has as many keys as the text can have, so that none was lost."""
-    # A key ends in a quote and a colon; if more are found than there are keys, strings contain them too.
-    return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
-
-
-def _keys(wire: ScoreRequest) -> int:
-    parts: list[BaseModel] = [wire, wire.candidates]
-    if wire.user is not None:
-        parts += [wire.user, *(entry for entry in wire.user.history or () if isinstance(entry, ShownItem))]
-    if wire.explore is not None:
-        parts.append(wire.explore)
-    features = [wire.context, wire.user.features if wire.user else None]
-    keys = 0
-    if wire.items:
-        keys = len(wire.items)
-        for override in wire.items.values():
-            if override is not None:
-                parts.append(override)
-                features.append(override.features)
-    for part in parts:
-        keys += len(part.model_fields_set)
-    for values in features:
-        keys += len(values) if values else 0
-    return keys
 
 
 def validate(document: object, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
