@@ -297,17 +297,33 @@ class Frame {
     put_context();
   }
 
+  // Makes candidates, of the first `count`, without a finite score unknown ones, for another run; false if all are finite.
+  bool forget_unfinite(const std::vector<float*>& scores, size_t count) {
+    bool is_any = false;
+    for (size_t k = 0; k < count; k++) {
+      const auto is_wrong = [&](const float* column) { return !std::isfinite(column[k]); };
+      if (std::none_of(scores.begin(), scores.end(), is_wrong)) continue;
+      is_any = true;
+      put_unknown(k);
+      rows_[k] = {};
+      rungs_[k] = Rung::kPrior;
+    }
+    return is_any;
+  }
+
   // Puts an unknown candidate behind the first `count`, for a run of these alone.
-  void cut(size_t count) {
+  void cut(size_t count) { put_unknown(count); }
+
+ private:
+  void put_unknown(size_t row) {
     const Side& side = schema_.item;
     records_.assign(1, side.missing.data());
     count_in(side, of_items_);
-    put(side, records_[0], at_row(tensors_.item_categorical, side.layout.categoricals, count),
-        at_row(tensors_.item_semantic, side.layout.dim, count));
-    dense(side, of_items_, at_row(tensors_.item_dense, side.dense_width(), count));
+    put(side, records_[0], at_row(tensors_.item_categorical, side.layout.categoricals, row),
+        at_row(tensors_.item_semantic, side.layout.dim, row));
+    dense(side, of_items_, at_row(tensors_.item_dense, side.dense_width(), row));
   }
 
- private:
   // `kept` has what was in the first place, while another row is there.
   template <class T>
   void put_first(T* tensor, size_t width, size_t row, std::vector<T>& kept) {

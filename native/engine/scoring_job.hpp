@@ -416,6 +416,7 @@ class ScoringJob : public Job {
     is_partial_ = desk.heads.rows < candidates;
     if (is_partial_) frame.cut(desk.heads.rows);
     run_model(worker, desk, fitting);
+    if (frame.forget_unfinite(desk.into, fitting)) run_model(worker, desk, fitting);
     frame.share(desk.into, fitting);
     rows = fitting;
     return reply(worker, desk, parts, before);

@@ -101,15 +101,7 @@ class Front : public Keeper, public Sockets {
   void reply(uint64_t number, std::string bytes, bool is_last, bool closes) {
     tell_thread([this, number, bytes = std::move(bytes), is_last, closes] {
       Connection* const one = asking(number);
-      if (!one) return;
-      HttpRequest& request = *one->requests.front();
-      request.is_begun = true;
-      write(*one, bytes);
-      if (!is_last) return;
-      request.closes |= closes;
-      asking_.erase(number);
-      if (closes && !request.is_whole) return drop_all(*one), say_goodbye(*one);
-      answered(*one);
+      if (one) attempt(*one, [&] { write_part(*one, bytes, is_last, closes); });
     });
   }
   // Its client may send the body.
@@ -144,7 +136,7 @@ class Front : public Keeper, public Sockets {
       asking_.erase(number);
       request.is_judged = true;
       request.state = HttpState::kWaiting;
-      go_ahead(*one);
+      attempt(*one, [&] { go_ahead(*one); });
     });
   }
 
@@ -183,7 +175,10 @@ class Front : public Keeper, public Sockets {
       const std::lock_guard lock(ended_mutex_);
       ended.swap(ended_);
     }
-    for (ScoringJob* const job : ended) take_ended(job);
+    for (ScoringJob* const job : ended) {
+      Connection* const one = job->connection;
+      timed([&] { one ? attempt(*one, [&] { take_ended(job); }) : take_ended(job); });
+    }
   }
 
   void tick() override {
@@ -209,6 +204,18 @@ class Front : public Keeper, public Sockets {
   bool is_at_work() const override { return jobs_ > 0; }
 
   void cannot_accept(int reason) override { tell_python(NotAccepted{reason}); }
+
+  // A part of the first request's reply, by Python.
+  void write_part(Connection& one, std::string_view bytes, bool is_last, bool closes) {
+    HttpRequest& request = *one.requests.front();
+    request.is_begun = true;
+    write(one, bytes);
+    if (!is_last) return;
+    request.closes |= closes;
+    asking_.erase(request.number);
+    if (closes && !request.is_whole) return drop_all(one), say_goodbye(one);
+    answered(one);
+  }
 
   // Reading
 
@@ -427,19 +434,24 @@ class Front : public Keeper, public Sockets {
       tally_.inc(refused.reason == Refusal::kRows ? Count::kShedRows : Count::kShedWait);
       return refused_by_engine(one, {429, "overloaded", refused.message}, head.form, id, Count::kOverloaded), true;
     }
-    Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
-              request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
+    try {
+      Wire wire{one.out.empty() ? one.descriptor : -1, replies_.opening(200),
+                request.closes && !replies_.is_draining ? "connection: close\r\n\r\n" : "\r\n"};
+      Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
+      if (head.json_length.data()) sent.json_length = head.json_length;
+      request.job = new ScoringJob(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
+                                   request.began, std::move(wire));
+    } catch (const std::bad_alloc&) {
+      engine_.admit([&](Admission& admission, auto) { admission.leave(load, bucket); });
+      throw;
+    }
     request.closes |= replies_.is_draining;
-    Sent sent{head.form, std::string(head.path), {}, head.seconds > 0.0, std::move(id), request.take_body()};
-    if (head.json_length.data()) sent.json_length = head.json_length;
-    auto job = std::make_unique<ScoringJob>(std::move(plan), std::move(sent), limits_.max_candidates, load, bucket, deadline,
-                                          request.began, std::move(wire));
-    job->keeper = this;
-    job->connection = &one;
-    request.job = job.get();
+    request.job->keeper = this;
+    request.job->connection = &one;
     request.state = HttpState::kScored;
+    ScoringJob& job = *request.job;  // the connection may let go of it at once
     await_end(one);
-    put(*job.release());
+    put(job);
     return false;
   }
 

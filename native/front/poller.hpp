@@ -26,6 +26,7 @@ class Poller {
  public:
   Poller() : descriptor_(epoll_create1(EPOLL_CLOEXEC)), events_(256) {
     if (descriptor_ < 0) throw std::runtime_error("no epoll could be opened");
+    ready_.reserve(events_.size());
   }
   Poller(const Poller&) = delete;
   ~Poller() { close(descriptor_); }

@@ -95,7 +95,7 @@ class Sockets {
     if (!thread_.joinable()) return;
     std::promise<void> done;
     tell_thread([&] {
-      work();
+      timed(work);
       done.set_value();
     });
     done.get_future().wait();
@@ -116,6 +116,28 @@ class Sockets {
   virtual void tick() = 0;
   virtual bool is_at_work() const = 0;
   virtual void cannot_accept(int reason) = 0;
+
+  // Do a part of one connection's work, or of the thread's own, and note how long it took. Without memory it is not done.
+  template <class Work>
+  void timed(const Work& work) {
+    now_ = clock_s();
+    try {
+      work();
+    } catch (const std::bad_alloc&) {
+      tally_.inc(Count::kOutOfRoom);
+    }
+    tally_.hold(Measure::kFrontHold, clock_s() - now_);
+  }
+
+  // Do a part of a connection's work, which is closed if there is no memory for it.
+  template <class Work>
+  void attempt(Connection& one, const Work& work) {
+    try {
+      work();
+    } catch (const std::bad_alloc&) {
+      close(one, Count::kOutOfRoom);
+    }
+  }
 
   template <class Work>
   void for_each(Work work) {
@@ -233,7 +255,11 @@ class Sockets {
       look_around();
       for (const Ready& ready : found) {
         if (ready.of == &bell_) continue;
-        timed([&] { ready.of == &listener_ ? accept_all(kAtOnce) : handle(*static_cast<Connection*>(ready.of), ready); });
+        timed([&] {
+          if (ready.of == &listener_) return accept_all(kAtOnce);
+          auto& one = *static_cast<Connection*>(ready.of);
+          attempt(one, [&] { handle(one, ready); });
+        });
       }
       now_ = clock_s();
       if (now_ < tick_at) continue;
@@ -256,14 +282,6 @@ class Sockets {
       letters.swap(letters_);
     }
     for (const auto& letter : letters) timed(letter);
-  }
-
-  // Do a part of one connection's work, or of the thread's own, and note how long it took.
-  template <class Work>
-  void timed(const Work& work) {
-    now_ = clock_s();
-    work();
-    tally_.hold(Measure::kFrontHold, clock_s() - now_);
   }
 
   void handle(Connection& one, const Ready& ready) {
@@ -302,12 +320,18 @@ class Sockets {
     }
     const int on = 1;
     if (!is_secure) setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    // Of those that are accepted together, the first is older.
-    auto made = std::make_unique<Connection>(descriptor, is_secure, clock_s(), limits_.max_head, limits_.max_body);
-    poller_.add(descriptor, made.get(), true, false);
+    Connection* one = nullptr;
+    try {
+      // Of those that are accepted together, the first is older.
+      auto made = std::make_unique<Connection>(descriptor, is_secure, clock_s(), limits_.max_head, limits_.max_body);
+      one = made.get();
+      connections_.emplace(one, std::move(made));
+    } catch (const std::bad_alloc&) {
+      ::close(descriptor);
+      throw;
+    }
+    poller_.add(descriptor, one, true, false);
     count_++;
-    Connection* const one = made.get();
-    connections_.emplace(one, std::move(made));
     const Leaving last{rank(*one), one};
     if (!leaving_.empty()) leaving_.insert(std::upper_bound(leaving_.begin(), leaving_.end(), last), last);
   }

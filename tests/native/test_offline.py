@@ -57,6 +57,24 @@ def test_first_candidates_are_run_alone(model: Model) -> None:
     assert part.scores["pctr"].tolist() == [*whole.scores["pctr"][:2].tolist(), unknown, unknown]
 
 
+def test_candidate_without_a_finite_score_is_scored_as_without_a_row(model: Model) -> None:
+    runs = 0
+
+    def run(tensors: Tensors) -> Scores:
+        nonlocal runs
+        scores = {head: column.copy() for head, column in model.runtime.run(tensors).items()}
+        runs += 1
+        if runs == 1:
+            scores["pcvr"][2] = np.inf
+        return scores
+
+    whole, found = scorer_of(model).score(ASKED), scorer_of(model, run).score(ASKED)
+    unknown = scorer_of(model).score(ASKED.replace(b'"i3"', b'"nothing"')).scores["pctr"][2]
+
+    assert (runs, found.rungs) == (2, {"i3": "prior"})
+    assert found.scores["pctr"].tolist() == [*whole.scores["pctr"][:2].tolist(), unknown, whole.scores["pctr"][3]]
+
+
 def not_finite(tensors: Tensors) -> Scores:
     return {head: np.full(len(tensors["item_dense"]), np.nan, np.float32) for head in ("pctr", "pcvr")}
 

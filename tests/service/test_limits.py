@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -299,6 +300,25 @@ def test_memory_of_unfinished_bodies_is_returned(bundle: Bundle, tmp_path_factor
             wait_until(lambda: held(service) > 2**25)
             assert resident(service) < before + 2 * 2**26
         wait_until(lambda: resident(service) < before + 2**25)
+
+
+def test_front_without_memory_closes_a_connection_and_goes_on(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, BODY_TIMEOUT_S=60) as service, ExitStack() as stack:
+        assert service.score(GOOD).status_code == 200
+        pid, clients = service.process.pid, list[socket.socket]()
+        usual = resource.prlimit(pid, resource.RLIMIT_DATA)
+        found = re.search(r"VmData:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert found
+        resource.prlimit(pid, resource.RLIMIT_DATA, (1_024 * int(found[1]) + 2**22, usual[1]))
+        try:
+            while not select(clients, [], [], 0.01)[0]:
+                clients.append(stack.enter_context(connect(service)))
+                with suppress(ConnectionError):
+                    clients[-1].sendall(UNFINISHED["bodies less a byte"]())
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_DATA, usual)
+        assert service.score(GOOD).status_code == 200
+        assert closed(service, "out_of_room") > 0
 
 
 def resident(service: LiveService) -> int:
