@@ -304,15 +304,15 @@ int frame_take(HeldFrame& held, const nb::bytes& body, size_t max_candidates, co
     else if constexpr (std::is_same_v<Users, HeldArena>) return frame.fill(users.arena, items.arena, *epochs, now);
     else return frame.fill(users.file, items.file, now);
   };
-  if (!frame_read(held, body, max_candidates)) return static_cast<int>(Outcome::kUnread);
+  if (!frame_read(held, body, max_candidates)) return static_cast<int>(FillResult::kUnread);
   if (live) {
     held.live = live_of(*live, frame);
-    if (!held.live) return static_cast<int>(Outcome::kLacking);
+    if (!held.live) return static_cast<int>(FillResult::kLacking);
     frame.live = &held.live->live;
   }
   const nb::gil_scoped_release unlocked;
-  const Outcome outcome = fill();
-  if (outcome == Outcome::kFilled) frame.turn_to(held.request);
+  const FillResult outcome = fill();
+  if (outcome == FillResult::kFilled) frame.turn_to(held.request);
   return static_cast<int>(outcome);
 }
 

@@ -47,7 +47,7 @@ struct Memory {
   std::vector<int64_t> row;         // the shape of one row
 };
 
-enum class Outcome {
+enum class FillResult {
   kFilled,
   kUnread,   // `msd.contract` refuses the request
   kLacking,  // Python has to fetch rows, live states or vectors
@@ -188,8 +188,8 @@ class Frame {
   }
 
   // From a bundle's files.
-  Outcome fill(const RowFile& users, const RowFile& items, double now) {
-    if (!encode()) return Outcome::kUnread;
+  FillResult fill(const RowFile& users, const RowFile& items, double now) {
+    if (!encode()) return FillResult::kUnread;
     try {
       std::string_view tail;
       if (request_->user_id.empty()) {
@@ -200,61 +200,61 @@ class Frame {
         if (const auto& [at, size] = held_[0]; at) {
           // Its history, and a checksum, in whose place the block's was verified.
           const size_t head = schema_.user.layout.size;
-          if (size < head + 4) return Outcome::kLacking;
+          if (size < head + 4) return FillResult::kLacking;
           tail = {reinterpret_cast<const char*>(at) + head, size - head - 4};
         }
         put_user(row_of(schema_.user, held_[0]));
       }
-      if (!want_items(tail)) return Outcome::kLacking;
+      if (!want_items(tail)) return FillResult::kLacking;
       items.find(wanted_, probes_, held_);
     } catch (const Damaged&) {
-      return Outcome::kLacking;
+      return FillResult::kLacking;
     }
     rows_.clear();
     for (const RowBytes& held : held_) rows_.push_back(row_of(schema_.item, held));
-    if (lacks_vectors()) return Outcome::kLacking;
+    if (lacks_vectors()) return FillResult::kLacking;
     put_items(now);
-    return Outcome::kFilled;
+    return FillResult::kFilled;
   }
 
   // From arenas; rows count that were read in one of the `epochs`.
-  Outcome fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
-    if (!encode()) return Outcome::kUnread;
+  FillResult fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
+    if (!encode()) return FillResult::kUnread;
     if (request_->user_id.empty()) {
       put_user({});
-      if (!want_items({})) return Outcome::kLacking;
+      if (!want_items({})) return FillResult::kLacking;
     } else {
       const auto lock = users.ids->reading();
       const int64_t place = users.ids->find(request_->user_id);
-      if (!is_sure(users, place, epochs)) return Outcome::kLacking;
+      if (!is_sure(users, place, epochs)) return FillResult::kLacking;
       users.touched[place] = 1;
       // Copied, for what is found of the history has to outlive the lock.
       tail_ = users.ids->tail(place);
-      if (tail_.size() < 4) return Outcome::kLacking;
+      if (tail_.size() < 4) return FillResult::kLacking;
       put_user({users.records + users.record_size * place, users.found[place] != 0});
-      if (!want_items(std::string_view(tail_).substr(0, tail_.size() - 4))) return Outcome::kLacking;
+      if (!want_items(std::string_view(tail_).substr(0, tail_.size() - 4))) return FillResult::kLacking;
     }
     const auto lock = items.ids->reading();
-    if (!find(items, epochs) || lacks_vectors()) return Outcome::kLacking;
+    if (!find(items, epochs) || lacks_vectors()) return FillResult::kLacking;
     put_items(now);
-    return Outcome::kFilled;
+    return FillResult::kFilled;
   }
 
   // From rows that were fetched. Lacking if they are not those that the request wants.
-  Outcome fill(const Given& given, double now) {
-    if (!encode()) return Outcome::kUnread;
-    if (given.user.count != 1) return Outcome::kLacking;
+  FillResult fill(const Given& given, double now) {
+    if (!encode()) return FillResult::kUnread;
+    if (given.user.count != 1) return FillResult::kLacking;
     put_user(row_of(given.user, 0, schema_.user));
     const std::vector<std::string_view>& history = request_->has_history ? request_->history : given.history;
     wanted_ = candidates_;
     wanted_.insert(wanted_.end(), history.begin(), history.end());
     impressions_ = request_->has_history ? request_->impressions : given.impressions;
-    if (given.items.count != wanted_.size()) return Outcome::kLacking;
+    if (given.items.count != wanted_.size()) return FillResult::kLacking;
     rows_.clear();
     for (size_t k = 0; k < wanted_.size(); k++) rows_.push_back(row_of(given.items, k, schema_.item));
     has_failed_ = given.items.stale != nullptr;
     put_items(now);
-    return Outcome::kFilled;
+    return FillResult::kFilled;
   }
 
   // The standard deviations of log-odds [count] of scores; false if the model has none.

@@ -21,7 +21,7 @@ class OfflineScorer {
     ScoringJob job(plan_, std::move(sent), max_candidates_, {}, 0, kEver, clock_s(), {-1, "", kHeadEnd});
     job.most = most;
     run(job);
-    if (given && job.has(Fate::kLacking)) {
+    if (given && job.has(Outcome::kLacking)) {
       job.go_on(*given);
       run(job);
     }
@@ -30,9 +30,9 @@ class OfflineScorer {
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
       throw nb::python_error();
     }
-    if (job.has(Fate::kRefused)) throw nb::value_error("the core refuses the request");
-    if (job.has(Fate::kLacking)) throw nb::value_error("the core lacks rows of the request");
-    if (!job.has(Fate::kScored)) throw nb::value_error("a score is not finite");
+    if (job.has(Outcome::kRefused)) throw nb::value_error("the core refuses the request");
+    if (job.has(Outcome::kLacking)) throw nb::value_error("the core lacks rows of the request");
+    if (!job.has(Outcome::kScored)) throw nb::value_error("a score is not finite");
     if (!job.is_sent) return nb::cast<nb::bytes>(job.outcome()[2]);
     return bytes_of(std::string_view(job.left).substr(job.left.find(kWholeHeadEnd) + std::strlen(kWholeHeadEnd)));
   }

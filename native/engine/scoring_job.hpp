@@ -16,7 +16,7 @@ namespace {
 struct Connection;  // of the front
 
 // How a request fares that a thread has read.
-enum class Fate {
+enum class Outcome {
   kScored,
   kRefused,  // `msd.contract` says why
   kLacking,  // of something that has to be fetched
@@ -94,7 +94,7 @@ class ScoringJob : public Job {
       return end(Ending::kFailed);
     }
     if (!timeout_s_ || sent.has_deadline) return true;
-    fate_ = Fate::kTimed;
+    outcome_ = Outcome::kTimed;
     return end(Ending::kDone);
   }
 
@@ -105,7 +105,7 @@ class ScoringJob : public Job {
     try {
       if (!std::exchange(is_read_, true)) read(worker);
       score_all(worker);
-      if (fate_ == Fate::kRefused && std::exchange(is_translated_here_, false)) {
+      if (outcome_ == Outcome::kRefused && std::exchange(is_translated_here_, false)) {
         shown_id = sent.request_id;
         have_translated(worker);
         read(worker);
@@ -113,7 +113,7 @@ class ScoringJob : public Job {
       }
       has_one_run = parts_.size() == 1 && !parts_[0].request.page;
       if (parts_.size() < 2) return;
-      rows = fate_ == Fate::kScored ? candidates_ : 0;
+      rows = outcome_ == Outcome::kScored ? candidates_ : 0;
     } catch (const Raised&) {
       end(Ending::kFailed);
     } catch (const std::exception& error) {
@@ -140,12 +140,12 @@ class ScoringJob : public Job {
     of_given_ = of_given;
   }
 
-  // What has become of it, for Python: (fate, what `look` returned of each part, the reply's body, what `translate` returned
+  // What has become of it, for Python: (outcome, what `look` returned of each part, the reply's body, what `translate` returned
   // or None, the part that was read last); or, once, the error that it has failed with.
   nb::object outcome() {
     // An error that is raised holds the frames that hold the job, which Python's garbage collector cannot look into.
     if (ending == Ending::kFailed) return error_.is_valid() ? std::exchange(error_, {}) : nb::handle(PyExc_RuntimeError)(why_);
-    return nb::make_tuple(static_cast<int>(fate_), followed(), bytes_of(reply_), or_none(made_), part_);
+    return nb::make_tuple(outcome_, followed(), bytes_of(reply_), or_none(made_), part_);
   }
 
   // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
@@ -175,7 +175,7 @@ class ScoringJob : public Job {
   }
 
   // How it has fared, if it has ended of itself.
-  bool has(Fate fate) const { return ending == Ending::kDone && fate_ == fate; }
+  bool has(Outcome outcome) const { return ending == Ending::kDone && outcome_ == outcome; }
   // Whether its end can wait until the front's thread wakes for something else.
   bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
@@ -384,24 +384,24 @@ class ScoringJob : public Job {
   }
 
   void score_all(Worker& worker) {
-    while ((fate_ = score(worker)) == Fate::kScored && part_ < parts_.size()) is_given_ = false;
+    while ((outcome_ = score(worker)) == Outcome::kScored && part_ < parts_.size()) is_given_ = false;
   }
 
   // Score the current part, and those that are like it.
-  Fate score(Worker& worker) {
+  Outcome score(Worker& worker) {
     assignment_ = parts_[part_].assignment;
-    if (!assignment_) return Fate::kRefused;
+    if (!assignment_) return Outcome::kRefused;
     LoadedModel& model = *assignment_->model;
     runner = &model.runner;
     Desk& desk = desk_of(model, worker);
     Frame& frame = desk.held->frame;
     const std::vector<Part*> parts = together(frame);
-    const Outcome outcome = take(worker, frame, parts);
-    if (outcome == Outcome::kUnread) return Fate::kRefused;
-    if (outcome == Outcome::kLacking) {
+    const FillResult filled = take(worker, frame, parts);
+    if (filled == FillResult::kUnread) return Outcome::kRefused;
+    if (filled == FillResult::kLacking) {
       if (is_given_) throw std::runtime_error("the native core lacks rows that it was given");
       lacked_ = frame.candidates();
-      return Fate::kLacking;
+      return Outcome::kLacking;
     }
     const size_t candidates = frame.candidates().size();
     const double before = clock_s();
@@ -410,7 +410,7 @@ class ScoringJob : public Job {
     const size_t fitting = most ? most + (most < candidates) : runner->run_s.fitting(candidates, left_s);
     if (!fitting) {
       end(Ending::kNoTime);
-      return Fate::kNotFinite;
+      return Outcome::kNotFinite;
     }
     desk.heads.rows = fitting == candidates ? candidates : fitting - 1;
     is_partial_ = desk.heads.rows < candidates;
@@ -436,11 +436,11 @@ class ScoringJob : public Job {
     });
   }
 
-  Fate reply(Worker& worker, Desk& desk, const std::vector<Part*>& parts, double before) {
+  Outcome reply(Worker& worker, Desk& desk, const std::vector<Part*>& parts, double before) {
     const double after = clock_s();
     stages_.run = after - before;
     for (Part* const part : parts)
-      if (!write(worker, desk, *part, parts.size() > 1)) return Fate::kNotFinite;
+      if (!write(worker, desk, *part, parts.size() > 1)) return Outcome::kNotFinite;
     while (part_ < parts_.size() && parts_[part_].is_scored) part_++;
     ready_at_ = clock_s();
     stages_.reply = ready_at_ - after - std::exchange(page_s_, 0.0);
@@ -452,7 +452,7 @@ class ScoringJob : public Job {
       else finish(worker, desk);
     }
     count(*worker.tally, own, desk.held->frame);
-    return Fate::kScored;
+    return Outcome::kScored;
   }
 
   // The reply to a part that has its scores; false for one that is not finite.
@@ -603,7 +603,7 @@ class ScoringJob : public Job {
     });
   }
 
-  Outcome take(Worker& worker, Frame& frame, const std::vector<Part*>& parts) {
+  FillResult take(Worker& worker, Frame& frame, const std::vector<Part*>& parts) {
     const double before = clock_s();
     std::vector<Request*> requests;
     for (Part* const part : parts) requests.push_back(&part->request);
@@ -611,18 +611,18 @@ class ScoringJob : public Job {
     frame.live = nullptr;
     frame.reads_texts = assignment_->reads_texts;
     frame.take(requests);
-    const Outcome outcome = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
+    const FillResult filled = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
     frame.live = nullptr;
     stages_.rows += clock_s() - before;
-    return outcome;
+    return filled;
   }
 
-  Outcome fill(Worker& worker, Frame& frame) {
+  FillResult fill(Worker& worker, Frame& frame) {
     const LoadedModel& model = *assignment_->model;
-    if (!model.users) return Outcome::kLacking;
+    if (!model.users) return FillResult::kLacking;
     if (assignment_->live) {
       ask(worker, [&] { live_ = live_of(*assignment_->live, frame); });
-      if (!live_) return Outcome::kLacking;
+      if (!live_) return FillResult::kLacking;
       frame.live = &live_->live;
     }
     const double now = unix_s();
@@ -641,7 +641,7 @@ class ScoringJob : public Job {
   nb::object of_given_, error_, made_;
   std::vector<nb::object> looked_;
   std::string why_;
-  Fate fate_ = Fate::kNotFinite;
+  Outcome outcome_ = Outcome::kNotFinite;
   size_t candidates_ = 0;
   double page_s_ = 0.0;  // of the current parts' runs for a page
   Stages stages_, all_stages_;  // of the current parts; of all that are scored

@@ -25,24 +25,24 @@ struct HandedBody {
   std::string bytes;
   bool is_last;
 };
-struct Key {  // which the front does not know
+struct UnknownKey {  // which the front does not know
   uint64_t number;
   std::string bytes;
 };
-struct Left {  // the client of a handed request
+struct ClientGone {  // the client of a handed request
   uint64_t number;
 };
 struct NotAccepted {
   int reason;
 };
-struct Lacking {  // Python fetches what it lacks, and hands it back to the front
+struct NeedsRows {  // Python fetches what it lacks, and hands it back to the front
   ScoringJob* job;
 };
 struct KnownKey {
   std::string name;
   double until;
 };
-using Told = std::variant<HandedRequest, HandedBody, Key, Left, NotAccepted, Lacking, std::unique_ptr<ScoringJob>>;
+using FrontEvent = std::variant<HandedRequest, HandedBody, UnknownKey, ClientGone, NotAccepted, NeedsRows, std::unique_ptr<ScoringJob>>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -55,8 +55,8 @@ class Front : public Keeper, public Sockets {
   // With Python's lock, after `stop`. The engine has none of its jobs.
   ~Front() override {
     for (ScoringJob* const job : ended_) delete job;
-    for (const Told& told : told_)
-      if (const auto* const lacking = std::get_if<Lacking>(&told)) delete lacking->job;
+    for (const FrontEvent& event : events_)
+      if (const auto* const needing = std::get_if<NeedsRows>(&event)) delete needing->job;
   }
 
   void take_back(Job& job) override {
@@ -89,12 +89,12 @@ class Front : public Keeper, public Sockets {
     std::erase(plans_, nullptr);
   }
 
-  std::vector<Told> take_told() {
-    ears.answer();
-    const std::lock_guard lock(told_mutex_);
-    told_bytes_ = 0;
-    if (!told_.empty()) tally_.hold(Measure::kLoopHold, clock_s() - told_since_);
-    return std::exchange(told_, {});
+  std::vector<FrontEvent> take_events() {
+    python_bell.answer();
+    const std::lock_guard lock(events_mutex_);
+    event_bytes_ = 0;
+    if (!events_.empty()) tally_.hold(Measure::kLoopHold, clock_s() - events_since_);
+    return std::exchange(events_, {});
   }
 
   // Of a handed request: a part of its reply; `closes`: its head says that the connection ends with it.
@@ -158,7 +158,7 @@ class Front : public Keeper, public Sockets {
   size_t held() const { return held_; }
   size_t jobs() const { return jobs_; }  // that the engine has
 
-  Bell ears;  // for Python
+  Bell python_bell;  // for Python
 
  private:
   static constexpr size_t kClogged = 65'536;
@@ -328,7 +328,7 @@ class Front : public Keeper, public Sockets {
     of = size;
   }
 
-  bool has_room() const { return held_ + told_bytes_ <= limits_.inflight; }
+  bool has_room() const { return held_ + event_bytes_ <= limits_.inflight; }
 
   // Until all bytes fit, refuse the oldest unfinished request; or what waits behind others, where that is most; or, at
   // last, this connection's, and return false.
@@ -375,7 +375,7 @@ class Front : public Keeper, public Sockets {
     if (!is_known) {
       request.state = HttpState::kAsked;
       asking_.emplace(request.number, &one);
-      return tell_python(Key{request.number, std::string(head.key)}), false;
+      return tell_python(UnknownKey{request.number, std::string(head.key)}), false;
     }
     request.state = HttpState::kComing;
     request.until = now_ + limits_.body_s;
@@ -527,12 +527,12 @@ class Front : public Keeper, public Sockets {
     if (job->is_away) return take_given(*job);
     jobs_--;
     const bool is_answered = !job->is_sent && !job->claim();
-    if (job->connection && job->has(Fate::kLacking) && !is_answered) {
+    if (job->connection && job->has(Outcome::kLacking) && !is_answered) {
       job->reopen();
       job->is_away = true;
-      return tell_python(Lacking{job});
+      return tell_python(NeedsRows{job});
     }
-    if (job->connection && job->has(Fate::kTimed) && !is_answered) {
+    if (job->connection && job->has(Outcome::kTimed) && !is_answered) {
       job->take_on_deadline();
       job->reopen();
       return put(*job);
@@ -543,7 +543,7 @@ class Front : public Keeper, public Sockets {
         inc(Count::kAnswered);
         observe(Measure::kRequest, job->seconds());
       });
-    release(*job, job->has(Fate::kScored) ? job->candidates() : 0);
+    release(*job, job->has(Outcome::kScored) ? job->candidates() : 0);
     if (job->connection && !is_answered && (job->ending == Ending::kLate || job->ending == Ending::kNoTime))
       late(*job, job->ending == Ending::kLate ? kBefore : kNoTime);
     Connection* const one = detached(*job);
@@ -590,14 +590,14 @@ class Front : public Keeper, public Sockets {
     return found == asking_.end() ? nullptr : found->second;
   }
 
-  void tell_python(Told told, size_t body_bytes = 0) {
+  void tell_python(FrontEvent event, size_t body_bytes = 0) {
     {
-      const std::lock_guard lock(told_mutex_);
-      told_bytes_ += body_bytes;
-      if (told_.empty()) told_since_ = clock_s();
-      told_.push_back(std::move(told));
+      const std::lock_guard lock(events_mutex_);
+      event_bytes_ += body_bytes;
+      if (events_.empty()) events_since_ = clock_s();
+      events_.push_back(std::move(event));
     }
-    ears.ring();
+    python_bell.ring();
   }
 
   // The first request's reply is written, as far as the client takes it: go on with another request, the rest of this body,
@@ -651,7 +651,7 @@ class Front : public Keeper, public Sockets {
   // Drop the latest request without an answer.
   void drop_last(Connection& one) {
     HttpRequest& request = *one.requests.back();
-    if (asking_.erase(request.number)) tell_python(Left{request.number});
+    if (asking_.erase(request.number)) tell_python(ClientGone{request.number});
     hold(request.held, 0);
     one.requests.pop_back();
   }
@@ -710,10 +710,10 @@ class Front : public Keeper, public Sockets {
   std::vector<std::shared_ptr<const Plan>> plans_;
   std::unordered_map<std::string, KnownKey> keys_;
 
-  std::mutex told_mutex_;  // guards what Python is to hear
-  std::vector<Told> told_;
-  double told_since_ = 0.0;
-  std::atomic<size_t> told_bytes_{0};  // of bodies
+  std::mutex events_mutex_;  // guards what Python is to hear
+  std::vector<FrontEvent> events_;
+  double events_since_ = 0.0;
+  std::atomic<size_t> event_bytes_{0};  // of bodies
 };
 
 }  // namespace

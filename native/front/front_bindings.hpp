@@ -75,12 +75,12 @@ struct Telling {
   nb::tuple operator()(HandedBody& one) const {
     return nb::make_tuple("body", one.number, bytes_of(one.bytes), one.is_last);
   }
-  nb::tuple operator()(Key& one) const { return nb::make_tuple("key", one.number, bytes_of(one.bytes)); }
-  nb::tuple operator()(Left& one) const { return nb::make_tuple("left", one.number); }
+  nb::tuple operator()(UnknownKey& one) const { return nb::make_tuple("key", one.number, bytes_of(one.bytes)); }
+  nb::tuple operator()(ClientGone& one) const { return nb::make_tuple("client_gone", one.number); }
   nb::tuple operator()(NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
-  nb::tuple operator()(Lacking& lacking) const {
-    const ScoringJob& job = *lacking.job;
-    return nb::make_tuple("lacking", std::make_unique<AwayJob>(front, lacking.job), job.assignment().given,
+  nb::tuple operator()(NeedsRows& needing) const {
+    const ScoringJob& job = *needing.job;
+    return nb::make_tuple("needs_rows", std::make_unique<AwayJob>(front, needing.job), job.assignment().given,
                           job.asked(), job.deadline);
   }
   nb::tuple operator()(std::unique_ptr<ScoringJob>& job) const {
@@ -88,19 +88,25 @@ struct Telling {
   }
 };
 
-// take_told(): what has happened since the last time, in order: ("request", number, method, target, headers, whether
+// take_events(): what has happened since the last time, in order: ("request", number, method, target, headers, whether
 // its body is whole, whether it is too late, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
 // expects `100 Continue`, when it began, client or None, its job if that has its body, or None); ("body", number, bytes,
-// whether they are all of it); ("key", number, bytes), to be judged; ("left", number) of a client; ("not_accepted", reason); ("lacking", a job that goes on with
+// whether they are all of it); ("key", number, bytes), to be judged; ("client_gone", number) of a client; ("not_accepted", reason); ("needs_rows", a job that goes on with
 // what is fetched for it, the assignment, what was asked for, the deadline); or ("scored", what `look` said)
 nb::list front_take_told(HeldFront& held) {
-  std::vector<Told> all = held.front->take_told();
+  std::vector<FrontEvent> all = held.front->take_events();
   nb::list list;
-  for (Told& told : all) list.append(std::visit(Telling{held.front}, told));
+  for (FrontEvent& event : all) list.append(std::visit(Telling{held.front}, event));
   return list;
 }
 
 void add_front(nb::module_& module) {
+  nb::enum_<Outcome>(module, "Outcome")
+      .value("SCORED", Outcome::kScored)
+      .value("REFUSED", Outcome::kRefused)
+      .value("LACKING", Outcome::kLacking)
+      .value("NOT_FINITE", Outcome::kNotFinite)
+      .value("TIMED", Outcome::kTimed);
   nb::class_<ScoringJob>(module, "ScoringJob")
       .def_prop_ro("of", [](const ScoringJob& job) { return job.plan().of; })
       .def_prop_ro("body", [](const ScoringJob& job) { return bytes_of(job.sent.body); })
@@ -143,8 +149,8 @@ void add_front(nb::module_& module) {
       .def("close_listener", [](HeldFront& held) { held.front->close_listener(); },
            nb::call_guard<nb::gil_scoped_release>())
       .def("close_idle", [](HeldFront& held) { held.front->close_idle(); }, nb::call_guard<nb::gil_scoped_release>())
-      .def("take_told", &front_take_told)
-      .def_prop_ro("descriptor", [](const HeldFront& held) { return held.front->ears.descriptor(); })
+      .def("take_events", &front_take_told)
+      .def_prop_ro("descriptor", [](const HeldFront& held) { return held.front->python_bell.descriptor(); })
       .def_prop_ro("connections", [](const HeldFront& held) { return held.front->connections(); })
       .def_prop_ro("held", [](const HeldFront& held) { return held.front->held(); });
 }

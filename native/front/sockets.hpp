@@ -84,8 +84,8 @@ class Sockets {
   // Have the thread do something.
   void tell_thread(std::function<void()> work) {
     {
-      const std::lock_guard lock(letters_mutex_);
-      letters_.push_back(std::move(work));
+      const std::lock_guard lock(tasks_mutex_);
+      tasks_.push_back(std::move(work));
     }
     bell_.ring();
   }
@@ -276,12 +276,12 @@ class Sockets {
   void look_around() {
     bell_.answer();
     look();
-    std::vector<std::function<void()>> letters;
+    std::vector<std::function<void()>> tasks;
     {
-      const std::lock_guard lock(letters_mutex_);
-      letters.swap(letters_);
+      const std::lock_guard lock(tasks_mutex_);
+      tasks.swap(tasks_);
     }
-    for (const auto& letter : letters) timed(letter);
+    for (const auto& task : tasks) timed(task);
   }
 
   void handle(Connection& one, const Ready& ready) {
@@ -409,8 +409,8 @@ class Sockets {
   std::atomic<size_t> count_{0};
   std::thread thread_;
 
-  std::mutex letters_mutex_;  // guards what the thread is to do
-  std::vector<std::function<void()>> letters_;
+  std::mutex tasks_mutex_;  // guards what the thread is to do
+  std::vector<std::function<void()>> tasks_;
 };
 
 }  // namespace

@@ -62,9 +62,9 @@ class Bridge:
     def close(self) -> None:
         """Answer no more; but learn of all that the engine has answered. Called after the front has stopped."""
         asyncio.get_running_loop().remove_reader(self.front.descriptor)
-        for kind, *told in self.front.take_told():
+        for kind, *event in self.front.take_events():
             if kind == "scored" and self._scoring is not None:
-                self._learn(*told)
+                self._learn(*event)
         for task in self._tasks:
             task.cancel()
 
@@ -81,24 +81,24 @@ class Bridge:
         return [date, _CLOSE] if self.is_draining else [date]
 
     def _take(self) -> None:
-        for kind, *told in self.front.take_told():
+        for kind, *event in self.front.take_events():
             if kind == "request":
-                self._cycles[told[0]] = begun = RequestCycle(self, *told)
+                self._cycles[event[0]] = begun = RequestCycle(self, *event)
                 has_job = begun.scope[JOB] is not None
                 self._begin(begun.run(self._scoring.answer if has_job and self._scoring is not None else self._app))
             elif kind == "not_accepted":
-                self.log.error("cannot_accept", reason=os.strerror(told[0]))
-            elif kind in ("body", "left"):
-                if (cycle := self._cycles.get(told[0])) is not None:
-                    cycle.leave() if kind == "left" else cycle.come(*told[1:])
+                self.log.error("cannot_accept", reason=os.strerror(event[0]))
+            elif kind in ("body", "client_gone"):
+                if (cycle := self._cycles.get(event[0])) is not None:
+                    cycle.leave() if kind == "client_gone" else cycle.come(*event[1:])
             elif self._scoring is None:
                 raise RuntimeError("the port scores nothing")
             elif kind == "key":
-                self._scoring.judge(*told)
-            elif kind == "lacking":
-                self._begin(self._scoring.provide(*told))
+                self._scoring.judge(*event)
+            elif kind == "needs_rows":
+                self._begin(self._scoring.provide(*event))
             else:
-                self._learn(*told)
+                self._learn(*event)
 
     def _learn(self, answered: list[Any]) -> None:
         assert self._scoring is not None, "only a port that scores is told of scores"

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.exploration import exploration_of
 from msd.contract.request import InvalidRequest, RequestError, check_pricing, parse_request_by
+from native import core
 from service.deployment.readiness import Readiness
 from service.errors import ModelError, NotReady
 from service.explainer import Explainer
@@ -30,8 +31,6 @@ from service.telemetry.metrics import Metrics
 
 PATH = "/v1/score"
 _LENGTH = HEADER.lower().encode()
-# How a request fares that a thread has read.
-_, _REFUSED, _LACKING, _NOT_FINITE = range(4)
 
 
 class ScoreRoute:
@@ -100,18 +99,19 @@ class ScoreRoute:
         job: Any = scope.get(JOB)
         if job is None:
             await self._refuse(scope, receive)
+        assert core is not None, "the core has made the job"
         access_of(scope).request_id = job.shown_id
         if job.key:
             scope[KEY] = job.key
         outcome = job.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
-        fate, seen, reply, made, part = outcome
-        if fate == _REFUSED:
+        ended, seen, reply, made, part = outcome
+        if ended == core.Outcome.REFUSED:
             raise await self._refused(job, made, part)
-        if fate == _NOT_FINITE:
+        if ended == core.Outcome.NOT_FINITE:
             raise ModelError("the model returned a non-finite score for this request")
-        if fate == _LACKING:
+        if ended == core.Outcome.LACKING:
             raise RuntimeError("what the request lacks could not be fetched")
         await self._explain(scope, send, job, reply, seen[0])
 

@@ -62,8 +62,8 @@ class Degraded(BaseModel):
         default=None,
         description="By candidate: `cached` has its last known row; `encoded` has no row, but its text was encoded;"
         " `category_prior` has no row, only the request's features; `prior` has neither, or there was no time to"
-        " score it, or its own score was not finite. An ad whose text is not encoded yet is scored without it, and may be"
-        " `encoded` later.",
+        " score it, or its own score was not finite. An ad whose text is not encoded yet is scored without it, and"
+        " may be `encoded` later.",
     )
     values: dict[str, Literal["unknown"]] | None = Field(
         default=None,

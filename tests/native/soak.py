@@ -114,7 +114,7 @@ def read_by(front: Any, stream: bytes) -> Read | None:  # noqa: ANN401 - the cor
             assert ready, stream
             if client in ready and not received(client):
                 return found
-            for kind, number, *told in front.take_told():
+            for kind, number, *told in front.take_events():
                 if kind == "request":
                     head, body = told, b""
                 elif kind == "body":
