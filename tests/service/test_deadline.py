@@ -1,23 +1,18 @@
 """The header that says how long a request may take: what it may say, and that all of the work keeps to it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import native
-from msd.contract.assemble import Rung
 from msd.contract.bundle import Bundle
 from service.errors import MalformedHeader
 from service.http.body import check_deadline
-from service.runtimes.runtime import Scores
 from tests.bundles.factory import AT, golden_requests
-from tests.reference.reply import declared, spread
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
 
@@ -77,31 +72,6 @@ def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(bundle: 
         assert pctr[count:] == pytest.approx([unknown.json()["candidates"]["pctr"][0]] * (40 - count), abs=1e-5)
         wait_until(lambda: running.metric("msd_partial_total") >= 1)
         wait_until(lambda: running.metric('msd_degraded_total{rung="prior",side="item"}') >= 40 - count)
-
-
-IDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20)
-
-
-def scores_of(ids: Sequence[str], count: int) -> Scores:
-    """Of the first so many, each its own letter's, and of an unknown item."""
-    pctr = np.array([*(float(ord(id_)) for id_ in ids[:count]), 0.5], np.float32)
-    return {"pctr": pctr, "other": -pctr}
-
-
-@given(IDS, st.data())
-def test_every_candidate_has_one_score_and_is_marked_if_it_is_the_priors(ids: list[str], data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, len(ids)))
-    cached: dict[str, Rung] = {one: "cached" for one in data.draw(st.sets(st.sampled_from(ids)))}
-    found, marks = spread(scores_of(ids, count), ids), declared(scores_of(ids, count), ids, cached)
-
-    assert {head: len(column) for head, column in found.items()} == {"pctr": len(ids), "other": len(ids)}
-    for one, score in zip(ids, found["pctr"].tolist(), strict=True):
-        assert score == (ord(one) if one in ids[:count] else 0.5)
-        assert (marks.get(one) == "prior") == (one not in ids[:count])
-        if one in ids[:count]:
-            assert marks.get(one) == cached.get(one)
-    assert found["other"].tolist() == (-found["pctr"]).tolist()
-    assert set(marks) <= set(ids)
 
 
 @given(

@@ -15,11 +15,9 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import AT, UNCLICKED, build_bundle, reseal
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
-from tests.contract import test_request
 from tests.contract.bid_requests import bid_request
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_bad_input import but
 from tests.service.test_guard import KEYS, write_keys
 from tests.service.test_load import wait_for_rows
 from tests.service.test_openrtb import CANDIDATES, MAPPING
@@ -63,12 +61,6 @@ def mapped(open_way: Open, tmp_path_factory: pytest.TempPathFactory) -> LiveServ
     made = build_bundle(tmp_path_factory.mktemp("mapped") / "bundle")
     reseal(made.folder, openrtb=MAPPING)
     return open_way(made)
-
-
-@pytest.fixture(scope="module")
-def hasty(bundle: Bundle, open_way: Open) -> LiveService:
-    """For clients that never send all; bodies may be smaller than what is read at once."""
-    return open_way(bundle, BODY_TIMEOUT_S=0.7, REPLY_TIMEOUT_S=60, max_body_bytes=1_024)
 
 
 def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
@@ -151,34 +143,6 @@ def test_good_requests(way: LiveService, name: str) -> None:
         assert only(way, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
 
 
-MALFORMED = {name: body for name, (body, _) in test_request.MALFORMED.items()} | {
-    "duplicate key": b'{"user_id": "u1", "user_id": "u2", "candidates": {"id": ["i1"]}}',
-    "duplicate surrogate key": b'{"\\ud800": 1, "\\ud800": 2}',
-}
-INVALID = {name: (body, field) for name, (body, field, _) in test_request.INVALID.items()} | {
-    "empty object": (b"{}", "user_id"),
-    "at 1e999": (but(at=0).replace(b'"at": 0', b'"at": 1e999'), "at"),
-    "unknown context surrogate": (but(context={"\ud800": 1}), "context.\\ud800"),
-    "category huge": (but(context={"hour": 10**30}), "context.hour"),
-}
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_body_is_refused(way: LiveService, name: str) -> None:
-    reply = only(way, post(MALFORMED[name], JSON, LAST))
-    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (400, "malformed")
-
-
-@pytest.mark.parametrize("name", INVALID)
-def test_invalid_request_is_refused_by_its_field(way: LiveService, name: str) -> None:
-    body, field = INVALID[name]
-    reply = only(way, post(body, JSON, LAST))
-    error = json.loads(reply.body)["error"]
-    assert (reply.status, error["code"], error["field"]) == (422, "invalid", field)
-    assert "Traceback" not in error["message"]
-    assert len(error["message"]) < 700
-
-
 HEADERS = {
     "no content type": (b"", 415),
     "another content type": (b"Content-Type: text/plain\r\n", 415),
@@ -256,12 +220,6 @@ def test_id_that_the_service_gives_is_that_of_the_reply(way: LiveService) -> Non
     assert b"x-request-id" + json.loads(reply.body)["request_id"].encode() in reply.headers
 
 
-@pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
-def test_request_without_body_is_malformed(way: LiveService, length: bytes) -> None:
-    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\n" + JSON + LAST + length + b"\r\n"
-    assert only(way, head).status == 400
-
-
 @pytest.mark.parametrize(
     ("version", "headers"),
     [
@@ -274,27 +232,6 @@ def test_connection_ends_with_the_reply(way: LiveService, version: bytes, header
     reply = only(way, post(GOOD, JSON, headers, version=version))
     assert reply.status == 200
     assert reply.headers.count(b"connectionclose") == 1
-
-
-def test_client_that_expects_100_continue_gets_it(way: LiveService) -> None:
-    request = post(GOOD, JSON, LAST, b"Expect: 100-continue\r\n")
-    head = request[: -len(GOOD)]
-    # A client that does not wait may send both at once, and is spared the interim reply where all has come.
-    assert exchanged(way, [request])[-1].status == 200
-    with connect(way) as connection:
-        connection.sendall(head)
-        assert [reply.status for reply in replies(connection.recv(65_536))] == [100]
-        connection.sendall(GOOD)
-        assert [reply.status for reply in replies(whole_stream(connection))] == [200]
-
-
-def test_byte_by_byte(way: LiveService) -> None:
-    request = post(GOOD, JSON, LAST)
-    start = len(request) - len(GOOD)
-    trickle = [request[place : place + 1] for place in range(start, len(request))]
-    assert only(way, request[:start], *trickle, pause_s=0.001) == only(way, request)
-    heads = [request[place : place + 1] for place in range(start)]
-    assert only(way, *heads, GOOD, pause_s=0.0) == only(way, request)
 
 
 def test_chunked_body_gets_the_same_reply(way: LiveService) -> None:
@@ -313,16 +250,6 @@ def test_body_larger_than_what_is_read_at_once(way: LiveService) -> None:
     whole = only(way, request)
     assert whole.status == 200
     assert only(way, request[:300], request[300:80_000], request[80_000:]) == whole
-
-
-def test_body_without_end_gets_408(hasty: LiveService) -> None:
-    """Also behind another request, and though nothing comes after its beginning."""
-    for body in (b"", GOOD[:20], GOOD[:-1]):
-        reply = only(hasty, post(GOOD, JSON)[: -len(GOOD)] + body)
-        assert reply.status == 408
-        assert b"connectionclose" in reply.headers
-    found = exchanged(hasty, [post(GOOD, JSON) + post(GOOD, JSON)[:-10]])
-    assert [reply.status for reply in found] == [200, 408]
 
 
 def test_request_whose_time_is_over_when_it_has_come(way: LiveService) -> None:
@@ -359,16 +286,6 @@ def test_pipelined_requests_are_answered_in_their_order(way: LiveService) -> Non
     for size in (700, 3_000, 20_000):
         pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
         assert exchanged(way, pieces, pause_s=0.0) == whole
-
-
-def test_nonsense_behind_a_good_request(way: LiveService) -> None:
-    assert [reply.status for reply in exchanged(way, [post(GOOD, JSON) + b"nonsense\r\n\r\n"])] == [200, 400]
-
-
-def test_body_over_the_limit(hasty: LiveService) -> None:
-    assert only(hasty, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
-    reply = only(hasty, post(GOOD + b" " * 1_024, JSON, LAST))
-    assert json.loads(reply.body)["error"]["code"] == "body_too_large"
 
 
 def leave(connection: socket.socket, *, hard: bool) -> None:
@@ -414,40 +331,11 @@ def test_client_that_reads_late_gets_all_of_it(way: LiveService) -> None:
     assert [reply._replace(headers=()) for reply in came] == [expected] * count
 
 
-def test_half_closed_connection(way: LiveService) -> None:
-    """Who says that it will send no more is answered in full."""
-    for _ in range(20):
-        with connect(way) as connection:
-            connection.sendall(post(GOOD, JSON))
-            connection.shutdown(socket.SHUT_WR)
-            stream = whole_stream(connection)
-        assert [reply.status for reply in replies(stream)] == [200]
-    check_whole(way)
-
-
 def check_whole(way: LiveService) -> None:
     """All are well, and have nothing to complain of."""
     wait_until(lambda: way.metric("msd_connections") <= 1)
     assert way.process.poll() is None
     assert not [line for line in way.log() if line["level"] == "error"]
-
-
-def test_keys(bundle: Bundle, open_way: Open, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("keys") / "keys.json"
-    write_keys(path, "ads", "ads-old", "ops")
-    way = open_way(bundle, keys_file=path)
-    for header, status in (
-        (b"", 401),
-        (b"X-Api-Key: msd_hunter2\r\n", 401),
-        (b"X-Api-Key: %b\r\n" % KEYS["ads-old"].encode(), 401),
-        (b"X-Api-Key: %b\r\n" % KEYS["ops"].encode(), 403),
-        (b"X-Api-Key: %b\r\n" % KEYS["ads"].encode(), 200),
-        (b"Authorization: bearer  %b\r\n" % KEYS["ads"].encode(), 200),
-        (b"X-Api-Key:\r\nAuthorization: Bearer %b\r\n" % KEYS["ads"].encode(), 200),
-    ):
-        assert only(way, post(GOOD, JSON, LAST, header)).status == status
-    assert way.metric('msd_requests_total{code="401"}') == 3
-    assert way.metric('msd_requests_total{code="403"}') == 1
 
 
 def test_draining_services_close_kept_connections(bundle: Bundle, open_way: Open) -> None:
@@ -505,21 +393,6 @@ def held(bundle: Bundle, open_way: Open, runs: ModelRuns) -> LiveService:
 
 
 HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()
-
-
-def test_overload_is_refused(held: LiveService, runs: ModelRuns) -> None:
-    exchanged(held, [post(HUNDRED, JSON, LAST)])
-    wait_for_rows(held, 0)  # from here on it is known how many candidates a body has
-    before = held.metric(_REFUSED)
-    with ThreadPoolExecutor(6) as pool:
-        with runs.held():
-            pending = [pool.submit(exchanged, held, [post(HUNDRED, JSON, LAST)]) for _ in range(6)]
-            wait_until(lambda: held.metric(_REFUSED) == before + 5)
-        came = [reply for job in pending for reply in job.result()]
-    assert sorted(reply.status for reply in came) == [200, *[429] * 5]
-    wait_for_rows(held, 0)
-    forms = {(reply.headers, json.loads(reply.body)["error"]["code"]) for reply in came if reply.status == 429}
-    assert len(forms) == 1
 
 
 def test_one_key_leaves_room_to_another(

@@ -17,7 +17,6 @@ from operations.replay.log import LogReplay, replay_log
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.reference.exploration import (
-    MOST_COMPETING,
     CompetingCandidates,
     choose_first,
     competing,
@@ -244,39 +243,6 @@ def test_only_priced_candidates_compete_and_only_click_prices_are_uncertain() ->
     assert found.std.tolist() == [0.5, 0.0, 0.0]
     assert np.exp(found.log_value(0.0)) == pytest.approx([50.0, 0.0, 80.0])
     assert competing(**columns(3)).places.tolist() == [0, 1, 2]
-
-
-def test_without_any_value_the_first_place_wins() -> None:
-    found = competing(**columns(3, ecpm=np.zeros(3)))
-    choice = choose_first(Exploration("thompson", 1.0, "s"), found, 0)
-
-    assert (choice.first, choice.propensity) == (0, 1.0)
-
-
-def test_repeated_id_competes_once() -> None:
-    found = competing(**columns(4, ids=["a", "b", "a", "b"]))
-    priced = competing(**columns(4, ids=["a", "b", "a", "b"], ecpm=np.array([np.nan, 1.0, 2.0, 3.0])))
-
-    assert found.places.tolist() == [0, 1]
-    assert priced.places.tolist() == [1, 2]
-
-
-def test_scores_of_zero_and_one_are_drawn_too() -> None:
-    found = competing(**columns(3, pctr=np.array([0, 1, 0.5], np.float32)))
-    choice = choose_first(Exploration("thompson", 1.0, "s"), found, 1)
-
-    assert choice.first == 1
-    assert choice.propensity == pytest.approx(1.0)
-
-
-def test_at_most_two_hundred_compete() -> None:
-    pctr = np.linspace(0.01, 0.5, 2_000).astype(np.float32)
-    found = competing(**columns(2_000, pctr=pctr, std=np.full(2_000, 0.5, np.float32)))
-
-    assert found.places.tolist() == list(range(2_000 - MOST_COMPETING, 2_000))
-    # The best by its score may be none of them; it still has the probability of not exploring.
-    choice = choose_first(Exploration("ucb", 0.0, "s"), found, 3)
-    assert (choice.first, choice.propensity) == (3, 1.0)
 
 
 def test_impressions_reduce_uncertainty() -> None:

@@ -101,6 +101,19 @@ def test_any_other_key_does_not_score(
     assert metric(guarded, sample) == before + 1
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Api-Key": KEYS["ads"]},
+        {"Authorization": f"bearer  {KEYS['ads']}"},
+        {"X-Api-Key": "", "Authorization": f"Bearer {KEYS['ads']}"},
+    ],
+)
+def test_key_may_be_in_either_header(guarded: LiveService, headers: dict[str, str]) -> None:
+    with guarded.client(headers=headers) as client:
+        assert client.post("/v1/score", json=GOOD).status_code == 200
+
+
 NEEDS: dict[str, KeyScope | None] = {
     "/health/live": None,
     "/health/ready": None,

@@ -20,10 +20,10 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
 from msd.free_port import free_port
-from service.components import open_live_store
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
+from service.components import open_live_store
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
@@ -92,37 +92,11 @@ def test_unknown_ids_are_kept_and_counted(live: LiveService) -> None:
     assert answer["degraded"] == {"user": "unknown"}
 
 
-def test_anonymous_event_counts_for_its_item_alone(live: LiveService) -> None:
-    def unknown() -> float:
-        return live.metric('msd_events_noted_total{what="unknown_user"}')
-
-    tell(live, event("n", "u9", "i35"))  # so that counts are as fresh before as after
-    nobody = {"candidates": {"id": ["i33", "i34"]}, "user_id": None, "at": AT + 20}
-    before, noted = live.score(nobody).json()["candidates"]["pctr"], unknown()
-    shown = [event(f"n{number}", None, "i33", "impression", position=number + 1) for number in range(9)]
-    assert tell(live, *shown).json() == {"accepted": 9, "duplicates": 0}
-    after = live.score(nobody).json()["candidates"]["pctr"]
-
-    assert after[0] != before[0]
-    assert after[1] == before[1], "there is no anonymous user whose history it could be"
-    assert unknown() == noted
-
-
 def test_far_future_is_near(live: LiveService) -> None:
     ahead = live.metric('msd_events_noted_total{what="ahead"}')
     assert tell(live, event("f0", "n1", "i1", at=time.time() + 1e6)).status_code == 202
     assert live.metric('msd_events_noted_total{what="ahead"}') == ahead + 1
     assert live.metric("msd_newest_event_timestamp_seconds") < time.time() + 100
-
-
-@pytest.mark.parametrize(("body", "status", "code"), [(b"{", 400, "malformed"), (b'{"events": []}', 422, "invalid")])
-def test_bad_batches_are_refused_like_bad_requests(live: LiveService, body: bytes, status: int, code: str) -> None:
-    with live.client() as client:
-        answer = client.post("/v1/events", content=body, headers={"content-type": "application/json"})
-        plain = client.post("/v1/events", content=body)
-
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert plain.status_code == 415
 
 
 def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:

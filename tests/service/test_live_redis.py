@@ -30,18 +30,6 @@ def live(bundle: Bundle, shared_redis: ValkeyServer, tmp_path_factory: pytest.Te
         yield running
 
 
-def test_click_is_in_the_next_request(live: LiveService) -> None:
-    for number in range(4):
-        before = {tuple(scores(live, "u1", "i1", "i2")) for _ in range(12)}
-        answer = tell(live, event(f"a{number}", "u1", f"i20{number}"))
-        after = {tuple(scores(live, "u1", "i1", "i2")) for _ in range(12)}
-
-        assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
-        assert len(before) == len(after) == 1
-        assert before != after
-    assert tell(live, event("a0", "u1", "i200")).json() == {"accepted": 0, "duplicates": 1}
-
-
 def test_another_publication_leaves_live_state_alone(
     live: LiveService, shared_redis: ValkeyServer, bundle: Bundle, other_bundle: Bundle
 ) -> None:

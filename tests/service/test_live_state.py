@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.request import InvalidRequest, MalformedRequest, RequestError
+from msd.contract.request import InvalidRequest, MalformedRequest
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, state_rules
 from service.limits import MAX_EVENTS
@@ -355,9 +355,3 @@ def test_batch_is_bounded() -> None:
     assert len(parse_events(body(*[CLICK] * MAX_EVENTS))) == MAX_EVENTS
     with pytest.raises(TooManyEvents, match="1001 events; the limit is 1000: split the batch"):
         parse_events(body(*[CLICK] * (MAX_EVENTS + 1)))
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_events_or_a_request_error(document: bytes) -> None:
-    with pytest.raises(RequestError):
-        parse_events(document)

@@ -5,7 +5,6 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
@@ -250,19 +249,3 @@ def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: 
     (second,) = lines.values()
     assert (second["level"], second["status"], second["error"]) == ("info", 422, "invalid")
     assert second["ms"] > 0
-
-
-def test_core_is_reported(service: LiveService) -> None:
-    def logged(event: str) -> list[dict[str, Any]]:
-        return [line for line in service.log() if line["event"] == event]
-
-    with service.client() as client:
-        instructions = client.get("/v1/model").json()["native"]
-        # Successful requests are not logged.
-        assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
-        assert client.post("/v1/score", json={}).status_code == 422
-    wait_until(lambda: 422 in [line["status"] for line in logged("request")])
-
-    assert 200 not in [line["status"] for line in logged("request")]
-    assert service.metric(f'msd_native_info{{instructions="{instructions}"}}') == 1
-    assert {line["instructions"] for line in logged("native_core")} == {instructions}
