@@ -39,6 +39,6 @@ def serve(
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     settings = Settings.from_environ({**os.environ, **given})
     # Imported here, so that --help and wrong settings are answered at once, without onnxruntime.
-    from service.process import run_service
+    from service.server.process import run_service
 
     run_service(settings)

@@ -183,7 +183,10 @@ def loaded_by(*modules: str) -> set[str]:
 @pytest.mark.parametrize(
     ("modules", "foreign"),
     [
-        (("service.app", "service.command", "operations.publish_command"), {"model_export", "loadtest", "tests"}),
+        (
+            ("service.server.app", "service.command", "operations.publish_command"),
+            {"model_export", "loadtest", "tests"},
+        ),
         (("loadtest.running_command",), {"model_export"}),
     ],
 )
@@ -203,7 +206,7 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
 
 
 CORE = ("service.scoring", "service.http")
-SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playground", "request_log")
+SATELLITES = ("cold", "routes.explainer", "deployment.shadowing", "live", "routes.playground", "request_log")
 
 
 @pytest.mark.parametrize("package", CORE)
@@ -214,7 +217,7 @@ def test_scoring_does_not_import_its_satellites(package: str) -> None:
 
 
 def test_no_two_folders_of_the_service_import_each_other() -> None:
-    """What lies in `service/` itself is below all folders, such as its errors, or above them, such as its app."""
+    """What lies in `service/` itself is below all folders, such as its errors, or above them, as its command is."""
     arrows = {
         (module.split(".")[1], name.split(".")[1])
         for module, source in modules_of("service").items()

@@ -31,7 +31,7 @@ from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
 from service.http.access import send_reply
 from service.http.body import read_json_body
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from service.limits import MAX_EVENTS
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.request_log.request_log import RequestLog

@@ -2,7 +2,7 @@
 
 from urllib.parse import unquote
 
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from service.routes.oip.infer import translate_tensors
 from service.routes.openrtb import PATH, translate_impressions
 from service.scoring.answer import Translated

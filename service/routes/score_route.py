@@ -15,11 +15,11 @@ from msd.contract.request import InvalidRequest, RequestError, check_pricing, pa
 from native import core
 from service.deployment.readiness import Readiness
 from service.errors import ModelError, NotReady
-from service.explainer import Explainer
 from service.http.access import CYCLE, JOB, KEY, OIP, PLAYGROUND, AccessMiddleware, access_of, send_reply
 from service.http.body import check_deadline, check_encoding, check_json, read_body
+from service.http.json_parser import JsonParser
 from service.http.keys import Guard
-from service.json_parser import JsonParser
+from service.routes.explainer import Explainer
 from service.routes.oip.tensors import HEADER
 from service.routes.playground.playground import Playground
 from service.scoring.answer import Seen, Translated

@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from msd.contract.errors import MsdError
+from service.server.watchdog import grace_of
 from service.settings import Settings, SettingsError
-from service.watchdog import grace_of
 from tests.chart.helm import ChartError, Helm
 from tests.chart.manifests import KUBERNETES, check_closed, check_together, name_of, validate
 from tests.chart.rehearsal import Rehearsal

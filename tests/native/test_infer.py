@@ -9,7 +9,7 @@ from typing import Any
 import native
 from msd.contract.request import RequestError, parse_request
 from native.layout import core_schema
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from service.routes.oip.infer import outputs_of
 from service.routes.oip.inputs import scoring_body
 from service.routes.oip.tensors import NUMBERS, read_parts

@@ -10,7 +10,7 @@ from msd.contract.consent import SIGNALS
 from msd.contract.openrtb import OpenrtbMapping, context_of, id_of, identity_of, impressions_of, read_openrtb
 from msd.contract.request import RequestError, parse_request
 from native.layout import core_openrtb, core_schema
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from tests.contract.bid_requests import bid_request
 from tests.contract.test_consent import ALLOWED, REFUSED
 from tests.native.worlds import AT, WORDS, World, draw_world, mutated

@@ -167,7 +167,7 @@ def obey_with_a_slow_log(runs: ModelRuns) -> None:
 
 
 SERVICE = f"{ROOT}/service/"
-SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}scoring_server.py")
+SERVERS = (f"{SERVICE}http/server.py", f"{SERVICE}server/scoring_server.py")
 # What goes on beside requests; the last return free memory, about once a second.
 BESIDE = ("rollout", "look-", "watchdog", "log-lines", "asyncio_")
 

@@ -19,7 +19,7 @@ from msd.contract import instructions
 
 # What a service imports until it is ready; the last four are only imported while it starts.
 _PRELOADED = [
-    *("service.process", "service.command", "operations.check.command"),
+    *("service.server.process", "service.command", "operations.check.command"),
     *("onnxruntime", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"),
     __name__,
 ]

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from service.deployment.readiness import Readiness
-from service.explainer import ExplainBudget, Explainer
 from service.http.bridge import Bridge
 from service.http.entry import bind, listen
 from service.http.server import front_of
+from service.routes.explainer import ExplainBudget, Explainer
 from service.routes.score_route import ScoreRoute
 from service.scoring.deployment import Arm, Assignment, Deployment, Serving
 from service.scoring.engine import ScoringEngine

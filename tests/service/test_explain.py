@@ -21,7 +21,7 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
 from service.errors import DeadlineExceeded, Overloaded
-from service.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley
+from service.routes.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley
 from service.scoring.answer import Explained
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames

@@ -9,7 +9,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.errors import BodyTooLarge
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from tests.service.live import live_service
 
 pytestmark = pytest.mark.anyio

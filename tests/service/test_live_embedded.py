@@ -23,7 +23,7 @@ from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
-from service.components import open_live_store
+from service.server.components import open_live_store
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT

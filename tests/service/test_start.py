@@ -11,9 +11,9 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, read_goldens, write_goldens
 from msd.free_port import free_port
-from service.components import Components
 from service.deployment.rollout import BundleFollower
 from service.probe import probe
+from service.server.components import Components
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import golden_requests, reseal

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from msd.contract.request import InvalidRequest
 from service.http.access import OIP
-from service.json_parser import JsonParser
+from service.http.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, check_served

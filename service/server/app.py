@@ -4,7 +4,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from service.components import Components
 from service.http.access import AccessMiddleware, error_response
 from service.http.body import BodyMiddleware
 from service.http.keys import GuardMiddleware
@@ -17,6 +16,7 @@ from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import oip_routes
 from service.routes.openrtb import PATH as OPENRTB_PATH
 from service.routes.score_route import PATH
+from service.server.components import Components
 
 _SWITCHES = {
     EVENTS_PATH: "it needs MSD_LIVE=on",

@@ -11,13 +11,13 @@ from types import FrameType
 
 import native
 from msd.contract.errors import MsdError
-from service.app import admin_app, create_app
-from service.components import Components
 from service.deployment.rollout import BundleFollower, Rollout
 from service.http.server import LINGER_S, ONCE_A_SECOND, HttpServer
+from service.server.app import admin_app, create_app
+from service.server.components import Components
+from service.server.watchdog import SIGNALS, Watchdog, grace_of
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.watchdog import SIGNALS, Watchdog, grace_of
 
 _ADMIN_CONNECTIONS = 64
 

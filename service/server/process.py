@@ -14,11 +14,11 @@ from service.http.entry import bind
 from service.http.keys import check_keys
 from service.http.tls import check_tls
 from service.machine import scoring_threads, usable_cores
-from service.scoring_server import ScoringServer, handled_signals
+from service.server.scoring_server import ScoringServer, handled_signals
+from service.server.watchdog import Watchdog, grace_of
 from service.settings import Settings
 from service.telemetry.logs import close_logs, configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics
-from service.watchdog import Watchdog, grace_of
 
 # Descriptors not used by clients: files of bundles and logs, Redis, the admin port, and connections accepted to be
 # refused.

@@ -11,11 +11,11 @@ from service.cold.cold_ads import open_cold_ads
 from service.deployment.pinned_bundle import DeploymentPlan
 from service.deployment.readiness import Readiness, make_ready
 from service.deployment.shadowing import Shadowing
-from service.explainer import ExplainBudget, Explainer
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
 from service.live.store import LiveError, LiveStore
 from service.request_log.request_log import open_request_log
+from service.routes.explainer import ExplainBudget, Explainer
 from service.routes.forms import Forms
 from service.routes.playground.playground import Playground
 from service.routes.score_route import ScoreRoute
@@ -25,9 +25,9 @@ from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
 from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
+from service.server.watchdog import Liveness, grace_of
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.watchdog import Liveness, grace_of
 
 # Kept for what follows the request log's end, of the time after the first signal.
 _LAST_STEPS_S = 2.0
