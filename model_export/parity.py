@@ -278,4 +278,4 @@ class BundleRows:
 
     def tensors(self, golden: Golden) -> Tensors:
         """Return the graph's input tensors of the request and its rows."""
-        return golden_tensors(self.schema, self._users.codec, self._items.codec, golden).tensors
+        return golden_tensors(self.schema, self._users.codec, self._items.codec, golden)

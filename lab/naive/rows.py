@@ -114,7 +114,7 @@ class AssembledRows:
         request = CheckedRequest(user_id, list(item_ids))
         user = self._codecs["user"].unpack(await self._values.get("user", [user_id]))
         items = self._codecs["item"].unpack(await self._values.get("item", wanted_items(request, user)))
-        made = assemble(self._schema, request, time.time(), user, items).tensors
+        made = assemble(self._schema, request, time.time(), user, items)
         return {
             name: made[name] if name.startswith("item_") else np.repeat(made[name], len(item_ids), axis=0)
             for name in wanted

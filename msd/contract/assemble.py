@@ -1,10 +1,9 @@
-"""From a checked request and its rows to the ranker's tensors, and what was degraded.
+"""From a checked request and its rows to the ranker's tensors: the reference that each export is checked against.
 
-Requests and rows are merged only here; goldens, replays and the service all use it.
+What serves is the core (`native/core/tensors.hpp`), which also says what was degraded.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -36,15 +35,6 @@ class Counts(NamedTuple):
         return cls(records["impressions"], records["clicks"], records["as_of"])
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """Tensors by name, and the degradation to declare: of candidates by ID, and of the user."""
-
-    tensors: Tensors
-    degraded_candidates: dict[str, Rung] = field(default_factory=dict)
-    degraded_user: UserRung | None = None
-
-
 def history_of(request: CheckedRequest, user: Rows) -> Sequence[Impression]:
     """Return the request's history, or that of the user's row [1] if it has none."""
     return user.histories[0] if request.history is None else request.history
@@ -55,12 +45,7 @@ def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
     return [*request.ids, *(impression.item_id for impression in history_of(request, user))]
 
 
-def unknown_history(request: CheckedRequest, items: Rows) -> int:
-    """Return how many items of the request's own history have no row; `items` has the rows of `wanted_items`."""
-    return 0 if request.history is None else int((~items.found[len(request.ids) :]).sum())
-
-
-def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Assembled:
+def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Tensors:
     """Return the ranker's inputs for one request at time `at` (Unix s).
 
     `user` has one row; `items` has the rows of `wanted_items`. History IDs without a row are skipped, then the last L
@@ -83,43 +68,7 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     kept = np.flatnonzero(items.found[count:])[-schema.history.length :]
     history = history_of(request, user)
     tensors |= _history(schema, items.records[count:][kept], [history[place] for place in kept.tolist()], at)
-    degraded: dict[str, Rung] = {}
-    if not items.found.all():
-        unknown = np.flatnonzero(~items.found[:count])
-        for place, is_encoded in zip(unknown.tolist(), has_semantic(items.records[unknown]).tolist(), strict=True):
-            rung: Rung = "prior" if set(overrides.get(place, {}).values()) <= {None} else "category_prior"
-            degraded[request.ids[place]] = "encoded" if is_encoded else rung
-    if items.stale is not None:
-        degraded |= {request.ids[place]: "cached" for place in np.flatnonzero(items.stale[:count]).tolist()}
-    return Assembled(
-        {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, _user_rung(user, items, count)
-    )
-
-
-def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, at: float) -> Tensors:
-    """Return the tensors of the first `count` candidates and, behind them, of an unknown one.
-
-    `nothing` is the row of missing values [1], `at` the time of the tensors.
-    """
-    unknown = _entities(schema, "item", nothing, at, {})
-    return {
-        spec.name: np.concatenate([tensors[spec.name][:count], unknown[spec.name]])
-        if spec.side == "item"
-        else tensors[spec.name]
-        for spec in schema.tensors
-    }
-
-
-def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
-    """Return the user's rung: `cached` also if a row of the history, behind the `count` candidates, is stale or
-    unavailable."""
-    if not user.found[0]:
-        return "unknown"
-    if user.stale is not None and user.stale[0]:
-        return "cached"
-    if items.stale is not None and (items.stale | ~items.found)[count:].any():
-        return "cached"
-    return None
+    return {spec.name: tensors[spec.name] for spec in schema.tensors}
 
 
 def _entities(

@@ -37,7 +37,6 @@ _FNV_PRIME = np.uint64(0x00000100000001B3)
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
-_ALL_BITS = 2**64 - 1
 
 
 def canonical(field: ValueField, value: object) -> Value:
@@ -85,18 +84,6 @@ def is_unknown(field: ValueField, value: Value) -> bool:
     if isinstance(field, Numeric) or field.buckets is not None or value is None:
         return False
     return any(one not in field.index for one in (value[: field.width] if isinstance(value, tuple) else (value,)))
-
-
-@lru_cache(4_096)
-def hash_string(value: str) -> int:
-    """Return `hash_strings` of one string at a tenth of the cost; recent ones are cached."""
-    hashed = int(_FNV_OFFSET)
-    for character in value:
-        if character != "\0":
-            hashed = ((hashed ^ ord(character)) * int(_FNV_PRIME)) & _ALL_BITS
-    hashed = ((hashed ^ (hashed >> 33)) * int(_MIX_1)) & _ALL_BITS
-    hashed = ((hashed ^ (hashed >> 33)) * int(_MIX_2)) & _ALL_BITS
-    return hashed ^ (hashed >> 33)
 
 
 def hash_strings(values: Sequence[str]) -> NDArray[np.uint64]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msd.contract.assemble import Assembled, assemble, wanted_items
+from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import atomic_file
 from msd.contract.request import CheckedRequest, RequestError, parse_request
@@ -76,7 +76,7 @@ def golden_rows(users: RowCodec, items: RowCodec, golden: Golden) -> tuple[Rows,
     return user, list(golden.items), items.unpack([_decode(row) for row in golden.items.values()])
 
 
-def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, golden: Golden) -> Assembled:
+def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, golden: Golden) -> Tensors:
     """Return the reference tensors of a golden: what the model is expected to see.
 
     They are made as at export, of rows that hold the live events as if these had been exported.

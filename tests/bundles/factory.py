@@ -265,7 +265,7 @@ def _goldens(folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.Mo
             events=tuple(events),
             expected={},
         )
-        tensors = golden_tensors(schema, users, items, golden).tensors
+        tensors = golden_tensors(schema, users, items, golden)
         scores: list[NDArray[np.float32]] = session.run(heads, tensors)
         expected = {head: [float(x) for x in column] for head, column in zip(heads, scores, strict=True)}
         goldens.append(golden.model_copy(update={"expected": expected}))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Assembled, assemble, encode_impressions, wanted_items
+from msd.contract.assemble import Tensors, assemble, encode_impressions, wanted_items
 from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic, pack_history
@@ -30,7 +30,7 @@ USER_ROWS = {
 COLD = ["new", "newer"]
 
 
-def merge(**document: Any) -> Assembled:  # noqa: ANN401
+def merge(**document: Any) -> Tensors:  # noqa: ANN401
     """A request, by default of u0 for i1, merged with the rows above."""
     body = json.dumps({"user_id": "u0", "candidates": {"id": ["i1"]}, **document}).encode()
     request = parse_request(body, SCHEMA)
@@ -40,16 +40,16 @@ def merge(**document: Any) -> Assembled:  # noqa: ANN401
 
 
 def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
-    return merge(**document).tensors[name]
+    return merge(**document)[name]
 
 
-def differing(first: Assembled, other: Assembled) -> set[str]:
-    assert list(first.tensors) == list(other.tensors)
-    return {name for name in first.tensors if not np.array_equal(first.tensors[name], other.tensors[name])}
+def differing(first: Tensors, other: Tensors) -> set[str]:
+    assert list(first) == list(other)
+    return {name for name in first if not np.array_equal(first[name], other[name])}
 
 
 def test_tensors_are_those_of_the_schema() -> None:
-    tensors = merge(candidates={"id": ["i1", "i2", "new"]}).tensors
+    tensors = merge(candidates={"id": ["i1", "i2", "new"]})
 
     assert list(tensors) == [spec.name for spec in SCHEMA.tensors]
     for spec in SCHEMA.tensors:
@@ -59,7 +59,7 @@ def test_tensors_are_those_of_the_schema() -> None:
 
 
 def test_stored_values_are_unchanged() -> None:
-    tensors, row = merge().tensors, ITEMS.unpack([ITEM_ROWS["i1"]]).records
+    tensors, row = merge(), ITEMS.unpack([ITEM_ROWS["i1"]]).records
 
     assert tensors["item_categorical"].tolist() == row["categorical"].tolist()
     assert tensors["item_semantic"].tolist() == row["semantic"].astype(np.float32).tolist()
@@ -87,8 +87,8 @@ OVERRIDES: dict[str, tuple[str, object, str, list[float]]] = {
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_given_value_replaces_only_its_columns(name: str, user_id: str) -> None:
     feature, value, target, columns = OVERRIDES[name]
-    stored = merge(user_id=user_id).tensors
-    given_too = merge(user_id=user_id, user={"features": {feature: value}}).tensors
+    stored = merge(user_id=user_id)
+    given_too = merge(user_id=user_id, user={"features": {feature: value}})
 
     expected = stored[target].copy()
     expected[0, SCHEMA.columns[feature]] = columns
@@ -130,7 +130,7 @@ def categories(history: list[str]) -> list[list[int]]:
     ],
 )
 def test_history_loses_unknown_ids_before_it_is_cut(document: dict[str, Any], history: list[str]) -> None:
-    tensors = merge(**document).tensors
+    tensors = merge(**document)
     filled = min(LENGTH, sum(item_id in ITEM_ROWS for item_id in history))
 
     assert tensors["history_categorical"].tolist() == [categories(history)]
@@ -178,7 +178,7 @@ def log_odds(*item_ids: str) -> list[float]:
 def test_outcomes_are_impressions_clicks_age_and_log_odds(
     document: dict[str, Any], outcomes: dict[str, tuple[float, float, float]]
 ) -> None:
-    tensors = merge(**document).tensors
+    tensors = merge(**document)
     odds = log_odds(*outcomes)
     rows = [
         [*np.array(outcome, np.float32).tolist(), odd] for outcome, odd in zip(outcomes.values(), odds, strict=True)
@@ -205,62 +205,9 @@ def test_candidates_do_not_depend_on_each_other(ids: list[str]) -> None:
         alone = merge(
             candidates={"id": [item_id]}, items={key: value for key, value in described.items() if key == item_id}
         )
-        for name, values in alone.tensors.items():
-            same = together.tensors[name][place : place + 1] if name.startswith("item_") else together.tensors[name]
+        for name, values in alone.items():
+            same = together[name][place : place + 1] if name.startswith("item_") else together[name]
             np.testing.assert_array_equal(same, values)
-        assert together.degraded_candidates.get(item_id) == alone.degraded_candidates.get(item_id)
-
-
-def test_degradation_is_named() -> None:
-    merged = merge(
-        user_id="nobody",
-        candidates={"id": ["i1", "plain", "described", "nulls", "text"]},
-        items={
-            "i1": {"features": {"category": "games"}},
-            "described": {"features": {"category": "?", "price": None}},
-            "nulls": {"features": {"category": None, "price": None}},
-            "text": {"text": "a tent"},
-        },
-    )
-
-    assert merged.degraded_candidates == {
-        "plain": "prior", "described": "category_prior", "nulls": "prior", "text": "prior"
-    }  # fmt: skip
-    assert merged.degraded_user == "unknown"
-    assert not merge().degraded_candidates
-    assert merge().degraded_user is None
-    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
-
-
-@pytest.mark.parametrize(
-    ("user_stale", "items_stale", "missing", "declared", "candidates"),
-    [
-        # u0's history is i3, gone, i5; all of i1, i2, i3, gone, i5 are asked for.
-        (None, None, (), None, {}),
-        (True, None, (), "cached", {}),
-        (False, None, (), None, {}),
-        (None, [True, False, False, False, False], (), "cached", {"i1": "cached"}),
-        (None, [False, True, True, False, True], ("gone",), "cached", {"i2": "cached"}),
-        (None, [False, False, False, False, False], ("i1",), "cached", {"i1": "prior"}),
-    ],
-)
-def test_stale_rows_are_declared(
-    user_stale: bool | None,
-    items_stale: list[bool] | None,
-    missing: tuple[str, ...],
-    declared: str | None,
-    candidates: dict[str, str],
-) -> None:
-    """A history that could be read only in part counts as the user's: they are scored by less than there is."""
-    request = parse_request(json.dumps({"user_id": "u0", "candidates": {"id": ["i1", "i2"]}}).encode(), SCHEMA)
-    user = USERS.unpack([USER_ROWS["u0"]])._replace(stale=None if user_stale is None else np.array([user_stale]))
-    wanted = wanted_items(request, user)
-    assert wanted == ["i1", "i2", *HISTORY]
-    items = ITEMS.unpack([None if id_ in missing else ITEM_ROWS.get(id_) for id_ in wanted])
-    items = items._replace(stale=None if items_stale is None else np.array(items_stale))
-    merged = assemble(SCHEMA, request, AT, user, items)
-
-    assert (merged.degraded_user, merged.degraded_candidates) == (declared, candidates)
 
 
 def test_encoded_text_goes_with_features_of_the_request() -> None:
@@ -278,22 +225,20 @@ def test_encoded_text_goes_with_features_of_the_request() -> None:
     rows = {**ITEM_ROWS, "new": ITEMS.encoded(vector)[0].tobytes()}
     merged = assemble(SCHEMA, request, AT, user, ITEMS.unpack([rows.get(id_) for id_ in wanted_items(request, user)]))
 
-    assert plain.degraded_candidates == {"new": "category_prior", "other": "prior"}
-    assert merged.degraded_candidates == {"new": "encoded", "other": "prior"}
     assert differing(merged, plain) == {"item_semantic", "item_dense"}
-    assert np.array_equal(merged.tensors["item_semantic"][[0, 2]], vector.repeat(2, axis=0))
-    dense_of = [assembled.tensors["item_dense"] for assembled in (merged, plain)]
+    assert np.array_equal(merged["item_semantic"][[0, 2]], vector.repeat(2, axis=0))
+    dense_of = [assembled["item_dense"] for assembled in (merged, plain)]
     assert np.array_equal(dense_of[0][:, :-1], dense_of[1][:, :-1])
     assert dense_of[0][:, -1].tolist() == [1, float(has_semantic(ITEMS.unpack([ITEM_ROWS["i1"]]).records)[0]), 1, 0]
 
 
 def test_context_is_that_of_the_request_and_serving_constants() -> None:
-    merged = merge(context={"hour": 0, "temperature": 25.0}).tensors
+    merged = merge(context={"hour": 0, "temperature": 25.0})
 
     assert merged["context_categorical"].tolist() == [[2, 0, 2]]  # position is "1", its first value
     assert merged["context_dense"].tolist() == [[1, 0]]
-    assert merge(context={"hour": 0}, slot=3).tensors["context_categorical"].tolist() == [[2, 0, 4]]
-    assert merge(slot=9).tensors["context_categorical"].tolist() == [[0, 0, 1]]  # no training row was shown there
+    assert merge(context={"hour": 0}, slot=3)["context_categorical"].tolist() == [[2, 0, 4]]
+    assert merge(slot=9)["context_categorical"].tolist() == [[0, 0, 1]]  # no training row was shown there
     assert tensor("context_categorical").tolist() == [[0, 0, 2]]
     assert tensor("context_dense").tolist() == [[0, 1]]
 
@@ -309,7 +254,7 @@ def test_serving_constant_may_be_a_number() -> None:
     user, item = RowCodec(schema, "user", BUNDLE_ID).unpack([None]), RowCodec(schema, "item", BUNDLE_ID).unpack([None])
     merged = assemble(schema, request, AT, user, item)
 
-    assert merged.tensors["context_dense"].tolist() == [[2.0, 0.0]]
+    assert merged["context_dense"].tolist() == [[2.0, 0.0]]
     placed = assemble(schema, replace(request, slot=2), AT, user, item)
-    assert placed.tensors["context_dense"].tolist() == [[0.5, 0.0]]
+    assert placed["context_dense"].tolist() == [[0.5, 0.0]]
     assert (schema.slot_of(), schema.slot_of(2)) == (5, 2)

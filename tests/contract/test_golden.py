@@ -40,7 +40,7 @@ def test_goldens_suffice_to_repeat_their_scores(whole_bundle: Bundle) -> None:
     assert [one.request for one in goldens] == [*golden_requests(), golden_requests()[0]]
     assert [len(one.events) for one in goldens] == [0] * len(golden_requests()) + [len(golden_events())]
     for one in goldens:
-        scores = session.run(list(one.expected), golden_tensors(SCHEMA, users, items, one).tensors)
+        scores = session.run(list(one.expected), golden_tensors(SCHEMA, users, items, one))
         np.testing.assert_allclose(scores, list(one.expected.values()), atol=1e-6)
 
 
@@ -52,9 +52,10 @@ def test_absent_and_foreign_rows_are_missing() -> None:
     foreign = {"items": {"i": encode_row(make_records(RowCodec(SCHEMA, "item", OTHER_ID), 1)[0].tobytes())}}
     merged, bare, other = (golden_tensors(SCHEMA, USERS, ITEMS, golden(**rows)) for rows in (with_rows, {}, foreign))
 
-    assert (merged.degraded_candidates, merged.degraded_user) == ({}, None)
-    for missing in (bare, other):
-        assert (missing.degraded_candidates, missing.degraded_user) == ({"i": "prior"}, "unknown")
+    for name, missing in bare.items():
+        assert np.array_equal(other[name], missing)
+    assert not np.array_equal(merged["user_dense"], bare["user_dense"])
+    assert not np.array_equal(merged["item_dense"], bare["item_dense"])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.encode import hash_string, hash_strings
+from msd.contract.encode import hash_strings
 from msd.contract.errors import BundleError
 from msd.contract.id_index import build_index, encode_ids, hash_all, hash_ids, id_width
 
@@ -32,7 +32,6 @@ def by_hand(text: str) -> int:
 
 def test_hashes_are_those_of_every_bundle_so_far() -> None:
     assert hash_strings(list(PINNED)).tolist() == list(PINNED.values())
-    assert [hash_string(text) for text in PINNED] == list(PINNED.values())
     assert hash_strings([]).shape == (0,)
     assert hash_strings([]).dtype == np.uint64
 
@@ -45,7 +44,6 @@ def test_hash_is_the_published_algorithm_in_any_batch(texts: list[str]) -> None:
 @given(WORDS, st.integers(0, 40))
 def test_nul_characters_are_ignored(text: str, place: int) -> None:
     assert hash_strings([text[:place] + "\0" + text[place:]]) == hash_strings([text])
-    assert hash_string(text[:place] + "\0" + text[place:]) == hash_strings([text])[0]
 
 
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 import native
-from msd.contract.assemble import Assembled, assemble, cut, history_of, unknown_history, wanted_items
+from msd.contract.assemble import Tensors, assemble, history_of, wanted_items
 from msd.contract.correction import LearnedCorrection
 from msd.contract.exploration import exploration_of
 from msd.contract.pricing import Formula, formula_of
@@ -23,6 +23,7 @@ from native.layout import asked_request, core_model, core_rows, core_schema, giv
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
+from tests.reference.degradation import cut, degraded_candidates, degraded_user, unknown_history
 from tests.reference.exploration import first_of
 from tests.reference.reply import Scored, Scores, declared, reply_document, spread
 
@@ -124,10 +125,10 @@ class Pair:
 
     def _compare_filled(self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows) -> None:
         at = AT if request.at is None else request.at
-        assembled = assemble(self.world.schema, request, at, user, items)
+        tensors = assemble(self.world.schema, request, at, user, items)
         rows, count = _rows_of(request), len(request.ids)
         assert self.frame.rows == [*rows, *(max(rows) + 1 + n for n in range(len(items.found) - count))], body
-        for name, expected in assembled.tensors.items():
+        for name, expected in tensors.items():
             found = self.tensors[name][rows] if name.startswith("item_") else self.tensors[name]
             assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
         assert self.frame.at == at
@@ -135,7 +136,7 @@ class Pair:
         shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
         known = sum(is_found[count:])
         assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
-        self._compare_replies(random, body, request, assembled, at, unknown_history(request, items))
+        self._compare_replies(random, body, request, tensors, at, user, items)
 
     def _corrected(
         self, request: CheckedRequest, correction: LearnedCorrection, places: Sequence[Scores]
@@ -182,19 +183,25 @@ class Pair:
         assert self.frame.deviate(scores) == found
 
     def _compare_replies(
-        self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, at: float, unknown: int
+        self,
+        random: Random,
+        body: bytes,
+        request: CheckedRequest,
+        tensors: Tensors,
+        at: float,
+        user: Rows,
+        items: Rows,
     ) -> None:
         count = ran = len(request.ids)
         rows = _rows_of(request)
         size = kept = max(rows) + 1
-        degraded = assembled.degraded_candidates
+        degraded, of_user = degraded_candidates(request, items), degraded_user(request, user, items)
         if random.random() < 0.3:
             kept = random.randrange(size)
             ran = rows.index(kept)
             self.frame.cut(kept)
-            nothing = self.world.codecs["item"].unpack([None]).records
-            places = [*rows[:ran], kept]
-            for name, expected in cut(self.world.schema, assembled.tensors, ran, nothing, at).items():
+            places, codec = [*rows[:ran], kept], self.world.codecs["item"]
+            for name, expected in cut(self.world.schema, tensors, ran, codec, request, at, user).items():
                 found = self.tensors[name][places] if name.startswith("item_") else self.tensors[name]
                 assert found.tobytes() == expected.tobytes(), (body, name)
             size = kept + 1
@@ -214,13 +221,13 @@ class Pair:
             with np.errstate(all="ignore"):
                 scores = correction.within(every_segment(request, self.world.schema)).correct(scores)
         alone: list[Scores] = [_one_of(random, found_scores) for _ in range(1, request.page or 1)]
-        tensors = {name: column.copy() for name, column in self.tensors.items()}
+        before = {name: column.copy() for name, column in self.tensors.items()}
         try:
             reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines, alone)
         except ValueError:
             assert not all(np.isfinite(column).all() for one in (scores, *alone) for column in one.values()), body
             return
-        assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in tensors.items()), body
+        assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in before.items()), body
         if correction is not None:
             alone = self._corrected(request, correction, alone)
         choice = None
@@ -228,10 +235,10 @@ class Pair:
             asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
             choice = first_of(asked, request, scores, self._formula)
         assert self.frame.choice == choice, body
-        scored = Scored(scores, degraded, assembled.degraded_user, unknown, self._formula, choice, alone)
+        scored = Scored(scores, degraded, of_user, unknown_history(request, items), self._formula, choice, alone)
         document = reply_document(REQUEST_ID, "v", request, scored, arm)
         assert reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
-        assert self.frame.user_rung == assembled.degraded_user, body
+        assert self.frame.user_rung == of_user, body
         assert list(self.frame.rungs.items()) == list(degraded.items()), body
 
 

@@ -17,6 +17,7 @@ from msd.ranker.features import Features
 from msd.student.vectors import LevelVectors
 from msd.training.train import predict
 from tests.ranker.made import World
+from tests.reference.degradation import degraded_candidates
 
 
 def _rungs(world: World) -> dict[str, Features]:
@@ -75,15 +76,14 @@ def test_cold_ad_equals_the_services(name: str, rung: str, request: pytest.Fixtu
         has_text = "text" in rung and bool(world.features.item.present[world.features.item.rows[event].long()])
         vector = np.ones((1, schema.semantic_width("item")), np.float16)
         cold = item.unpack([item.encoded(vector).tobytes() if has_text else None])
-        assembled = assemble(schema, checked, float(row["at"]), user.unpack([None]), cold)
-        tensors = assembled.tensors
+        tensors = assemble(schema, checked, float(row["at"]), user.unpack([None]), cold)
         np.testing.assert_array_equal(less.item.categorical[given], tensors["item_categorical"][0])
         np.testing.assert_allclose(less.item.dense[event], tensors["item_dense"][0], atol=1e-6)
         assert bool(less.item.present[given]) == has_text
         original = world.features.item.rows[event].long()
         assert not has_text or torch.equal(less.item.vectors[given], world.features.item.vectors[original])
         described = "prior" if all(value is None for value in features.values()) else "category_prior"
-        assert assembled.degraded_candidates == {"new": "encoded" if has_text else described}
+        assert degraded_candidates(checked, cold) == {"new": "encoded" if has_text else described}
     assert predict(world.model, less, test).std() > 0.01
 
 

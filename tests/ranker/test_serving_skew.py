@@ -78,7 +78,7 @@ def _as_request(world: World, event: int) -> float:
     clicked = _counts_of(world, features.history_outcomes[event, : len(history), 3].numpy().astype(np.float64))
     counts = Counts(*(np.concatenate(columns) for columns in zip(item_counts, clicked, strict=True)))
     items = _rows(world.model, features, "item", np.concatenate([item_rows, history]), counts, True)
-    tensors = assemble(world.schema, request, float(row["at"]), user, items).tensors
+    tensors = assemble(world.schema, request, float(row["at"]), user, items)
     with torch.no_grad():
         logits = world.model.ranker(
             {name: torch.from_numpy(np.array(tensor, order="C")) for name, tensor in tensors.items()}

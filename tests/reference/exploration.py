@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.encode import hash_string
+from msd.contract.encode import hash_strings
 from msd.contract.exploration import Choice, Exploration, Floats, legendre, log_normal
 from msd.contract.pricing import Formula, ecpm_of, paid_by_click, served_places
 from msd.contract.request import CheckedRequest
@@ -110,7 +110,7 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
 
 def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
     """Return draws from [0, 1), by number [n]: equal for equal seeds, in every release."""
-    state = np.uint64(hash_string(seed)) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    state = hash_strings([seed])[0] + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     for shift, factor in _MIXES:
         state = (state ^ (state >> shift)) * factor
     bits = (state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS

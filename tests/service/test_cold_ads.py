@@ -83,7 +83,7 @@ def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
         if buffers[place] is None and item_id in request.item_texts:
             vector = encode_alone(graph, tokenizer, request.item_texts[item_id]).astype(np.float16)
             buffers[place] = codecs["item"].encoded(vector[None])[0].tobytes()
-    tensors = assemble(schema, request, AT, user, codecs["item"].unpack(buffers)).tensors
+    tensors = assemble(schema, request, AT, user, codecs["item"].unpack(buffers))
     session = onnxruntime.InferenceSession(bundle.path(RANKER), providers=["CPUExecutionProvider"])
     scores: list[float] = session.run(["pctr"], tensors)[0].tolist()
     return scores

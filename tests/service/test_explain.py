@@ -213,7 +213,7 @@ def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
 
 def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
     schema, golden = bundle.schema, next(read_goldens(bundle.path(GOLDENS)))
-    tensors = golden_tensors(schema, *codecs(bundle), golden).tensors
+    tensors = golden_tensors(schema, *codecs(bundle), golden)
     knowledge = KnownGroups(schema, tensors, nothing)
     assert knowledge.groups == GROUPS
     changed = {

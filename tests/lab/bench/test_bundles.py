@@ -64,7 +64,7 @@ def test_bundle_is_proved_and_judged_like_any_other_and_kept(bundles: Bundles, f
 def test_graphs_of_others_score_as_the_bundle(bundles: Bundles, fp32: Bundle) -> None:
     users, items = (RowCodec(fp32.schema, side, fp32.bundle_id) for side in SIDES)
     golden = next(golden for golden in read_goldens(fp32.path(GOLDENS)) if golden.user and len(golden.items) > 3)
-    tensors = golden_tensors(fp32.schema, users, items, golden).tensors
+    tensors = golden_tensors(fp32.schema, users, items, golden)
     count = len(tensors["item_categorical"])
     scores = []
     for path in (fp32.path(RANKER), bundles.tiled):

@@ -30,7 +30,7 @@ def test_scores_are_those_of_the_bundle(exported: Exported, run: Run, tmp_path: 
         request = CheckedRequest(user_id, ids)
         user = users.unpack([values.held["user"].get(user_id)])
         found = items.unpack([values.held["item"].get(item_id) for item_id in wanted_items(request, user)])
-        expected = runtime.run(assemble(bundle.schema, request, time.time(), user, found).tensors)["pctr"]
+        expected = runtime.run(assemble(bundle.schema, request, time.time(), user, found))["pctr"]
         assert [score["id"] for score in reply.json()["scores"]] == ids
         np.testing.assert_allclose([score["pctr"] for score in reply.json()["scores"]], expected, rtol=0, atol=1e-5)
         assert len(set(expected.tolist())) > 1

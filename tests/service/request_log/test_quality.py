@@ -56,7 +56,7 @@ def referenced(seen: list[RequestRecord], tmp_path_factory: pytest.TempPathFacto
     tensors = []
     for record in seen[:200]:
         basis, request = basis_of(record, *codecs), parse_request(record.request, bundle.schema)
-        tensors.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors)
+        tensors.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items))
     scores = {"pctr": np.concatenate([record.scores[0] for record in seen[:200]])}
     reseal(bundle.folder, reference=reference_of(bundle.schema, tensors, scores).model_dump())
     return open_bundle(bundle.folder)
@@ -71,7 +71,7 @@ def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
     for record in found:
         request, basis = parse_request(record.request, bundle.schema), basis_of(record, *codecs)
-        inputs = assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors
+        inputs = assemble(bundle.schema, request, basis.at, basis.user, basis.items)
         drift.add(bundle.manifest, inputs, dict(zip(record.heads, record.scores, strict=True)))
 
 

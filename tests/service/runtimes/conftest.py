@@ -45,6 +45,6 @@ def asked(made_for: Make) -> Asked:
     bundle = made_for("fp32")
     users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
     return [
-        (golden_tensors(bundle.schema, users, items, golden).tensors, golden.expected["pctr"])
+        (golden_tensors(bundle.schema, users, items, golden), golden.expected["pctr"])
         for golden in read_goldens(bundle.path(GOLDENS))
     ]

@@ -37,7 +37,7 @@ def test_onnxruntime_reproduces_the_goldens_and_describes_itself(bundle: Bundle)
     runtime = OnnxRuntime(bundle, "cpu", threads=1)
     users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
     for golden in read_goldens(bundle.path(GOLDENS)):
-        scores = runtime.run(golden_tensors(bundle.schema, users, items, golden).tensors)
+        scores = runtime.run(golden_tensors(bundle.schema, users, items, golden))
         assert list(scores) == ["pctr", "pcvr"]
         np.testing.assert_allclose(scores["pctr"], golden.expected["pctr"], atol=1e-6)
 
