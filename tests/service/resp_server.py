@@ -15,13 +15,11 @@ Answer = Callable[[Sequence[bytes]], bytes]
 class Proxy:
     """Hands bytes on between clients and a server's port. While it is held, what the server says waits.
 
-    `delay_s`: each piece of what the server says comes so much later. `cut_at`: a piece that is longer is cut off
-    there, and its connection ends. `says`: what comes in place of each piece; with it the connection ends if
-    `hangs_up`.
+    `delay_s`: each piece of what the server says comes so much later. `says`: what comes in place of each piece; with
+    it the connection ends if `hangs_up`.
     """
 
     delay_s = 0.0
-    cut_at: int | None = None
     says: bytes | None = None
     hangs_up = False
 
@@ -68,9 +66,6 @@ class Proxy:
                 if waits:
                     self._flows.wait()
                     time.sleep(self.delay_s)
-                    if self.cut_at is not None and len(data) > self.cut_at:
-                        target.sendall(data[: self.cut_at])
-                        break
                 if waits and self.says is not None:
                     data = self.says
                     if self.hangs_up:

@@ -77,17 +77,6 @@ async def test_server_that_is_always_late_is_probed_and_not_asked(
             assert state(store) == "up"
 
 
-async def test_truncated_answers_take_the_store_down(published: ValkeyServer, bundle: Bundle) -> None:
-    with proxy_to(published.port) as proxy:
-        async with opened(bundle, f"redis://127.0.0.1:{proxy.port}/0") as store:
-            await store.get("item", IDS)
-            proxy.cut_at = 30
-            await until(lambda: has_state(store, "down"))
-            await check_degraded(store, "Redis at 127")
-            proxy.cut_at = None
-            await until(lambda: is_fresh(store, IDS + OTHER))
-
-
 async def test_deadline_bounds_the_wait_and_keeps_the_state(published: ValkeyServer, bundle: Bundle) -> None:
     with proxy_to(published.port) as proxy:
         async with opened(bundle, f"redis://127.0.0.1:{proxy.port}/0") as store:
@@ -150,13 +139,3 @@ async def test_refused_connection_leaves_stale_rows_until_mended(
         await until(is_refused)
         client.config_set(setting, before)
         await until(lambda: is_fresh(store))
-
-
-async def test_server_without_memory_is_read_as_ever(published: ValkeyServer, client: Redis, bundle: Bundle) -> None:
-    async with opened(bundle, published.connection_url) as store:
-        assert (await store.get("item", IDS)).found.all()
-        client.config_set("maxmemory", 1)
-        assert await is_fresh(store)
-    async with opened(bundle, published.connection_url) as store:
-        await store.check()
-        assert await is_fresh(store)

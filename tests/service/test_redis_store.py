@@ -216,17 +216,6 @@ def hostile(
         yield Hostile(running, proxy, Redis.from_url(shared_redis.connection_url))
 
 
-def test_connections_killed_under_load_fail_no_request(hostile: Hostile) -> None:
-    load = Load(hostile.service, 4)
-    for _ in range(12):
-        enough = load.statuses[200] + 20
-        wait_until(lambda enough=enough: load.statuses[200] >= enough)
-        hostile.client.client_kill_filter(_type="normal", skipme=True)
-    wait_until(lambda: not is_degraded(hostile.service))
-    load.stop()
-    assert (load.lost, set(load.statuses)) == ([], {200})
-
-
 NONSENSE = [
     b"*2000000000\r\n",
     b"$2000000000\r\n",

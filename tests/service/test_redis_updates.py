@@ -91,15 +91,6 @@ async def test_change_between_a_question_and_its_answer_is_not_overlooked(client
         assert len(answers) == 1
 
 
-async def test_repeated_and_foreign_invalidations_do_no_harm(client: Redis, bundle: Bundle) -> None:
-    row = row_of(client, bundle, "i1")
-    prefix = key_prefix(bundle.bundle_id, "item").encode()
-    noise = changed(prefix + b"y", prefix + b"y", b"", b"msd:", prefix, prefix + b"\xff\xfe", b"another's key")
-    async with server_that(lambda command: noise + values(row) + noise) as url, opened(bundle, url) as store:
-        for _ in range(3):
-            assert (await store.get("item", ["x"])).found.all()
-
-
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -141,18 +132,6 @@ async def test_server_without_tracking_is_named_and_works_without_a_cache(
     client.acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["msd:*"], commands=["+client|tracking"])
     async with opened(bundle, url) as store:
         await store.check()
-
-
-async def test_server_that_hangs_up_is_named_at_once(bundle: Bundle) -> None:
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(9)
-        writer.close()
-
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, opened(bundle, f"redis://127.0.0.1:{port}/0", timeout_s=60.0) as store:
-        with pytest.raises(StoreError, match=f"Redis at 127.0.0.1:{port}: (the connection was closed|Connection)"):
-            await store.check()
 
 
 @pytest.mark.parametrize("form", ["redis://a..b:1", "redis+sentinel://a..b:1/ads", "redis+cluster://a..b:1"])
