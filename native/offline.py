@@ -98,7 +98,7 @@ class OfflineScorer:
         terms, rows = self._terms, None
         if given is not None:
             at, user, items = given
-            rows = (*given_rows(user, items), at, 0.0, None)
+            rows = (*given_rows(user, items), None, at, 0.0, None)
         terms.live, terms.corrections, terms.seen = live, corrections, []
         reply = self._core.score(request_id, body, rows, most)
         return terms.seen[0]._replace(reply=reply)

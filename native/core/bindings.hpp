@@ -149,16 +149,20 @@ ServedModel make_model(std::string version, const std::map<std::string, std::vec
 }
 
 // (user's state or None, those of the candidates, (since, until) of the stream or None, lag_s, half-lives of users and
-// items)
+// items, `Live::unknown` or None)
 using LiveForm = std::tuple<std::optional<nb::bytes>, std::vector<std::optional<nb::bytes>>,
-                            std::optional<std::pair<double, double>>, double, double, double>;
+                            std::optional<std::pair<double, double>>, double, double, double, std::optional<nb::bytes>>;
 
 // What is live for a request that was read, for as long as its frame is read.
 struct HeldLive {
-  explicit HeldLive(LiveForm given) : form(std::move(given)) {
-    const auto& [user, items, stream, lag_s, user_half_life_s, item_half_life_s] = form;
+  // Of so many candidates.
+  HeldLive(LiveForm given, size_t candidates) : form(std::move(given)) {
+    const auto& [user, items, stream, lag_s, user_half_life_s, item_half_life_s, unknown] = form;
+    if (items.size() != candidates || (unknown && unknown->size() != candidates + 1))
+      throw nb::value_error("there is a state, or None, for each candidate");
     const auto packed = [](const auto& state) { return state ? view_of(*state) : std::string_view(); };
     live.user = packed(user);
+    live.unknown = packed(unknown);
     for (const std::optional<nb::bytes>& item : items) live.items.push_back(packed(item));
     live.has_stream = stream.has_value();
     if (stream) std::tie(live.since, live.until) = *stream;
@@ -176,10 +180,7 @@ struct HeldLive {
 std::unique_ptr<HeldLive> live_of(nb::handle ask, const Frame& frame) {
   const std::string_view user = frame.request().user_id;
   auto form = nb::cast<std::optional<LiveForm>>(ask(user.empty() ? nb::none() : nb::cast(user), frame.candidates()));
-  if (!form) return nullptr;
-  if (std::get<1>(*form).size() != frame.candidates().size())
-    throw nb::value_error("there is a state, or None, for each candidate");
-  return std::make_unique<HeldLive>(std::move(*form));
+  return form ? std::make_unique<HeldLive>(std::move(*form), frame.candidates().size()) : nullptr;
 }
 
 // (Unix s, item's ID, shown, clicked) of an impression
@@ -285,8 +286,7 @@ bool frame_read(HeldFrame& held, const nb::bytes& body, size_t max_candidates) {
 }
 
 // take(body, max_candidates, users, items, now, epochs, live, reads_texts, keeps_rows): an outcome, by number. Reads,
-// and fills from files, from arenas, or from given rows. `live` is asked for live states; None: there are none, or they
-// are in the given rows.
+// and fills from files, from arenas, or from given rows. `live` is asked for live states; None: there are none.
 template <class Users, class Items>
 int frame_take(HeldFrame& held, const nb::bytes& body, size_t max_candidates, const Users& users, const Items& items,
                double now, const std::optional<std::vector<int64_t>>& epochs, const std::optional<nb::object>& live,

@@ -1,4 +1,4 @@
-// Live states laid over rows, as `service.live.overlay` lays them, bit for bit: counts and their age as they are now
+// Live states laid over rows, as `tests.reference.live` lays them, bit for bit: counts and their age as they are now
 // instead of as they were exported, and the history. States are packed as `service.live.live_state` packs them.
 #pragma once
 
@@ -27,6 +27,7 @@ struct Counts {
 struct Live {
   std::string_view user;
   std::vector<std::string_view> items;  // of the candidates
+  std::string_view unknown;  // a byte for the user and each candidate, not 0 if it is not known whether there is a state; empty: all are
   bool has_stream = false;
   double since = 0.0, until = 0.0, lag_s = 0.0, user_half_life_s = 1.0, item_half_life_s = 1.0;
 
@@ -77,8 +78,9 @@ inline bool append_history(std::string_view packed, std::vector<std::string_view
 
 // Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
 // all events until then. `scratch` holds the decay factors of counts: `decay` of msd.contract.state.
-inline void lay_over(const Live& live, const std::string_view* states, double half_life_s, double at, double horizon,
-                     const Ufunc& exp2, std::vector<Counts>& counts, std::vector<double>& scratch) {
+inline void lay_over(const Live& live, const std::string_view* states, std::string_view unknown, double half_life_s,
+                     double at, double horizon, const Ufunc& exp2, std::vector<Counts>& counts,
+                     std::vector<double>& scratch) {
   const size_t size = counts.size();
   const double reached = live.complete_at(at);
   const bool is_covered = live.covers(horizon);
@@ -87,7 +89,8 @@ inline void lay_over(const Live& live, const std::string_view* states, double ha
     const StateHead head(states[k]);
     const bool is_newer = head.is_found && head.as_of > counts[k].as_of;
     if (is_newer) counts[k] = {head.impressions, head.clicks, head.as_of};
-    const double complete = is_newer || is_covered ? std::max(counts[k].as_of, reached) : counts[k].as_of;
+    const bool is_known = unknown.empty() || !unknown[k];
+    const double complete = is_newer || (is_covered && is_known) ? std::max(counts[k].as_of, reached) : counts[k].as_of;
     scratch[k] = (counts[k].as_of - complete) / half_life_s;
     counts[k].as_of = complete;
   }

@@ -59,7 +59,7 @@ struct GivenRows {
   size_t count;
 };
 
-// Those of the user, and of candidates and history; and the user's history. Live states and vectors of texts are in them.
+// Those of the user, and of candidates and history; and the user's history, which may be live. Vectors of texts are in them.
 struct Given {
   GivenRows user, items;
   std::vector<std::string_view> history;
@@ -240,7 +240,7 @@ class Frame {
     return FillResult::kFilled;
   }
 
-  // From rows that were fetched. Lacking if they are not those that the request wants.
+  // From rows that were fetched, with the history to use. Lacking if they are not those that the request wants.
   FillResult fill(const Given& given, double now) {
     if (!encode()) return FillResult::kUnread;
     if (given.user.count != 1) return FillResult::kLacking;
@@ -606,9 +606,10 @@ class Frame {
     double horizon = std::max(0.0, of_user_[0].as_of);
     for (const Counts& one : of_items_) horizon = std::max(horizon, one.as_of);
     const Ufunc& exp2 = schema_.ufuncs.exp2;
-    lay_over(*live, live->items.data(), live->item_half_life_s, at_, horizon, exp2, of_items_, odds_);
+    const std::string_view unknown = live->unknown;
+    lay_over(*live, live->items.data(), unknown.empty() ? unknown : unknown.substr(1), live->item_half_life_s, at_, horizon, exp2, of_items_, odds_);
     if (request_->user_id.empty()) return;
-    lay_over(*live, &live->user, live->user_half_life_s, at_, horizon, exp2, of_user_, odds_);
+    lay_over(*live, &live->user, unknown.substr(0, 1), live->user_half_life_s, at_, horizon, exp2, of_user_, odds_);
     found.live_age_s = std::max(0.0, at_ - of_user_[0].as_of);
   }
 

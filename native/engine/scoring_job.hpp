@@ -128,12 +128,13 @@ class ScoringJob : public Job {
     timeout_s_.reset();
   }
 
-  // What was fetched: (rows of the user, rows of candidates and history, as of, seconds that this took, what `look` is to
-  // know of that). Its end was `kDone`, and stays so: a keeper may read it meanwhile.
+  // What was fetched: (rows of the user, rows of candidates and history, live states or None, as of, seconds that this took,
+  // what `look` is to know of that). Its end was `kDone`, and stays so: a keeper may read it meanwhile.
   void go_on(const nb::object& given) {
-    const auto [user, items, at, seconds, of_given] =
-        nb::cast<std::tuple<UserRows, ItemRows, double, double, nb::object>>(given);
+    const auto [user, items, live, at, seconds, of_given] =
+        nb::cast<std::tuple<UserRows, ItemRows, std::optional<LiveForm>, double, double, nb::object>>(given);
     given_ = std::make_unique<HeldGiven>(user, items, assignment_->model->schema);
+    live_ = live ? std::make_unique<HeldLive>(*live, lacked_.size()) : nullptr;
     given_at_ = at;
     is_given_ = true;
     stages_.rows += seconds;
@@ -584,13 +585,13 @@ class ScoringJob : public Job {
       observe(Measure::kReply, stages.reply);
       observe(Measure::kRunRows, static_cast<double>(rows));
       if (is_partial_) inc(Count::kPartial);
+      if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
       if (is_given_) return;
       const size_t read = found.items + found.has_user;
       inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, read);
       inc(Count::kRowsMissing, found.asked - read);
       if (found.user_written_at != 0.0) observe(Measure::kUserAge, now - found.user_written_at);
       if (found.item_written_at != 0.0) observe(Measure::kItemAge, now - found.item_written_at);
-      if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
     });
   }
 
@@ -608,7 +609,7 @@ class ScoringJob : public Job {
     std::vector<Request*> requests;
     for (Part* const part : parts) requests.push_back(&part->request);
     frame.keeps_rows = keeps_rows_;
-    frame.live = nullptr;
+    frame.live = is_given_ && live_ ? &live_->live : nullptr;
     frame.reads_texts = assignment_->reads_texts;
     frame.take(requests);
     const FillResult filled = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);

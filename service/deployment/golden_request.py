@@ -126,7 +126,7 @@ class _Live:
         user = None if user_id is None else self._states["user"].get(user_id)
         stream = 0.0, max(event.at for event in self.events)
         half_lives = self._rules["user"].half_life_s, self._rules["item"].half_life_s
-        return user, [self._states["item"].get(one) for one in ids], stream, _LAG_S, *half_lives
+        return user, [self._states["item"].get(one) for one in ids], stream, _LAG_S, *half_lives, None
 
     def _fold(self, side: RowSide, event: LiveEvent) -> None:
         owner, of_side = event.of(side)

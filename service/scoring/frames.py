@@ -39,9 +39,10 @@ class Live(Protocol):
         ...
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
-    ) -> tuple[Rows, Rows]:
-        """Return the rows of the user, and of `wanted_items`, as of a time, before a deadline."""
+        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
+        """Return the rows of the user, with the history to use, and of `wanted_items`, before a deadline; and the
+        states to lay over them, in the core's form."""
         ...
 
 
@@ -58,12 +59,13 @@ class ColdAds(Protocol):
 
 
 class Given(NamedTuple):
-    """Rows that were fetched, of the user [1], and of candidates and history, as of a time (Unix s); and the seconds
-    that this took."""
+    """Rows that were fetched, of the user [1], and of candidates and history; live states to lay over them, in the
+    core's form; the time of the request (Unix s); and the seconds that this took."""
 
     at: float
     user: Rows
     items: Rows
+    states: tuple[object, ...] | None
     seconds: float
 
 
@@ -92,13 +94,17 @@ class Frame(NamedTuple):
         """Return the scores that the last reply has [N], in the request's order."""
         return {name: np.frombuffer(column, np.float32) for name, column in self.core.columns.items()}
 
-    def kept(self, model: Model) -> tuple[Rows, Rows]:
-        """Return the rows that the tensors were made of, if they were kept."""
+    def kept(self, model: Model, given: Given | None) -> tuple[Rows, Rows]:
+        """Return the rows that the tensors were made of, if they were kept. `given`: those that were fetched for it."""
         user, items, found, seen = self.core.kept
         history = tuple(Impression(*one) for one in seen)
         users, has_user = np.frombuffer(user, model.codecs["user"].dtype), np.array([self.core.found[0]])
         records = np.frombuffer(items, model.codecs["item"].dtype)
-        return Rows(users, has_user, (history,), 0), Rows(records, np.frombuffer(found, bool), (), 0)
+        stale = (None, None) if given is None else (given.user.stale, given.items.stale)
+        return (
+            Rows(users, has_user, (history,), 0, stale[0]),
+            Rows(records, np.frombuffer(found, bool), (), 0, stale[1]),
+        )
 
     def of_request(self, items: Rows) -> Rows:
         """Return the request's rows of `items`, which has one for equal candidates, and the history's behind them."""
@@ -139,7 +145,8 @@ class Frames:
     def fill(self, model: Model, body: bytes, given: Given) -> Frame:
         """Return the calling thread's frame, with the tensors of a request that `read` accepts, from given rows."""
         frame, rows = self.of(model), given_rows(given.user, given.items)
-        if frame.core.take(body, self.max_candidates, *rows, given.at, None, None, False, False):
+        states = None if given.states is None else lambda *_: given.states
+        if frame.core.take(body, self.max_candidates, *rows, given.at, None, states, False, False):
             raise RuntimeError("the native core lacks rows that it was given")
         return frame
 
@@ -150,7 +157,7 @@ class Frames:
     def unknown(self, model: Model, at: float) -> Tensors:
         """Return the tensors of an unknown user, an unknown context and one unknown item."""
         users, items = (model.codecs[side].unpack([None]) for side in ROW_SIDES)
-        return self.fill(model, _UNKNOWN, Given(at, users, items, 0.0)).copied()
+        return self.fill(model, _UNKNOWN, Given(at, users, items, None, 0.0)).copied()
 
     async def fetch(self, model: Model, request: CheckedRequest, deadline: float, at: float | None = None) -> Given:
         """Fetch what a request needs. A failing store degrades the rows. `at`: the time of a request that has none; by
@@ -160,15 +167,15 @@ class Frames:
             at = request.at
         elif at is None:
             at = time.time()
-        rows_of = partial(self._rows, model, deadline)
+        rows_of, states = partial(self._rows, model, deadline), None
         if self.live is not None:
-            user, items = await self.live.fetch(model.schema, request, at, rows_of, deadline)
+            user, items, states = await self.live.fetch(model.schema, request, rows_of, deadline)
         else:
             user = await rows_of("user", [request.user_id])
             items = await rows_of("item", wanted_items(request, user))
         if request.item_texts and self._cold_ads is not None:
             items = await self._cold_ads.fill(model, request, items, deadline)
-        return Given(at, user, items, time.perf_counter() - started)
+        return Given(at, user, items, states, time.perf_counter() - started)
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
         """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""

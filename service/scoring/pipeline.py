@@ -88,7 +88,7 @@ class Pipeline:
     async def provide(self, job: Any, assignment: Assignment, asked: tuple[Any, ...], deadline: float) -> None:  # noqa: ANN401
         """Fetch what a job lacks, and let it go on. Raises nothing for a failing store, which degrades the scores."""
         given = await self._frames.fetch(assignment.arm.model, asked_request(asked), deadline)
-        job.go_on((*given_rows(given.user, given.items), given.at, given.seconds, given))
+        job.go_on((*given_rows(given.user, given.items), given.states, given.at, given.seconds, given))
 
     def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:
         if self._shadowing is None or not deployment.shadows:
@@ -152,7 +152,7 @@ class Pipeline:
         explained = self._to_explain(frame, ran, assignment) if is_explained else None
         if not is_followed:
             return Seen(deployment, None, explained)
-        user, items = (given.user, given.items) if given else frame.kept(arm.model)
+        user, items = frame.kept(arm.model, given)
         served = Served(
             request_id,
             time.time(),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -20,11 +21,13 @@ from msd.contract.rows import Rows, RowSide
 from msd.contract.segments import every_segment
 from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
 from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
+from service.live.store import PackedStates
 from service.telemetry.metrics import Metrics
-from tests.native.live_worlds import LiveWorld, draw_live
+from tests.native.live_worlds import LAG_S, LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
 from tests.reference.degradation import cut, degraded_candidates, degraded_user, unknown_history
 from tests.reference.exploration import first_of
+from tests.reference.live import laid
 from tests.reference.reply import Scored, Scores, declared, reply_document, spread
 
 CAPACITY = 40
@@ -86,11 +89,20 @@ class Pair:
             asked = self._asked()
             assert asked == _asked_of(request), body
             user, once = draw_given(random, self.world, asked)
-            given = given_rows(user, once)
-            assert self.frame.take(body, CAPACITY, *given, AT, None, None, reads_texts, False) == FILLED
+            given, over = given_rows(user, once), draw_live(random, self.world, self._metrics)
+            known = None if random.random() < 0.5 else [random.random() < 0.8 for _ in range(1 + len(asked.ids))]
+            ask = None if random.random() < 0.5 else partial(over.known, known)
+            assert self.frame.take(body, CAPACITY, *given, AT, None, ask, reads_texts, False) == FILLED
             places = [*_rows_of(request), *range(len(asked.ids), len(once.found))]
             stale = None if once.stale is None else once.stale[places]
             items = Rows(once.records[places], once.found[places], (), 0, stale)
+            if ask is not None:
+                of_user, of_items = over.states(known, asked.user_id or None, asked.ids)
+                firsts = [asked.ids.index(one) for one in request.ids]
+                mask = None if of_items.known is None else of_items.known[firsts]
+                of_items = PackedStates([of_items.packed[place] for place in firsts], of_items.stream, mask)
+                at = AT if request.at is None else request.at
+                user, items = laid(self.world.schema, user, items, of_user, of_items, at, LAG_S)
         self._compare_filled(random, body, request, user, items)
         return outcome
 
@@ -149,7 +161,7 @@ class Pair:
         return found
 
     def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
-        """As `LiveRows` fetches them."""
+        """As `LiveRows` fetches them, with what is live."""
         if live is None:
             user = self._stored("user", [request.user_id])
             return user, self._stored("item", wanted_items(request, user))
@@ -159,9 +171,10 @@ class Pair:
 
         # Nothing here is waited for.
         with pytest.raises(StopIteration) as end:
-            live.rows.fetch(self.world.schema, request, at, stored).send(None)
-        rows: tuple[Rows, Rows] = end.value.value
-        return rows
+            live.rows.fetch(self.world.schema, request, stored).send(None)
+        user, items, _ = end.value.value
+        states = live.states(None, request.user_id or None, request.ids)
+        return laid(self.world.schema, user, items, *states, at, LAG_S)
 
     def _stored(self, side: RowSide, ids: list[str]) -> Rows:
         if ids == [ANONYMOUS]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
+import numpy as np
+
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
 from service.live.live_state import LiveState, pack_state
@@ -29,6 +31,21 @@ class LiveWorld:
     def ask(self, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
         """What the core asks for."""
         return self.rows.cached(self._world.schema, user_id, ids)
+
+    def states(
+        self, known: Sequence[bool] | None, user_id: str | None, ids: Sequence[str]
+    ) -> tuple[PackedStates | None, PackedStates]:
+        """The states of a user, unless it is anonymous, and of items. `known`: whether each may be there."""
+        of_user, of_items = None if user_id is None else self.cached("user", [user_id]), self.cached("item", ids)
+        if known is not None:
+            of_items = of_items._replace(known=np.array(known[1:]))
+            of_user = of_user and of_user._replace(known=np.array(known[:1]))
+        return of_user, of_items
+
+    def known(self, known: Sequence[bool] | None, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...]:
+        """The same for the core."""
+        of_user, of_items = self.states(known, user_id, ids)
+        return self.rows._for_core(self._world.schema, of_user or PackedStates([None], None), of_items)
 
     def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
         return PackedStates([self._states.get((side, id_)) for id_ in ids], self.stream)

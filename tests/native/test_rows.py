@@ -175,7 +175,7 @@ def test_history_of_a_state_or_a_row_is_bounded(
     state = pack_state(begin(1.0, 1.0, AT + 1, seen))
     loaded = Loaded(tmp_path / "bundle")
     rows = core_rows(loaded.files["user"].memory()), core_rows(loaded.files["item"].memory())
-    live = (state, [None] * 3, None, 900.0, 1.0, 1.0)
+    live = (state, [None] * 3, None, 900.0, 1.0, 1.0, None)
     assert loaded.frame.take(BODY, CAPACITY, *rows, AT, None, lambda *_: live, False, False) == outcome
 
     monkeypatch.setattr("msd.contract.rows.MAX_HISTORY", count)  # as another's program may pack it

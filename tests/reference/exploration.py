@@ -110,7 +110,7 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
 
 def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
     """Return draws from [0, 1), by number [n]: equal for equal seeds, in every release."""
-    state = hash_strings([seed])[0] + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    state = np.uint64(int(hash_strings([seed])[0])) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     for shift, factor in _MIXES:
         state = (state ^ (state >> shift)) * factor
     bits = (state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS

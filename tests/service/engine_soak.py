@@ -58,14 +58,16 @@ class FitfulStates:
         self._random = random
 
     def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
-        return None if self._random.random() < 0.3 else (None, [None] * len(ids), None, 0.0, 1.0, 1.0)
+        return None if self._random.random() < 0.3 else (None, [None] * len(ids), None, 0.0, 1.0, 1.0, None)
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
-    ) -> tuple[Rows, Rows]:
+        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
         await asyncio.sleep(self._random.random() * 0.01)
         user = await fetch("user", [request.user_id])
-        return user, await fetch("item", wanted_items(request, user))
+        items = await fetch("item", wanted_items(request, user))
+        states = (None, [None] * len(request.ids), (1.0, 2.0), 0.0, 1.0, 1.0, bytes(1 + len(request.ids)))
+        return user, items, states if self._random.random() < 0.5 else None
 
 
 def scored_twice(

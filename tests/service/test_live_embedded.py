@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import pytest
 from msd.contract.bundle import Bundle
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
-from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.live_state import unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
@@ -27,7 +25,7 @@ from service.server.components import open_live_store
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
-from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, live_service, run_msd
 
 
 @contextmanager
@@ -97,42 +95,6 @@ def test_far_future_is_near(live: LiveService) -> None:
     assert tell(live, event("f0", "n1", "i1", at=time.time() + 1e6)).status_code == 202
     assert live.metric('msd_events_noted_total{what="ahead"}') == ahead + 1
     assert live.metric("msd_newest_event_timestamp_seconds") < time.time() + 100
-
-
-def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:
-    """Clients repeat events until they are accepted, while the service is killed and restarted."""
-    state, port = tmp_path / "state", free_port()
-    count, item = 120, "an-ad-without-row"
-
-    def send_until_accepted(number: int) -> None:
-        document = {"events": [event(f"k{number}", f"k{number % 7}", item, "impression")]}
-        while True:
-            try:
-                answer = httpx.post(f"http://127.0.0.1:{port}/v1/events", json=document, trust_env=False, timeout=30.0)
-                if answer.status_code == 202:
-                    return
-                assert answer.status_code == 503, answer.text
-            except httpx.TransportError:
-                pass
-            time.sleep(0.02)
-
-    with ThreadPoolExecutor(4) as pool:
-        sending = [pool.submit(send_until_accepted, number) for number in range(count)]
-        for least in (20, 40):
-            with live_state(bundle, tmp_path, state, port=port) as running:
-                wait_until(lambda least=least: sum(future.done() for future in sending) > least)
-                running.process.kill()
-                running.process.wait()
-        with live_state(bundle, tmp_path, state, port=port) as running:
-            for future in sending:
-                future.result()
-            kept = scores(running, "k3", item)
-            everything = (event(f"k{number}", f"k{number % 7}", item, "impression") for number in range(count))
-            assert tell(running, *everything).json() == {"accepted": 0, "duplicates": count}
-    with live_state(bundle, tmp_path, state) as running:
-        assert scores(running, "k3", item) == kept
-        assert tell(running, event("k0", "k0", item, "impression")).json()["duplicates"] == 1
-    assert impressions(state, item) == count
 
 
 def test_states_that_outgrow_their_place_refuse_events_and_go_on_scoring(bundle: Bundle, tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ from service.live.live_state import (
     unpack_counts,
     unpack_state,
 )
-from service.live.overlay import AsOf, with_counts, with_history
+from service.live.overlay import with_history
 from service.live.store import PackedStates, Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
 from tests.contract.examples import clicked
 from tests.contract.test_state import assert_close
+from tests.reference.live import AsOf, with_counts
 
 RULE = StateRule(half_life_s=100.0, history_length=4)
 TIMES = st.integers(0, 2_000).map(float)
@@ -57,14 +58,6 @@ def taken(live: LiveState, events: list[Event]) -> LiveState:
     for event in events:
         live = take(RULE, live, event)
     return live
-
-
-@given(ROWS, EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
-def test_order_of_events_changes_nothing(row: LiveState, orders: tuple[list[Event], list[Event]]) -> None:
-    first, second = (taken(row, events) for events in orders)
-
-    assert_close(first.state, second.state)
-    assert first.watermark == second.watermark == row.watermark
 
 
 @given(STATES, TIMES, ITEMS)

@@ -41,12 +41,12 @@ class SlowStates:
         return None
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: RowsOf, deadline: float | None = None
-    ) -> tuple[Rows, Rows]:
+        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+    ) -> tuple[Rows, Rows, None]:
         self.asked.set()
         await self.may_come.wait()
         user = await fetch("user", [request.user_id])
-        return user, await fetch("item", wanted_items(request, user))
+        return user, await fetch("item", wanted_items(request, user)), None
 
 
 class Waiting(Fronted):
