@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
@@ -67,3 +68,8 @@ def make_folder(path: Path) -> None:
 
 def fold_all(rule: StateRule, events: Iterable[Event], start: EntityState | None = None) -> EntityState:
     return reduce(lambda state, event: fold(rule, state, event), events, start or EntityState())
+
+
+def assert_close(state: EntityState, other: EntityState) -> None:
+    assert (state.as_of, state.history) == (other.as_of, other.history)
+    assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)

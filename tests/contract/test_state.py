@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, remember
-from tests.contract.examples import fold_all
+from tests.contract.examples import assert_close, fold_all
 
 RULE = StateRule(half_life_s=100.0, history_length=4)
 TIMES = st.integers(0, 2_000).map(float)
@@ -18,11 +18,6 @@ EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), ITEMS, shown=st.just(Tr
 def closed_form(events: list[Event], as_of: float) -> float:
     """Σ 2^−((as_of − t) / half-life)."""
     return math.fsum(2.0 ** (-(as_of - event.at) / RULE.half_life_s) for event in events)
-
-
-def assert_close(state: EntityState, other: EntityState) -> None:
-    assert (state.as_of, state.history) == (other.as_of, other.history)
-    assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)
 
 
 @given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))

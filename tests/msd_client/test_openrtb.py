@@ -9,11 +9,10 @@ import pytest
 
 from msd_client import BadReply, Candidates, InvalidRequest, OpenrtbRequest, ScoreRequest
 from tests.bundles.factory import AT, build_bundle, reseal
-from tests.contract.bid_requests import bid_request, tcf
+from tests.contract.bid_requests import CONTEXTS, MAPPING, bid_request, tcf
 from tests.msd_client.conftest import Ask
 from tests.scripted_server import Reply, scripted_server
 from tests.service.live import LiveService, live_service
-from tests.service.test_openrtb import CONTEXTS, MAPPING
 
 ONE = Candidates(ids=[f"i{number}" for number in range(20)], bids=[0.5] * 20)
 TWO = Candidates(ids=("i1", "i2"), bids=(2.0, None), pricing=("cpa", "cpc"))

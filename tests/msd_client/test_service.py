@@ -21,9 +21,9 @@ from msd_client import (
 )
 from tests.bundles.factory import AT, build_bundle
 from tests.msd_client.conftest import Ask
+from tests.service.api_keys import KEYS, write_keys
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_tls import Files, known
+from tests.service.tls_files import Files, known
 
 IDS = [f"i{number}" for number in range(50)]
 REQUEST = ScoreRequest(

@@ -11,8 +11,7 @@ from msd.contract.openrtb import OpenrtbMapping, context_of, id_of, identity_of,
 from msd.contract.request import RequestError, parse_request
 from native.layout import core_openrtb, core_schema
 from service.http.json_parser import JsonParser
-from tests.contract.bid_requests import bid_request
-from tests.contract.test_consent import ALLOWED, REFUSED
+from tests.contract.bid_requests import ALLOWED, REFUSED, bid_request
 from tests.native.worlds import AT, WORDS, World, draw_world, mutated
 
 CAPACITY = 40

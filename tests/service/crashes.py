@@ -48,7 +48,7 @@ from tests.bundles.factory import build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.feedback import made
 from tests.operations.catalogue.made import quiet
-from tests.operations.test_publish_delta import exported_again, rows_of
+from tests.operations.exports import exported_again, rows_of
 
 _LONGEST_JOIN_S = 0.6
 _EVENTS, _RECHECKED = 20, 50

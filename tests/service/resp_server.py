@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import hiredis
+from hypothesis import strategies as st
 
 Answer = Callable[[Sequence[bytes]], bytes]
 
@@ -118,3 +119,24 @@ def values(*given: bytes | None) -> bytes:
 
 def changed(*keys: bytes) -> bytes:
     return b">2\r\n" + bulk(b"invalidate") + values(*keys)
+
+
+SCALARS = st.one_of(
+    st.binary(max_size=40).map(lambda value: b"$%d\r\n%b\r\n" % (len(value), value)),
+    st.sampled_from([b"$-1\r\n", b"_\r\n", b":7\r\n", b"+OK\r\n", b"-ERR no\r\n", b"#t\r\n", b",1.5\r\n", b"(1\r\n"]),
+    st.just(b"$3\r\nabc\r\n"),
+)
+
+
+def aggregates(children: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Lists, pushes and maps of some elements."""
+    lists = st.tuples(st.sampled_from(b"*>"), st.lists(children, max_size=6)).map(
+        lambda drawn: b"%c%d\r\n%b" % (drawn[0], len(drawn[1]), b"".join(drawn[1]))
+    )
+    maps = st.lists(st.tuples(SCALARS, children), max_size=3).map(
+        lambda pairs: b"%%%d\r\n%b" % (len(pairs), b"".join(map(b"".join, pairs)))
+    )
+    return lists | maps
+
+
+REPLIES = st.lists(st.recursive(SCALARS, aggregates, max_leaves=6), min_size=1, max_size=3)

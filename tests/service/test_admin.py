@@ -11,9 +11,9 @@ import pytest
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import CURRENT, EXPERIMENT
 from tests.bundles.factory import golden_requests
+from tests.service.api_keys import KEYS, write_keys
+from tests.service.bundle_folders import two_bundles
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_swap import two_bundles
 
 ADMIN = {"x-api-key": KEYS["ops"]}
 ARMS: list[dict[str, Any]] = [

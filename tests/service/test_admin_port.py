@@ -12,9 +12,9 @@ import pytest
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from tests.bundles.factory import golden_requests
+from tests.service.api_keys import KEYS, write_keys
 from tests.service.live import LiveService, live_service, run_msd, wait_until
-from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_tls import Files
+from tests.service.tls_files import Files
 
 MOVED = ("/metrics", "/v1/admin/experiment")
 

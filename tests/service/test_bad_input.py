@@ -2,20 +2,13 @@
 
 import json
 import socket
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.service.live import LiveService, wait_until
-
-GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
-
-
-def but(**changes: Any) -> bytes:  # noqa: ANN401
-    return json.dumps({**GOOD, **changes}).encode()
+from tests.service.wire import GOOD, HEAD, but, error_of, talk
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +16,6 @@ def client(service: LiveService) -> Iterator[httpx.Client]:
     """One kept connection: it has to outlive every bad request."""
     with service.client(headers={"Content-Type": "application/json"}) as kept:
         yield kept
-
-
-def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The error, whose form is always the same."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    error: dict[str, Any] = answer.json()["error"]
-    assert list(answer.json()) == ["error"]
-    assert set(error) == {"code", "message", "field"}
-    assert "Traceback" not in error["message"]
-    assert len(error["message"]) < 700
-    return error
 
 
 @pytest.mark.parametrize("size", [2**20 + 1, 5 * 2**20])
@@ -71,18 +52,6 @@ def test_wrong_routes(client: httpx.Client, method: str, path: str, status: int,
 def test_nothing_of_it_is_an_internal_error(service: LiveService) -> None:
     assert service.metric('msd_requests_total{code="500"}') == 0
     assert not [line for line in service.log() if line["event"] == "internal_error"]
-
-
-def talk(service: LiveService, *pieces: bytes) -> bytes:
-    """Sends pieces on a raw connection and gives all that comes until the service closes it."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(0.01)
-        return b"".join(iter(lambda: connection.recv(65_536), b""))
-
-
-HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
 def test_client_that_leaves_is_counted_and_nothing_is_done(service: LiveService) -> None:

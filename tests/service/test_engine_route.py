@@ -15,10 +15,10 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import POISON_HOUR, Recipe
+from tests.service.api_keys import KEYS, write_keys
 from tests.service.faults import ModelRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_load import wait_for_rows
+from tests.service.load import wait_for_rows
 
 GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
 JSON = b"Content-Type: application/json\r\n"

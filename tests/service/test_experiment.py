@@ -17,8 +17,8 @@ from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
 from service.scoring.deployment import Assignment
 from tests.bundles.factory import AT
+from tests.service.bundle_folders import first_golden, two_bundles
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_swap import first_golden, two_bundles
 
 USERS = [f"u{number}" for number in range(60)]
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +24,12 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
 from tests.bundles.factory import golden_requests
+from tests.service.api_keys import _MADE, KEYS, write_keys
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.redis_rows import until
-from tests.service.test_bad_input import HEAD, error_of, talk
+from tests.service.wire import HEAD, error_of, talk
 
 GOOD = golden_requests()[0]
-_PAST, _FUTURE = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
-_WANTED: dict[str, tuple[tuple[KeyScope, ...], datetime | None]] = {
-    "ads": (("score", "events"), None),
-    "ads-next": (("score",), _FUTURE),
-    "ads-old": (("score",), _PAST),
-    "prometheus": (("metrics",), None),
-    "ops": (("admin",), None),
-}
-_MADE: dict[str, tuple[str, KeyEntry]] = {name: new_key(name, *given) for name, given in _WANTED.items()}
-KEYS = {name: key for name, (key, _) in _MADE.items()}
-
-
-def write_keys(path: Path, *names: str) -> None:
-    """The file of some of the keys, in one step."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"keys": [_MADE[name][1].model_dump(mode="json") for name in names]}))
-    os.replace(temporary, path)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from msd.contract.bundle import open_bundle
 from operations.replay.log import replay_log
 from tests.bundles.factory import AT, build_bundle, reseal
-from tests.contract.bid_requests import bid_request
+from tests.contract.bid_requests import MAPPING, bid_request
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import awaited
-from tests.service.test_openrtb import MAPPING
 
 ADS = [*(f"i{number}" for number in range(60)), "stranger", "other stranger"]
 # Of each impression its position, which is its only feature, and its ads; the last are as the first.

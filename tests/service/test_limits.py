@@ -16,7 +16,7 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, freeze, live_service, wait_until
-from tests.service.test_bad_input import GOOD, HEAD, but, talk
+from tests.service.wire import GOOD, HEAD, but, talk
 
 CONNECTIONS = 4
 BODY = but()

@@ -10,9 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
@@ -26,6 +24,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
 from tests.service.live import ROOT, LiveService, live_service, run_msd
+from tests.service.live_events import event, scores, tell
 
 
 @contextmanager
@@ -40,24 +39,6 @@ def live(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     folder = tmp_path_factory.mktemp("live")
     with live_state(bundle, folder, folder / "state") as running:
         yield running
-
-
-def event(number: object, user: str | None, item: str, kind: str = "click", **more: object) -> dict[str, Any]:
-    return {"event_id": f"e{number}", "type": kind, "user_id": user, "item_id": item, "at": AT + 10, **more}
-
-
-def tell(service: LiveService, *events: dict[str, Any]) -> httpx.Response:
-    with service.client() as client:
-        return client.post("/v1/events", json={"events": events})
-
-
-def scores(
-    service: LiveService, user: str, *items: str, at: float = AT + 20, override: dict[str, Any] | None = None
-) -> list[float]:
-    answer = service.score({"user_id": user, "at": at, "candidates": {"id": items}, "user": override})
-    assert answer.status_code == 200, answer.text
-    found: list[float] = answer.json()["candidates"]["pctr"]
-    return found
 
 
 def test_click_is_in_the_next_request(live: LiveService) -> None:

@@ -12,8 +12,8 @@ from lab.bench.redis import RedisProcess
 from msd.contract.bundle import Bundle
 from service.redis.keys import live_key
 from tests.service.live import LiveService, wait_until
+from tests.service.live_events import event, scores, tell
 from tests.service.redis_rows import ALL, frozen, publish, redis_service
-from tests.service.test_live_embedded import event, scores, tell
 
 
 def serve(

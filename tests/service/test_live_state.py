@@ -29,8 +29,7 @@ from service.live.overlay import with_history
 from service.live.store import PackedStates, Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
-from tests.contract.examples import clicked
-from tests.contract.test_state import assert_close
+from tests.contract.examples import assert_close, clicked
 from tests.reference.live import AsOf, with_counts
 
 RULE = StateRule(half_life_s=100.0, history_length=4)

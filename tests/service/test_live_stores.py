@@ -29,9 +29,9 @@ from service.lru_cache import LruCache
 from service.redis.keys import live_key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.contract.test_state import assert_close
+from tests.contract.examples import assert_close
+from tests.service.clusters import fail_over_after, move_slot
 from tests.service.redis_rows import until
-from tests.service.test_topologies import fail_over_after, move_slot
 
 pytestmark = pytest.mark.anyio
 

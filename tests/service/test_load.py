@@ -2,8 +2,6 @@
 
 import json
 import socket
-import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,10 @@ from typing import Any
 import httpx
 
 from msd.contract.bundle import Bundle
-from tests.bundles.factory import AT, golden_requests
+from tests.bundles.factory import AT
 from tests.service.faults import ModelRuns
-from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.load import wait_for_rows
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
 
@@ -22,48 +21,6 @@ def ask(service: LiveService, within_ms: int = 60_000) -> httpx.Response:
     """One request that has so much time, on a connection of its own."""
     with service.client() as client:
         return client.post("/v1/score", json=REQUEST, headers={"x-deadline-ms": str(within_ms)})
-
-
-def wait_for_rows(service: LiveService, rows: int) -> None:
-    """Until so many candidates are waiting or at work."""
-    wait_until(lambda: service.metric("msd_queued_rows") == rows)
-
-
-class Load:
-    """Clients that score without pause, each with a kept connection that it opens anew when told to close.
-
-    A request is lost when its connection was made and no whole reply came. A refused connection is no loss: the
-    client knows at once, and goes elsewhere.
-    """
-
-    def __init__(self, service: LiveService, clients: int) -> None:
-        self.statuses: Counter[int] = Counter()
-        self.lost: list[str] = []
-        self.refused: list[str] = []
-        self._service = service
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(120)
-
-    def _run(self) -> None:
-        with self._service.client() as client:
-            while not self._stop.wait(PAUSE_S):
-                try:
-                    answer = client.post("/v1/score", json=golden_requests()[0])
-                    assert answer.json()["candidates" if answer.status_code == 200 else "error"]
-                    self.statuses[answer.status_code] += 1
-                except httpx.ConnectError as error:
-                    self.refused.append(repr(error))
-                    return
-                except Exception as error:
-                    self.lost.append(repr(error))
-                    return
 
 
 def test_health_answers_while_the_model_runs_and_sigterm_lets_it_end(bundle: Bundle, tmp_path: Path) -> None:

@@ -3,22 +3,15 @@
 import math
 import mmap
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from service.machine import free_memory, memory_limit, own_memory, scoring_threads, usable_cores
 from service.settings import Settings
+from tests.service.control_groups import write_groups
 
 CORES = len(os.sched_getaffinity(0))
-
-
-def write_groups(root: Path, groups: str, files: Mapping[str, object]) -> None:
-    """The control groups of a process, and files of theirs."""
-    for path, content in (("proc/self/cgroup", groups), *((f"sys/fs/cgroup/{name}", files[name]) for name in files)):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(f"{content}\n")
 
 
 @pytest.mark.parametrize(

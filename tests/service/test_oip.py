@@ -14,9 +14,9 @@ from tritonclient.utils import InferenceServerException
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
 from tests.bundles.factory import AT, golden_requests
+from tests.service.bundle_folders import two_bundles
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import awaited, connected
-from tests.service.test_swap import two_bundles
 
 IDS = [f"i{number}" for number in range(200)]
 BIDS = np.linspace(0.1, 3.0, len(IDS))

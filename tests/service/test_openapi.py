@@ -21,9 +21,9 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from tests.bundles.factory import build_bundle
+from tests.service.api_keys import KEYS, write_keys
+from tests.service.bundle_folders import point
 from tests.service.live import ROOT, LiveService, live_service
-from tests.service.test_guard import KEYS, write_keys
-from tests.service.test_swap import point
 
 PUBLISHED = ROOT / "docs" / "openapi.json"
 CHECKS = [

@@ -18,19 +18,12 @@ from operations.replay.log import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
 from tests.bundles.factory import AT, build_bundle, reseal
 from tests.bundles.ranker_graph import Recipe
-from tests.contract.bid_requests import bid_request, tcf
+from tests.contract.bid_requests import CANDIDATES, CONTEXTS, IDS, MAPPING, bid_request, tcf
+from tests.service.bundle_folders import point
 from tests.service.live import LiveService, live_service
 from tests.service.request_log.log import awaited
-from tests.service.test_swap import point
 
-MAPPING = {
-    "user_id": ["user.buyeruid", "user.id", "device.ifa"],
-    "features": {"device": "device.devicetype", "hour": "imp.banner.pos", "temperature": "user.yob"},
-}
-IDS = [f"i{number}" for number in range(40)]
-CANDIDATES = {"1": {"id": IDS, "bid": [0.5] * 40}, "2": {"id": IDS[:3]}}
 ID = {"X-Request-Id": "fixed"}
-CONTEXTS = {"1": {"device": 4, "hour": 3, "temperature": 1990}, "2": {"device": 4, "hour": 1, "temperature": 1990}}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from service.redis.cluster import SLOTS, Cluster, Redirect, read_ranges, read_re
 from service.redis.redis_line import ReplyBounds
 from service.redis.redis_link import Listener
 from service.redis.redis_url import parse_redis_url
+from tests.service.resp_server import REPLIES
 
 SECRET = "hunter2"
 
@@ -74,27 +75,6 @@ def test_invalid_redis_url_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(ValueError, match="redis") as caught:
         parse_redis_url(url)
     assert SECRET not in str(caught.value)
-
-
-SCALARS = st.one_of(
-    st.binary(max_size=40).map(lambda value: b"$%d\r\n%b\r\n" % (len(value), value)),
-    st.sampled_from([b"$-1\r\n", b"_\r\n", b":7\r\n", b"+OK\r\n", b"-ERR no\r\n", b"#t\r\n", b",1.5\r\n", b"(1\r\n"]),
-    st.just(b"$3\r\nabc\r\n"),
-)
-
-
-def aggregates(children: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Lists, pushes and maps of some elements."""
-    lists = st.tuples(st.sampled_from(b"*>"), st.lists(children, max_size=6)).map(
-        lambda drawn: b"%c%d\r\n%b" % (drawn[0], len(drawn[1]), b"".join(drawn[1]))
-    )
-    maps = st.lists(st.tuples(SCALARS, children), max_size=3).map(
-        lambda pairs: b"%%%d\r\n%b" % (len(pairs), b"".join(map(b"".join, pairs)))
-    )
-    return lists | maps
-
-
-REPLIES = st.lists(st.recursive(SCALARS, aggregates, max_leaves=6), min_size=1, max_size=3)
 
 
 @given(REPLIES, st.lists(st.integers(0, 400), max_size=8))

@@ -23,11 +23,10 @@ from service.redis.redis_link import Command
 from service.redis.topology import open_nodes
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live_events import event, tell
+from tests.service.load import Load
 from tests.service.redis_rows import KNOWN, frozen, is_degraded, opened, publish, reads, redis_service
-from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
-from tests.service.test_live_embedded import event, tell
-from tests.service.test_load import Load
-from tests.service.test_redis_protocol import REPLIES
+from tests.service.resp_server import REPLIES, Proxy, bulk, proxy_to, server_that
 
 SECRET = "hunter2"
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from msd.contract.bundle import Bundle
 from tests.bundles.factory import build_bundle, golden_requests, reseal
-from tests.contract.bid_requests import bid_request
+from tests.contract.bid_requests import CANDIDATES, MAPPING, bid_request
 from tests.service.faults import watch
 from tests.service.live import ROOT, live_service, wait_until
-from tests.service.test_bad_input import HEAD
-from tests.service.test_openrtb import CANDIDATES, MAPPING
+from tests.service.wire import HEAD
 
 REQUEST = {key: golden_requests()[0][key] for key in ("user_id", "at", "context", "candidates")}
 

@@ -37,8 +37,8 @@ from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
+from tests.service.control_groups import write_groups
 from tests.service.redis_rows import until
-from tests.service.test_machine import write_groups
 
 
 def reading_of(name: str) -> SourceReading:

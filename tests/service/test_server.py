@@ -20,7 +20,7 @@ from msd.contract.golden import Golden, read_goldens
 from msd.free_port import free_port
 from tests.bundles.factory import golden_requests
 from tests.service.live import ROOT, LiveService, freeze, live_service, run_msd, wait_until
-from tests.service.test_load import Load
+from tests.service.load import Load
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
-from msd.contract.golden import Golden, read_goldens, write_goldens
+from msd.contract.golden import Golden
 from msd.free_port import free_port
 from service.deployment.rollout import BundleFollower
 from service.probe import probe
@@ -17,6 +17,7 @@ from service.server.components import Components
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import golden_requests, reseal
+from tests.service.bundle_folders import break_goldens, change_goldens
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 
 
@@ -50,19 +51,6 @@ def test_limit_of_file_sizes_is_one_message(bundle: Bundle) -> None:
     ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     assert "error: a file cannot be written (File too large); free disk space, or raise its limit" in ended.stderr
-
-
-def change_goldens(folder: Path, change: Callable[[list[Golden]], list[Golden]]) -> None:
-    write_goldens(folder / GOLDENS, change(list(read_goldens(folder / GOLDENS))))
-    reseal(folder)
-
-
-def break_goldens(folder: Path) -> None:
-    def change(goldens: list[Golden]) -> list[Golden]:
-        wrong = {**goldens[1].expected, "pctr": [value + 1e-3 for value in goldens[1].expected["pctr"]]}
-        return [goldens[0], goldens[1].model_copy(update={"expected": wrong})]
-
-    change_goldens(folder, change)
 
 
 def _drop_a_head(goldens: list[Golden]) -> list[Golden]:

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from msd.contract.bundle import (
-    GOLDENS,
     MANIFEST,
     MARKER,
     RANKER,
@@ -22,31 +21,14 @@ from msd.contract.bundle import (
     file_entries,
     open_bundle,
 )
-from msd.contract.golden import Golden, read_goldens
 from service.deployment.bundle_folder import CURRENT
 from tests.bundles.factory import build_bundle, golden_requests, reseal
 from tests.bundles.ranker_graph import Recipe
+from tests.service.bundle_folders import break_goldens, first_golden, point, two_bundles
 from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
-from tests.service.test_start import break_goldens
 
 # So many of the bad ones come after a good one.
 _GOOD = 3
-
-
-def point(folder: Path, name: str, pointer: str = CURRENT) -> None:
-    """Replaces a pointer in a folder of bundles in one step."""
-    fresh = folder / f".{pointer}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(name)
-    fresh.replace(folder / pointer)
-
-
-def two_bundles(folder: Path, bundle: Bundle, other: Bundle) -> Path:
-    """A folder of bundles: `a`, the current one, and `b`."""
-    shutil.copytree(bundle.folder, folder / "a")
-    shutil.copytree(other.folder, folder / "b")
-    point(folder, "a")
-    return folder
 
 
 class Clients:
@@ -83,10 +65,6 @@ class Clients:
                     if reply["candidates"]["pctr"] == pytest.approx(expected, abs=1e-5) and "degraded" not in reply:
                         continue
                 self.wrong.append(answer.text)
-
-
-def first_golden(bundle: Bundle) -> Golden:
-    return next(read_goldens(bundle.path(GOLDENS)))
 
 
 def overwrite(path: Path, change: Callable[[bytes], bytes]) -> None:

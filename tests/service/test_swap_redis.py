@@ -17,11 +17,12 @@ from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import PublishedBundle, roll_back_redis
 from service.redis.keys import BESIDE, POINTER, PREVIOUS, rows_key
 from tests.bundles.factory import golden_requests
+from tests.service.bundle_folders import point
 from tests.service.live import LiveService, wait_until
+from tests.service.live_events import event, tell
 from tests.service.redis_rows import publish, redis_service
 from tests.service.resp_server import server_that
-from tests.service.test_live_embedded import event, tell
-from tests.service.test_swap import Clients, open_files, point, reasons, version
+from tests.service.test_swap import Clients, open_files, reasons, version
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
 from tests.bundles.factory import ITEMS, USERS
 from tests.operations.catalogue.made import make, write_shard
+from tests.service.clusters import fail_over_after, move_slot
 from tests.service.redis_rows import (
     ALL,
     change,
@@ -101,24 +102,6 @@ def test_catalogue_goes_to_all_nodes_of_a_cluster(fleet: Fleet, bundle: Bundle, 
     after = [master.client().dbsize() for master in fleet.masters]
     assert sum(after) == sum(before) + 60
     assert all(now > then for now, then in zip(after, before, strict=True))
-
-
-def fail_over_after(nodes: Sequence[RedisProcess], ms: int) -> None:
-    """Silence of a node, after which these take it for dead."""
-    for node in nodes:
-        node.ask("CONFIG", "SET", "cluster-node-timeout", ms)
-
-
-def move_slot(slot: int, source: RedisProcess, target: RedisProcess, keys: Sequence[bytes] | None = None) -> None:
-    """Move a slot from one master to another, half-way only where `keys` names those that go."""
-    names = {node: node.ask("CLUSTER", "MYID").decode() for node in (source, target)}
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-    for key in source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000) if keys is None else keys:
-        source.ask("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
-    if keys is None:
-        for node in (target, source):
-            node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])
 
 
 async def test_keys_are_followed_while_their_slot_moves_and_after(fleet: Fleet, bundle: Bundle) -> None:

@@ -38,7 +38,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT
 from tests.operations.catalogue.made import quiet
-from tests.operations.test_publish_delta import exported_again
+from tests.operations.exports import exported_again
 from tests.service.fronted import Answer, Fronted, deployed
 
 USERS, ITEMS = st.sampled_from(["u1", "u2", "nobody"]), st.sampled_from(["i1", "i2", "i3", "new"])

@@ -13,6 +13,7 @@ from operations.check.running import look_at_running, read_totals
 from operations.service_client import ServiceClient, tls_of
 from service.http.keys import new_key
 from tests.operations.check.looking import check, finding, levels, settings_of
+from tests.service.bundle_folders import break_goldens
 from tests.service.live import LiveService, live_service, wait_until
 
 _KEY, _ENTRY = new_key("check", ("score", "metrics"), None)
@@ -88,8 +89,6 @@ def test_unreachable_service_is_an_error(tmp_path: Path) -> None:
 
 
 def test_reports_why_service_is_not_ready(copied_bundle: Path, tmp_path: Path) -> None:
-    from tests.service.test_start import break_goldens
-
     break_goldens(copied_bundle)
     with live_service(copied_bundle, tmp_path, wait_ready=False) as running:
         wait_until(lambda: "golden 2" in running.ready()["missing"].get("model", ""))
