@@ -32,7 +32,7 @@ inline bool is_broken(const char* how) {
 # By what breaks: the header, a text that occurs once in it, what stands there if it is broken, and why it is refused.
 BROKEN = {
     "lookup": ("row_file.hpp", "load<uint64_t>(own + at) != words[at / kWord]", "false", "differs by"),
-    "constant": ("tensors.hpp", "std::min(impressions, kMostShown)", "std::min(impressions, 7.0)", "differs by"),
+    "constant": ("schema.hpp", "std::min(impressions, kMostShown)", "std::min(impressions, 7.0)", "differs by"),
     "column": ("tensors.hpp", "static_cast<float>(shown_[k]);", "static_cast<float>(age_[k]);", "differs by"),
     "history": ("tensors.hpp", "known > length ? known - length : 0;", "known > 1;", "differs by"),
     "tail": ("tensors.hpp", "half::widen_one(load<uint16_t>(head + 6))", "0.0f", "differs by"),
