@@ -5,10 +5,10 @@ durable. Errors are raised; `AccessMiddleware` answers them.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import (
@@ -68,17 +68,12 @@ class WireEvent(Wire):
     value: Worth | None = Field(default=None, description="Of a conversion: what it is worth, in units of `currency`.")
     currency: Currency | None = Field(default=None, description="Of a conversion's value: its code by ISO 4217.")
 
-    @model_validator(mode="after")
-    def _position_of_impression(self) -> Self:
-        if self.position is not None and self.type != "impression":
-            raise ValueError(f"a {self.type} has no position: send it with the impression")
-        return self
-
-    @field_validator("value", "currency")
+    @field_validator("position", "value", "currency")
     @classmethod
-    def _of_a_conversion(cls, given: object, info: ValidationInfo) -> object:
-        if given is not None and info.data.get("type", "conversion") != "conversion":
-            raise ValueError(f"a {info.data['type']} has none: send it with the conversion")
+    def _of_its_type(cls, given: object, info: ValidationInfo) -> object:
+        own = "impression" if info.field_name == "position" else "conversion"
+        if given is not None and info.data.get("type", own) != own:
+            raise ValueError(f"belongs to {own}s alone: send it with the {own}")
         return given
 
 
