@@ -6,7 +6,7 @@ imports it.
 
 COMMANDS = {
     "benchmark": ("lab.benchmark.command", "train", "Train and measure all models of a research benchmark."),
-    "data": ("lab.data.collm_ml_1m", "train", "Convert the data of a research benchmark."),
+    "data": ("lab.data.command", "train", "Convert the data of a research benchmark."),
     "bench": (
         "lab.bench.command",
         "train,cpu,openvino,demo,load",

@@ -1,6 +1,6 @@
 """CoLLM's time split of MovieLens-1M (arXiv 2310.19488), with the knowledge of a language model.
 
-Reads a folder that `msd data collm-ml-1m` and `msd teach` wrote, or four Parquet files with one text per film
+Reads a folder that `msd lab data ml-1m` and `msd teach` wrote, or four Parquet files with one text per film
 (docs/protocols.md); ships neither.
 """
 
@@ -66,7 +66,7 @@ def prepare(data: Path, work: Path, progress: Progress) -> Folders:
 
 def _taught(data: Path) -> Folders:
     if (name := load_config(data).name) != "collm-ml-1m":
-        raise BenchmarkError(f"{data}: holds the dataset {name!r}, not what `msd data collm-ml-1m` writes")
+        raise BenchmarkError(f"{data}: holds the dataset {name!r}, not what `msd lab data ml-1m` writes")
     knowledge = data / KNOWLEDGE_FOLDER
     if not (knowledge / RECORD_FILE).is_file():
         raise BenchmarkError(

@@ -1,4 +1,4 @@
-"""`msd lab data`: MovieLens-1M in the time split of CoLLM (arXiv 2310.19488) as a dataset folder, made from GroupLens's
+"""MovieLens-1M in the time split of CoLLM (arXiv 2310.19488) as a dataset folder, made from GroupLens's
 archive.
 
 The split is a rule over calendar months (dataset/ml-1m/processing_ood.ipynb of the authors' repository), so the ratings
@@ -14,10 +14,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
 
 import polars as pl
-import typer
 
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
 from msd.dataset.config import CONFIG_FILE
@@ -35,8 +33,6 @@ _WINDOW = 0.5  # share of a user's train rows that the user's text is made from
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _FILMS = ("item_id", "title", "genres")
 _LARGEST = 100 << 20  # bytes; ratings.dat has 25 million
-
-app = typer.Typer(add_completion=False)
 
 
 def config_text(*, rated: bool) -> str:
@@ -163,20 +159,3 @@ def _with_windows(events: pl.DataFrame) -> pl.DataFrame:
     early = pl.Series(is_early(keyed, _WINDOW))
     window = train.with_columns(part=pl.when(early).then(pl.lit("window")).otherwise("part"))
     return pl.concat([window, events.filter(pl.col("part") != "train")])
-
-
-@app.command("data")
-def data(
-    archive: Annotated[
-        Path,
-        typer.Argument(metavar="ARCHIVE", help="Your download of ml-1m.zip (grouplens.org/datasets/movielens/1m)."),
-    ],
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="The dataset's folder.")],
-) -> None:
-    """Write MovieLens-1M in the time split of CoLLM as a dataset folder, for `msd teach` and the benchmark."""
-    rows = write_collm_ml_1m(folder, archive)
-    if rows is None:
-        typer.echo(f"{folder}: was there already, unchanged")
-        return
-    typer.echo(f"{folder}: written, {', '.join(f'{part} {count:,}' for part, count in rows.items())} rows")
-    typer.echo(f"next: msd teach {folder} {folder / 'knowledge'} --teacher … (docs/teaching.md)")

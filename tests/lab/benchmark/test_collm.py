@@ -113,5 +113,5 @@ def test_knowledge_beside_the_converted_archive_is_used_and_other_datasets_refus
     assert load_knowledge(knowledge) == base
     assert load_record(knowledge) == record.model_copy(update={"items": 1})
     tiny = write_tiny_dataset(tmp_path / "tiny")
-    with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd data collm-ml-1m` writes"):
+    with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd lab data ml-1m` writes"):
         _prepare(tiny, tmp_path / "work")
