@@ -4,21 +4,19 @@ Each is fitted on a world's training rows, and its settings chosen by logloss on
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import lightgbm
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from lab.worlds.bench import Bench, Rows
-from lab.worlds.design import Design, crosses_of, fields_of, live_columns
+from lab.worlds.columns import live_columns, word_codes
 from lab.worlds.law import Floats
 from msd.dataset.split import Part
-from msd.metrics import mean_logloss, sigmoid
+from msd.evaluation.regression import Outcomes, Regression, fields_of
+from msd.metrics import sigmoid
 from msd.ranker.features import Features
 
-_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # scikit-learn's C
 _ROUNDS, _PATIENCE = 2_000, 50
 _TREES = {
     "objective": "binary",
@@ -35,16 +33,6 @@ _FEWEST_CLICKS = 20  # in valid, to choose by them
 Predict = Callable[[Features, Rows], Floats]
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """Rows to fit on and to choose by, with labels and weights of each."""
-
-    trained: Rows
-    valid: Rows
-    labels: Floats
-    weights: Floats
-
-
 def fit_click_rates(bench: Bench, outcomes: Outcomes) -> Predict:
     """Return the ad's own smoothed click rate."""
     schema = bench.features.schema
@@ -55,20 +43,13 @@ def fit_click_rates(bench: Bench, outcomes: Outcomes) -> Predict:
 
 
 def fit_regression(bench: Bench, outcomes: Outcomes, is_crossed: bool = False) -> Predict:
-    """Return a logistic regression on all fields, IDs included, and on all crosses of `crosses_of` if it `is_crossed`.
-    Two models: a penalty that is strong enough for crosses is too strong for fields alone."""
-    trained, valid = outcomes.trained, outcomes.valid
-    fields = fields_of(bench.data, bench.features, trained)
-    design = Design(bench.features, fields, crosses_of(fields) if is_crossed else [], trained)
-    x, held = design(bench.features, trained), design(bench.features, valid)
-    tried = []
-    for strength in _STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=1_000)
-        model.fit(x, outcomes.labels[trained], outcomes.weights[trained])
-        loss = mean_logloss(outcomes.labels[valid], model.predict_proba(held)[:, 1], outcomes.weights[valid])
-        tried.append((loss, strength, model))
-    best = min(tried, key=lambda one: one[:2])[2]
-    return lambda features, rows: np.asarray(best.predict_proba(design(features, rows))[:, 1], np.float64)
+    """Return the regression that `msd evaluate` has as a baseline, with the words of items as another field; on all
+    crosses if it `is_crossed`."""
+    fields = fields_of(bench.features)
+    if bench.data.config.items.text:
+        fields = fields._replace(right=[*fields.right, word_codes(bench.data, bench.features)])
+    fitted = Regression.of(fields, outcomes, is_crossed)
+    return lambda _, rows: fitted.predict(fields, rows)
 
 
 def fit_trees(bench: Bench, outcomes: Outcomes) -> Predict:

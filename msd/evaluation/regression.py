@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 from msd.contract.schema import Bag, Categorical, Side
 from msd.dataset.split import Part
-from msd.metrics import Probabilities, mean_logloss, sigmoid
+from msd.metrics import Labels, Probabilities, Weights, mean_logloss, sigmoid
 from msd.ranker.features import Features
 
-_STRENGTHS = (0.05, 0.2, 0.8, 3.2, 12.8)  # scikit-learn's C: smaller values shrink more
+_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C: smaller values shrink more
 _BINS = 16  # of a number
 _COLUMNS = 2**20  # after hashing, so that a cross of any size fits into memory
 _CELLS = 2**25  # ones in the matrix, 400 MB
@@ -22,9 +22,19 @@ _PRIME, _SHIFT = np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _ABSENT = -1
 
 Codes = NDArray[np.int32]
+Events = NDArray[np.int64]
 
 
-class _Fields(NamedTuple):
+class Outcomes(NamedTuple):
+    """Events to fit on and to choose by, with labels and weights [E] of all events."""
+
+    trained: Events
+    valid: Events
+    labels: Labels
+    weights: Weights
+
+
+class Fields(NamedTuple):
     """Codes [E, W] of each field by event, _ABSENT where it has fewer than W values: of the user and the context, and
     of the item. The first of either side is its ID."""
 
@@ -32,17 +42,17 @@ class _Fields(NamedTuple):
     right: Sequence[Codes]
 
     def pairs(self, crossed: bool) -> Iterator[tuple[Codes, ...]]:
-        """Yield each field alone and, if `crossed`, each pair of sides but that of both IDs."""
+        """Yield each field alone and, if `crossed`, each pair of sides but those of the item's ID, whose crosses are
+        too rare to gain."""
         yield from ((field,) for field in (*self.left, *self.right))
         if crossed:
-            for number, left in enumerate(self.left):
-                yield from ((left, right) for right in (self.right if number else self.right[1:]))
+            yield from ((left, right) for left in self.left for right in self.right[1:])
 
     def width(self, crossed: bool) -> int:
         """Return the most ones of an event."""
         return sum(int(np.prod([field.shape[1] for field in pair])) for pair in self.pairs(crossed))
 
-    def columns(self, events: NDArray[np.int64], crossed: bool) -> Codes:
+    def columns(self, events: Events, crossed: bool) -> Codes:
         """Return the columns [n, width] of events, hashed; _ABSENT where there is no value."""
         found, start = np.full((len(events), self.width(crossed)), _ABSENT, np.int32), 0
         for number, pair in enumerate(self.pairs(crossed)):
@@ -57,16 +67,18 @@ class _Fields(NamedTuple):
         return found
 
 
-def regression_baseline(features: Features, events: NDArray[np.int64]) -> Probabilities:
+def regression_baseline(features: Features, events: Events) -> Probabilities:
     """Return click probabilities [len(events)] of the regression, trained on window and train rows: the latest of them
     if all have more than 2²⁵ ones. The penalty, and whether it has crosses, are chosen by logloss on the valid rows."""
-    fields = _fields(features)
-    tried = [_Fitted.of(features, fields, crossed) for crossed in (False, True)]
+    fields = fields_of(features)
+    parts = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
+    outcomes = Outcomes(*parts, *features.outcomes(np.arange(len(features.parts))))
+    tried = [Regression.of(fields, outcomes, crossed) for crossed in (False, True)]
     return min(tried, key=lambda one: one.logloss).predict(fields, events)
 
 
-class _Fitted(NamedTuple):
-    """A fitted regression with its logloss on the valid rows: `places` [2²⁰] of columns among its weights."""
+class Regression(NamedTuple):
+    """A fitted regression with its logloss on the valid events: `places` [2²⁰] of columns among its weights."""
 
     crossed: bool
     places: Codes
@@ -75,30 +87,28 @@ class _Fitted(NamedTuple):
     logloss: float
 
     @classmethod
-    def of(cls, features: Features, fields: _Fields, crossed: bool) -> "_Fitted":
-        """Fit with weaker and weaker penalties while the logloss on valid rows falls."""
-        most = max(1, _CELLS // fields.width(crossed))
-        trained, valid = features.of_part(Part.WINDOW, Part.TRAIN)[-most:], features.of_part(Part.VALID)
+    def of(cls, fields: Fields, outcomes: Outcomes, crossed: bool) -> "Regression":
+        """Fit with weaker and weaker penalties while the logloss on valid events falls."""
+        trained, valid, labels, weights = outcomes
+        trained = trained[-max(1, _CELLS // fields.width(crossed)) :]
         columns = fields.columns(trained, crossed)
         known = np.unique(columns[columns >= 0])
         places = np.full(_COLUMNS, _ABSENT, np.int32)
         places[known] = np.arange(len(known))
         matrix = _matrix(places, columns, len(known))
-        labels, impressions = features.outcomes(trained)
-        outcomes, shown = features.outcomes(valid)
         model = LogisticRegression(max_iter=1_000)
-        best: _Fitted | None = None
+        best: Regression | None = None
         for strength in _STRENGTHS:
-            model.set_params(C=strength).fit(matrix, labels, impressions / impressions.mean())
+            model.set_params(C=strength).fit(matrix, labels[trained], weights[trained] / weights[trained].mean())
             found = cls(crossed, places, model.coef_[0].copy(), float(model.intercept_[0]), np.inf)
-            found = found._replace(logloss=mean_logloss(outcomes, found.predict(fields, valid), shown))
+            found = found._replace(logloss=mean_logloss(labels[valid], found.predict(fields, valid), weights[valid]))
             if best and found.logloss >= best.logloss:
                 break
             best = found
         assert best is not None, "there are penalties"
         return best
 
-    def predict(self, fields: _Fields, events: NDArray[np.int64]) -> Probabilities:
+    def predict(self, fields: Fields, events: Events) -> Probabilities:
         """Return click probabilities [len(events)]. Values that training did not see weigh nothing."""
         found, step = np.zeros(len(events)), max(1, _CELLS // fields.width(self.crossed))
         for start in range(0, len(events), step):
@@ -117,12 +127,13 @@ def _matrix(places: Codes, columns: Codes, width: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(int(ends[-1])), held[kept], ends), shape=(len(columns), width))
 
 
-def _fields(features: Features) -> _Fields:
+def fields_of(features: Features) -> Fields:
+    """Return all fields of a dataset but texts."""
     user, item = (
         [side.rows.numpy()[:, None], *(codes[side.rows.numpy()] for codes in _of_side(features, side.entities.side))]
         for side in (features.user, features.item)
     )
-    return _Fields([*user, *_of_side(features, "context")], item)
+    return Fields([*user, *_of_side(features, "context")], item)
 
 
 def _of_side(features: Features, side: Side) -> Iterator[Codes]:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.evaluation import regression
-from msd.evaluation.regression import _ABSENT, _COLUMNS, _Fields, _Fitted, regression_baseline
+from msd.evaluation.regression import _ABSENT, _COLUMNS, Fields, Outcomes, Regression, fields_of, regression_baseline
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
@@ -64,8 +64,9 @@ def test_regression_learns_crosses_and_fields_and_keeps_crosses_where_valid_says
     found = regression_baseline(features, features.of_part(Part.TEST))
     assert ((found > 0) & (found < 1)).all()
     assert _auc(features, found) > least
-    fields = regression._fields(features)
-    plain, whole = (_Fitted.of(features, fields, one) for one in (False, True))
+    fields, parts = fields_of(features), (features.of_part(Part.TRAIN), features.of_part(Part.VALID))
+    outcomes = Outcomes(*parts, *features.outcomes(np.arange(len(features.parts))))
+    plain, whole = (Regression.of(fields, outcomes, one) for one in (False, True))
     assert (whole.logloss < plain.logloss) == crossed
     if crossed:
         assert _auc(features, plain.predict(fields, features.of_part(Part.TEST))) < 0.6 < least
@@ -83,12 +84,12 @@ def test_regression_is_frozen_at_the_end_of_train() -> None:
 def test_crosses_of_any_size_share_a_bounded_number_of_columns() -> None:
     users, items = (np.random.default_rng(seed).integers(0, 10**4, (5_000, 2)).astype(np.int32) for seed in (0, 1))
     users[0, 1] = _ABSENT
-    fields = _Fields([users[:, :1], users], [items[:, :1], items])
+    fields = Fields([users[:, :1], users], [items[:, :1], items])
     columns = fields.columns(np.arange(5_000), crossed=True)
-    assert columns.shape == (5_000, fields.width(crossed=True)) == (5_000, 6 + 2 + 2 + 4)
+    assert columns.shape == (5_000, fields.width(crossed=True)) == (5_000, 6 + 2 + 4)
     assert columns.max() < _COLUMNS
-    # The user's second value and both its crosses are absent.
-    assert (columns[0] == _ABSENT).sum() == 1 + 1 + 2
+    # The user's second value and both its crosses are absent; nothing is crossed with the item's ID.
+    assert (columns[0] == _ABSENT).sum() == 1 + 2
     pairs = columns[1:, -4:].ravel()
     assert len(np.unique(pairs)) > 0.98 * len(pairs), "pairs differ, as far as 2²⁰ columns allow"
 

@@ -1,4 +1,4 @@
-"""All models meet the same rows: candidates know the log and nothing of each other, and crosses are indicators."""
+"""All models meet the same rows: candidates know the log and nothing of each other."""
 
 from pathlib import Path
 
@@ -8,10 +8,11 @@ import pytest
 
 from lab.worlds.bench import Bench, open_bench
 from lab.worlds.cell import figures_of
-from lab.worlds.design import Design, Field, crosses_of, fields_of, live_columns
+from lab.worlds.columns import live_columns, word_codes
 from lab.worlds.recipe import WorldError
 from lab.worlds.rivals import clicks_of, conversions_of, fit_click_rates, fit_regression, fit_trees
 from lab.worlds.world import WORLDS, Given
+from msd.metrics import roc_auc
 
 AUCTIONS = 40
 
@@ -52,32 +53,6 @@ def test_parts_of_the_log_are_those_of_the_dataset(segments: Bench) -> None:
     assert len(segments.truth) == len(segments.test)
 
 
-def test_design_has_an_indicator_of_each_trained_pair(segments: Bench) -> None:
-    trained = clicks_of(segments).trained
-    fields = fields_of(segments.data, segments.features, trained)
-    pairs = [(one.name, other.name) for one, other in crosses_of(fields)]
-    asking = ("user_id", "segment", "device", "hour", "weekday")
-    assert sorted(pairs) == sorted((one, other) for one in asking for other in ("advertiser", "topic"))
-
-    chosen = [field for field in fields if field.name in ("segment", "topic")]
-    design = Design(segments.features, chosen, crosses_of(chosen), trained)
-    x = design(segments.features, trained)
-    assert design.width == 4 + 5 + 20
-    assert (x.sum(1) == 3).all()
-    events = segments.data.events[trained].join(segments.data.users, on="user_id", maintain_order="left")
-    events = events.join(segments.data.items, on="item_id", maintain_order="left")
-    counts = events.group_by("segment", "topic").len()["len"].sort()
-    assert np.sort(np.asarray(x.sum(0)).ravel()[-20:]).tolist() == counts.to_list()
-
-
-def test_unseen_pair_has_no_indicator(segments: Bench) -> None:
-    one = Field("one", "context", np.array([[0], [1], [2]]))
-    two = Field("two", "context", np.array([[0, -1], [1, 0], [0, -1]]))
-    design = Design(segments.features, [one], [(one, two)], np.array([0, 1]))
-    assert design.width == 2 + 3
-    assert design(segments.features, np.arange(3)).toarray().tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 1, 1], [0] * 5]
-
-
 def test_trees_read_live_counts_and_no_ids(segments: Bench) -> None:
     rows = np.arange(100)
     columns, categories = live_columns(segments.features, rows)
@@ -106,16 +81,18 @@ def test_rival_ranks_the_test_rows(segments: Bench, fit: object) -> None:
     assert auctions.revenue(ones) < figures["first_ecpm"] < auctions.revenue(auctions.chances.ravel())  # type: ignore[operator]
 
 
-def test_words_of_texts_are_crossed(tmp_path: Path) -> None:
+def test_words_of_texts_are_a_field(tmp_path: Path) -> None:
     bench = open_world("texts", tmp_path)
-    fields = fields_of(bench.data, bench.features, clicks_of(bench).trained)
-    names = {field.name for field in fields}
-    assert "words" in names
-    assert "topic" not in names
-    words = next(field for field in fields if field.name == "words")
-    assert ("segment", "words") in [(one.name, other.name) for one, other in crosses_of(fields)]
-    assert words.codes.max() > 20
-    assert (words.codes[:-1] >= 0).any(1).all()
+    codes = word_codes(bench.data, bench.features)
+    assert len(codes) == len(bench.features.labels)
+    assert (codes >= 0).any(1).all()
+    texts = bench.whole.events.join(bench.data.items, on="item_id", maintain_order="left")["text"]
+    same = texts == texts[0]
+    assert (codes[same.to_numpy()] == codes[0]).all()
+    assert len(np.unique(codes)) > 20
+    crossed = fit_regression(bench, clicks_of(bench), is_crossed=True)
+    labels, _ = bench.features.outcomes(bench.test)
+    assert roc_auc(labels, crossed(bench.features, bench.test)) > 0.52
 
 
 def test_conversions_are_learned_from_clicks(tmp_path: Path) -> None:
