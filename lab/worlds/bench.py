@@ -81,22 +81,24 @@ class Bench:
         return self.data.events[self.test].select(pl.struct(keys).rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
-def open_bench(ready: Ready, within: Within, auctions: int) -> Bench:
-    """Load a world's log, and add the candidates of so many `auctions` if it has a law."""
+def open_bench(ready: Ready, within: Within, auctions: int, at: int | None = None) -> Bench:
+    """Load a world's log, and add the candidates of so many `auctions` if it has a law: `at` a time (Unix s), or a
+    second after the log."""
     data = load_dataset(ready.folder)
     if ready.made is None:
         return Bench(data, data, ready, within, None)
     drawn = ready.made.auctions(auctions)
-    return Bench(data, _with_auctions(data, ready.made.law, drawn), ready, within, drawn)
+    return Bench(data, _with_auctions(data, ready.made.law, drawn, at), ready, within, drawn)
 
 
-def _with_auctions(data: Dataset, law: Law, auctions: Auctions) -> Dataset:
-    """Return the dataset with candidates as events of one moment, one second after the last, in the test part."""
+def _with_auctions(data: Dataset, law: Law, auctions: Auctions, at: int | None) -> Dataset:
+    """Return the dataset with candidates as events of one moment, in the test part."""
     names = np.array(PART_NAMES)[split_events(data.events, data.config)]
     log = data.events.with_columns(part=pl.Series(names))
     columns: dict[str, list[Any]] = {**columns_of(law, auctions.shown)}
     count = len(auctions.shown.user)
-    constant = {"at": int(log["at"][-1]) + 1, "label": 0, "part": "test", "conversion": 0, "converted_at": None}
+    moment = int(log["at"][-1]) + 1 if at is None else at
+    constant = {"at": moment, "label": 0, "part": "test", "conversion": 0, "converted_at": None}
     columns |= {name: [value] * count for name, value in constant.items() if name in log.columns}
     added = pl.DataFrame({name: pl.Series(columns[name], dtype=kind) for name, kind in log.schema.items()})
     config = data.config.model_copy(update={"split": SplitConfig(column="part")})

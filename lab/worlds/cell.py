@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,22 @@ from rich.console import Console
 from lab.benchmark.predictions import Predictions
 from lab.worlds.bench import Bench, Rows
 from lab.worlds.law import Floats
+from lab.worlds.networks import fit_network
 from lab.worlds.recipe import WorldError
 from lab.worlds.rivals import FITS, Predict, clicks_of, conversions_of
+from lab.worlds.world import Ready
 from msd.demo.steps import Steps
+from msd.evaluation.regression import Outcomes
 from msd.metrics import mean_logloss, measure, roc_auc
 from msd.ranker.features import Features
+from msd.ranker.model import NetworkName
 from msd.student.vectors import load_vectors
 from msd.training.folder import load_ranker
 from msd.training.train import predict, predict_conversions
 
 LAW, OURS = "law", "ours"
-NETWORKS = {OURS: "msd", "deepfm": "deepfm", "din": "din", "dcnv2": "dcnv2"}
-MODELS = (*FITS, *(name for name in NETWORKS if name != OURS), OURS, LAW)
+NETWORKS: tuple[NetworkName, ...] = ("deepfm", "din", "dcnv2")
+MODELS = (*FITS, *NETWORKS, OURS, LAW)
 PAGE = 4
 """Places of a page."""
 Cell = Callable[[Bench, Path], Predictions]
@@ -34,8 +39,11 @@ def cell_of(model: str) -> Cell:
         return _law
     if model in FITS:
         return lambda bench, _: _rival(bench, model)
-    if model in NETWORKS:
-        return lambda bench, folder: _network(bench, folder, NETWORKS[model])
+    if model == OURS:
+        return _ours
+    for network in NETWORKS:
+        if network == model:
+            return partial(_network, network=network)
     raise WorldError(f"there is no model {model!r}; there are {', '.join(MODELS)}")
 
 
@@ -88,39 +96,91 @@ def _rival(bench: Bench, model: str) -> Predictions:
     return Predictions(_views(bench, clicks, conversions), time.perf_counter() - start)
 
 
-def _network(bench: Bench, folder: Path, network: str) -> Predictions:
-    """Train by the product's own commands. All networks see the same texts, if the world has any."""
-    start, steps = time.perf_counter(), Steps(Console(stderr=True, highlight=False), 1)
-    student, model = folder.parent / "student", folder / "model"
-    given: list[str | Path] = ["--no-semantics"]
-    if bench.ready.texts:
-        words: list[str | Path] = [bench.ready.knowledge] if bench.ready.knowledge else []
-        steps.call("distil", "distill", bench.ready.folder, *words, student, "--no-users")
-        given = [student]
-    steps.call("train", "train", bench.ready.folder, *given, model, "--network", network)
+def _network(bench: Bench, folder: Path, network: NetworkName) -> Predictions:
+    """Fit a network of the literature, which sees the texts that ours sees."""
+    start, student = time.perf_counter(), _student(bench.ready, folder)
+    vectors = load_vectors(student) if student else None
+    view = _Views(lambda features: bench.with_vectors(features, vectors, user_vectors=False) if vectors else features)
+
+    def fitted(outcomes: Outcomes) -> Predict:
+        found = fit_network(view(bench.features), outcomes, network)
+        return lambda features, rows: found(view(features), rows)
+
+    of_clicks = conversions_of(bench)
+    views = _views(bench, fitted(clicks_of(bench)), fitted(of_clicks) if of_clicks else None)
+    return Predictions(views, time.perf_counter() - start)
+
+
+def _ours(bench: Bench, folder: Path) -> Predictions:
+    start = time.perf_counter()
+    _train_ours(bench.ready, folder)
+    return Predictions(predict_ours(bench, folder), time.perf_counter() - start)
+
+
+def export_ours(ready: Ready, folder: Path) -> Path:
+    """Train ours of a world in a folder, and return its bundle."""
+    student, bundle = _train_ours(ready, folder), folder / "bundle"
+    _steps().call("export", "export", ready.folder, *([student] if student else []), folder / "model", bundle)
+    return bundle
+
+
+def _train_ours(ready: Ready, folder: Path) -> Path | None:
+    """Train by the product's own commands; return the student, None without texts."""
+    student = _student(ready, folder)
+    _steps().call("train", "train", ready.folder, *([student] if student else ["--no-semantics"]), folder / "model")
+    return student
+
+
+def predict_ours(bench: Bench, folder: Path) -> dict[str, Floats]:
+    """Return the predictions of a trained model. Raises WorldError if it read other columns."""
+    model = folder / "model"
     trained, record = load_ranker(model)
-    vectors = load_vectors(student) if bench.ready.texts else None
-
-    def view(features: Features) -> Features:
-        if vectors is None or trained.schema.semantic("item") is None:
-            return features
-        return bench.with_vectors(features, vectors, user_vectors=trained.schema.semantic("user") is not None)
-
-    views: dict[int, Features] = {}
+    vectors = load_vectors(_student_of(folder)) if trained.schema.semantic("item") else None
+    has_users = trained.schema.semantic("user") is not None
+    view = _Views(
+        lambda features: bench.with_vectors(features, vectors, user_vectors=has_users) if vectors else features
+    )
+    if view(bench.features).schema.schema_hash != record.feature_schema.schema_hash:
+        raise WorldError(f"{model}: was trained on other columns than those of {bench.ready.folder}; remove it")
 
     def clicks(features: Features, rows: Rows) -> Floats:
-        seen = views.setdefault(id(features), view(features))
-        if seen.schema.schema_hash != record.feature_schema.schema_hash:
-            raise WorldError(f"{model}: was trained on other columns than those of {bench.ready.folder}; remove it")
-        return predict(trained, seen, rows)
+        return predict(trained, view(features), rows)
 
-    conversions: Predict | None = None
-    if trained.has_conversions:
+    def conversions(features: Features, rows: Rows) -> Floats:
+        return predict_conversions(trained, view(features), rows)
 
-        def conversions(features: Features, rows: Rows) -> Floats:
-            return predict_conversions(trained, views.setdefault(id(features), view(features)), rows)
+    return _views(bench, clicks, conversions if trained.has_conversions else None)
 
-    return Predictions(_views(bench, clicks, conversions), time.perf_counter() - start)
+
+def _student_of(folder: Path) -> Path:
+    return folder.parent / "student"
+
+
+def _student(ready: Ready, folder: Path) -> Path | None:
+    """Return the student that all networks of the world share, distilled now unless it is there; None without texts."""
+    if not ready.texts:
+        return None
+    student = _student_of(folder)
+    words: list[str | Path] = [ready.knowledge] if ready.knowledge else []
+    _steps().call("distil", "distill", ready.folder, *words, student, "--no-users")
+    return student
+
+
+def _steps() -> Steps:
+    return Steps(Console(stderr=True, highlight=False), 1)
+
+
+class _Views:
+    """Features as a model reads them, made once."""
+
+    def __init__(self, view: Callable[[Features], Features]) -> None:
+        self._view = view
+        self._made: dict[int, Features] = {}
+
+    def __call__(self, features: Features) -> Features:
+        if id(features) not in self._made:
+            self._made[id(features)] = self._view(features)
+        return self._made[id(features)]
 
 
 def _views(bench: Bench, clicks: Predict, conversions: Predict | None) -> dict[str, Floats]:

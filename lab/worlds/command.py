@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from lab.worlds.open_bandit import NAME as OPEN_BANDIT
 from lab.worlds.open_bandit import WHEEL, Judged, judge_open_bandit
 from lab.worlds.recipe import WorldError
 from lab.worlds.run import Scope, run_worlds
+from lab.worlds.serving import Served, is_servable, serve_world
 from lab.worlds.world import WORLDS, Given
 from msd.contract.files import write_text_atomic
 from msd.report import bar, show, table
@@ -52,23 +54,31 @@ def worlds(
     headlines: Annotated[
         Path | None, typer.Option(metavar="ARCHIVE", help="Your download of the Upworthy Research Archive.")
     ] = None,
+    nemig: Annotated[Path | None, typer.Option(metavar="COPY", help="Your clone of NeMig's repository.")] = None,
     open_bandit: Annotated[
         Path | None, typer.Option("--open-bandit", metavar="WHEEL", help=f"The wheel of {WHEEL}. Default: pip's.")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Also serve ours of made logs that are cut by time, and compare revenue.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of the table.")] = False,
 ) -> None:
     """Measure all models on made and real logs. If interrupted, run it again to resume."""
     if out.is_file():
         raise WorldError(f"{out} is a file; name a folder with --out")
-    left_out = [name for name, data in (("collm", collm), ("headlines", headlines)) if not names and data is None]
+    given = Given(ml_100k, collm, headlines, nemig, rows, seed)
+    left_out = [] if names else [name for name, world in WORLDS.items() if not world.is_given(given)]
     scope = _scope([name for name in names or (*WORLDS, OPEN_BANDIT) if name not in left_out], models, auctions)
-    found = _run(Given(ml_100k, collm, headlines, rows, seed), out, scope)
+    with redirect_stdout(sys.stderr):  # standard output is for the figures
+        found = _run(given, out, scope)
+        served = {name: serve_world(name, given, auctions) for name in scope.worlds if serve and is_servable(name)}
     judged = judge_open_bandit(open_bandit) if not names or OPEN_BANDIT in names else []
     figures = {
         "command": shlex.join(["msd", *sys.argv[1:]]),
         "seed": seed,
         "auctions": auctions,
         "worlds": found,
+        "served": {name: one._asdict() for name, one in served.items()},
         "estimators": [one.figures() for one in judged],
         "machine": machine_now(),
     }
@@ -79,9 +89,11 @@ def worlds(
     if as_json:
         typer.echo(text)
         return
-    show([*([table_of(found)] if found else []), *([table_of_estimates(judged)] if judged else [])])
+    tables = [table_of(found)] if found else []
+    tables += [table_of_served(served)] if served else []
+    show([*tables, *([table_of_estimates(judged)] if judged else [])])
     for name in left_out:
-        typer.echo(f"left out: {name}, because its data is not given (--{name})")
+        typer.echo(f"left out: {name}, because its data is not given (--{WORLDS[name].option})")
     typer.echo(f"{out} has all figures: worlds.json{' and worlds.svg' if found else ''}")
 
 
@@ -112,6 +124,15 @@ def table_of(found: Mapping[str, Any]) -> Table:
             gain = held["gain"] if model == "ours" else None
             told = "{:+.1%} ({:+.1%}, {:+.1%})".format(gain["first_ecpm"], *gain["ci95"]) if gain else ""
             made.add_row("" if place else world, model, *shown, told)
+    return made
+
+
+def table_of_served(served: Mapping[str, Served]) -> Table:
+    """Return one line per world: what the service earns, beside the same model offline."""
+    kinds = ("eCPM first", "offline", "eCPM page", "offline", "largest difference of a score")
+    made = table(None, ("served", *kinds))
+    for name, one in served.items():
+        made.add_row(name, *(f"{value:.3f}" for value in one[:-1]), f"{one.largest_difference:.1e}")
     return made
 
 

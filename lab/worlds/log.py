@@ -23,18 +23,19 @@ _TRAIN, _VALID = 0.8, 0.9  # shares of the log's rows, in time
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def write_world(folder: Path, recipe: Recipe, seed: int = 0) -> MadeWorld:
-    """Draw a world and write its log as a dataset, unless the folder has it. Raises WorldError if the folder has other
-    content."""
+def write_world(folder: Path, recipe: Recipe, seed: int = 0, ends_at: int | None = None) -> MadeWorld:
+    """Draw a world and write its log as a dataset, unless the folder has it. `ends_at`: the log's end (Unix s) in place
+    of the law's, which the law does not notice. Raises WorldError if the folder has other content."""
     start = time.perf_counter()
     world = make_world(recipe, seed)
     config = _config(recipe, seed)
-    run = fingerprint_of(_FORMAT, vars(recipe), seed, config)
+    later_s = 0 if ends_at is None else ends_at - world.law.ends_at
+    run = fingerprint_of(_FORMAT, vars(recipe), seed, config, later_s)
     if is_done(folder, run):
         return world
     check_out(folder, (STEP_FILE,), "dataset", WorldError)
     (folder / STEP_FILE).unlink(missing_ok=True)
-    events = sort_events(_events(world))
+    events = sort_events(_events(world, later_s))
     write_parquet(folder / TRUTH_FILE, events.select("truth"))
     write_parquet(folder / "events.parquet", events.drop("truth"))
     write_parquet(folder / "items.parquet", _items(world.law))
@@ -69,12 +70,13 @@ def columns_of(law: Law, shown: Impressions) -> dict[str, list[str]]:
     }
 
 
-def _events(world: MadeWorld) -> pl.DataFrame:
-    """Return the log with its truth. A conversion that comes after the log is unknown."""
+def _events(world: MadeWorld, later_s: int) -> pl.DataFrame:
+    """Return the log with its truth, with all times later by some seconds. A conversion that comes after the log is
+    unknown."""
     shown = world.shown
     place = np.searchsorted(shown.at, shown.at) / len(shown.at)  # rows of one second are in one part
     parts = np.array(["train", "valid", "test"])[(place >= _TRAIN).astype(int) + (place >= _VALID)]
-    columns = {**columns_of(world.law, shown), "at": shown.at, "label": world.clicks.astype(np.int8)}
+    columns = {**columns_of(world.law, shown), "at": shown.at + later_s, "label": world.clicks.astype(np.int8)}
     events = pl.DataFrame({**columns, "truth": world.truth, **({"part": parts} if world.recipe.by_time else {})})
     if world.recipe.late_days is None:
         return events
@@ -83,7 +85,7 @@ def _events(world: MadeWorld) -> pl.DataFrame:
     return events.with_columns(
         conversion=pl.Series(known.astype(np.int8)),
         converted_at=pl.Series(
-            [at if is_known else None for at, is_known in zip(converted_at.tolist(), known, strict=True)]
+            [at + later_s if is_known else None for at, is_known in zip(converted_at.tolist(), known, strict=True)]
         ),
     )
 

@@ -19,8 +19,6 @@ from msd.training.folder import FORMAT as RANKER_FORMAT
 
 # Increment with any change of the laboratory's own models, after which they would predict something else.
 FORMAT = 3
-STRONGEST = ("lr", "lr_crosses", "lightgbm")
-"""The models that ours is compared with."""
 _SURE = 1.96
 Told = Callable[[str], None]
 Figures = dict[str, Any]
@@ -61,7 +59,8 @@ def _world(name: str, given: Given, out: Path, scope: Scope, told: Told) -> Figu
 
 def _cell(model: str, bench: Bench, folder: Path, auctions: int) -> dict[str, Floats]:
     """Return a cell's predictions by view, and its `seconds`."""
-    run = fingerprint_of(FORMAT, RANKER_FORMAT, bench.data.fingerprint, auctions, model)
+    trained = [RANKER_FORMAT] if model == OURS else []
+    run = fingerprint_of(FORMAT, *trained, bench.data.fingerprint, auctions, model)
     path = folder / "predictions.npz"
     if (found := kept(path, run)) is None:
         found = cell_of(model)(bench, folder)
@@ -72,7 +71,7 @@ def _cell(model: str, bench: Bench, folder: Path, auctions: int) -> dict[str, Fl
 def _gain(earned: dict[str, Floats]) -> Figures | None:
     """Return the share by which the first place earns more with ours than with the strongest of the other models, with
     its 95 % interval over the same auctions; None if either was not measured."""
-    others = {model: earned[model] for model in STRONGEST if model in earned}
+    others = {model: one for model, one in earned.items() if model not in (OURS, LAW)}
     if not others or OURS not in earned:
         return None
     best = max(others, key=lambda model: float(others[model].mean()))

