@@ -14,7 +14,7 @@ from msd.dataset.split import Part
 from msd.metrics import Labels, Probabilities, Weights, mean_logloss, sigmoid
 from msd.ranker.features import Features
 
-_STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C: smaller values shrink more
+_STRENGTHS = (0.01, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C: smaller values shrink more
 _BINS = 16  # of a number
 _COLUMNS = 2**20  # after hashing, so that a cross of any size fits into memory
 _CELLS = 2**25  # ones in the matrix, 400 MB

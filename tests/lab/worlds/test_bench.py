@@ -1,5 +1,6 @@
 """All models meet the same rows: candidates know the log and nothing of each other."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_trees_read_live_counts_and_no_ids(segments: Bench) -> None:
     assert any(np.array_equal(columns[:, at], item[:, 0]) for at in range(columns.shape[1]))
 
 
-@pytest.mark.parametrize("fit", [fit_click_rates, fit_regression, fit_trees])
+@pytest.mark.parametrize("fit", [fit_click_rates, partial(fit_regression, is_crossed=True), fit_trees])
 def test_rival_ranks_the_test_rows(segments: Bench, fit: object) -> None:
     predict = fit(segments, clicks_of(segments))  # type: ignore[operator]
     ones = np.ones(len(segments.candidates))
