@@ -152,7 +152,7 @@ def test_log_only_and_repeated_joins(tmp_path: Path) -> None:
 
 
 def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
-    old = write_tiny_dataset(tmp_path / "old")
+    old = write_tiny_dataset(tmp_path / "old", users=2, items=8, each=10)
     path, words = old / "dataset.toml", 'quo\\"te \\u007f \\n \\U0001F600'
     path.write_text(path.read_text("utf-8").replace("made up", words))
     document = asks("u1", "1", context={"device": 'quo"te\n\x7f✓', "hour": 7})
@@ -180,7 +180,7 @@ def test_columns_and_settings_are_carried_over(tmp_path: Path) -> None:
 def test_positions_are_those_of_the_log_and_missing_where_it_has_none(
     tmp_path: Path, kind: str, served: str, due: list[object]
 ) -> None:
-    old = write_tiny_dataset(tmp_path / "old")
+    old = write_tiny_dataset(tmp_path / "old", users=2, items=8, each=10)
     path = old / "dataset.toml"
     was = 'kind = "categorical"\nserving_value = "1"'
     assert was in path.read_text("utf-8")
