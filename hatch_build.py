@@ -23,10 +23,10 @@ class NativeCoreHook(BuildHookInterface[Any]):
         return [] if is_here else ["ziglang>=0.13,<1"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Builds in place; says so in one line where that fails."""
+        """Builds in place what is not newer than its sources already; says so in one line where that fails."""
         native_build, target = _native_build(self.root), os.environ.get("MSD_TARGET")
         try:
-            made = native_build.build(target=target)
+            made = native_build.build(target=target) if target else native_build.current()
         except native_build.BuildError as error:
             if target:
                 raise

@@ -79,11 +79,12 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{command[0]} ended with status {done.returncode}: {reason}")
 
 
-def is_current(folder: Path = FOLDER) -> bool:
-    """Return whether the extension in a folder is newer than its sources."""
+def current(folder: Path = FOLDER) -> Path:
+    """Return the extension in a folder, built anew unless it is newer than its sources. Raises BuildError."""
     made = folder / _name()
     sources = (_SOURCE, *FOLDER.glob("*/*.hpp"), FOLDER / "__init__.py", Path(__file__))
-    return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    is_new = made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    return made if is_new else build(folder)
 
 
 def _name(target: str | None = None) -> str:
@@ -149,8 +150,7 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=FOLDER, help="The folder to put it in.")
     given = options.parse_args()
     try:
-        is_stale = not given.if_stale or not is_current(given.out)
-        made = build(given.out, given.sanitise) if is_stale else given.out / _name()
+        made = current(given.out) if given.if_stale else build(given.out, given.sanitise)
     except BuildError as error:
         sys.exit(f"native core: not built, so `msd serve` will not start: {error}")
     print(f"native core: built ({made.name})")  # noqa: T201 - it is a command

@@ -51,7 +51,7 @@ SLOW = (
 
 
 # The models that their tests share are trained once, in one of the processes.
-TOGETHER = ("tests/lab/benchmark/", "tests/ranker/", "tests/model_export/")
+TOGETHER = ("tests/lab/benchmark/", "tests/ranker/", "tests/model_export/", "tests/e2e/")
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]

@@ -64,9 +64,20 @@ class Log:
         return judge(*pair, read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
 
 
-def test_the_law_is_promoted_and_kept(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    log = Log(tmp_path, other_bundle)
-    better, worse = log.judged(bundle, other_bundle), log.judged(other_bundle, bundle)
+@pytest.fixture(scope="module")
+def log(other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """Clicks by the other bundle's law."""
+    return Log(tmp_path_factory.mktemp("log"), other_bundle)
+
+
+@pytest.fixture(scope="module")
+def better(log: Log, bundle: Bundle, other_bundle: Bundle) -> Verdict:
+    """That on the law, against another bundle; nobody changes it."""
+    return log.judged(bundle, other_bundle)
+
+
+def test_the_law_is_promoted_and_kept(log: Log, better: Verdict, bundle: Bundle, other_bundle: Bundle) -> None:
+    worse = log.judged(other_bundle, bundle)
 
     assert better.decision != "keep", better.checks
     assert better.figures["differences"]["auc"]["ci95"][0] > 0
@@ -136,8 +147,8 @@ def test_rejects_rows_and_candidates_of_another_form(bundle: Bundle) -> None:
         scorer.score(row)
 
 
-def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    value = Log(tmp_path, other_bundle).judged(bundle, other_bundle).document()["value"]
+def test_value_of_the_difference_is_that_of_the_law(better: Verdict) -> None:
+    value = better.document()["value"]
 
     assert value["requests"] == 900
     for estimator in ("ips", "dr"):
@@ -147,9 +158,9 @@ def test_value_of_the_difference_is_that_of_the_law(bundle: Bundle, other_bundle
 
 
 def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
-    bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+    log: Log, bundle: Bundle, other_bundle: Bundle
 ) -> None:
-    log, gate = Log(tmp_path, other_bundle), GATE.model_copy(update={"clicks": 10})
+    gate = GATE.model_copy(update={"clicks": 10})
     better, worse = log.judged(bundle, other_bundle, gate), log.judged(other_bundle, bundle, gate)
 
     assert better.decision != "keep", better.checks
@@ -158,8 +169,7 @@ def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
     assert worse.checks[1].outcome == "fails"
 
 
-def test_broken_bounds_keep_the_old_bundle(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    log = Log(tmp_path, other_bundle)
+def test_broken_bounds_keep_the_old_bundle(log: Log, bundle: Bundle, other_bundle: Bundle) -> None:
     few = log.judged(bundle, other_bundle, Gate(clicks=10_000))
     slow = log.judged(bundle, other_bundle, Gate(latency=1e-9))
 
@@ -198,9 +208,8 @@ def test_one_failure_keeps_and_one_unknown_leaves_it_to_the_rollout() -> None:
     assert decided([held, unknown._replace(is_needed=True)]) == "keep"
 
 
-def test_value_is_unknown_without_support(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+def test_value_is_unknown_without_support(log: Log, bundle: Bundle, other_bundle: Bundle) -> None:
     """Of 900 requests each of five ads is first by chance; thrice as much support is asked for as there is."""
-    log = Log(tmp_path, other_bundle)
     thin, enough = (log.judged(bundle, other_bundle, GATE.model_copy(update={"support": n})) for n in (600, 60))
     of_thin, of_enough = (next(one for one in v.checks if one.name == "share of value lost") for v in (thin, enough))
 

@@ -13,6 +13,7 @@ import pytest
 from lab.reference.bundles import Bundles, Makings, made_bundles
 from lab.reference.market import Population
 from loadtest import processes
+from msd.demo import service
 from operations.publish import publish
 from tests.lab.reference.small import SMALL
 from tests.service.forked import ForkedProcess
@@ -22,11 +23,12 @@ MAKINGS = Makings(SMALL, 0, Population(users=120, items=500), requests=24, candi
 
 @pytest.fixture(scope="module", autouse=True)
 def _forked_services() -> Iterator[None]:
-    """Services of the benchmark and of chaos are forked, as in all tests, and bundles published in this process; what
+    """Services of the laboratory are forked, as in all tests, and bundles published in this process; what
     is started with a library preloaded is not."""
     forking = SimpleNamespace(**{**vars(subprocess), "Popen": _start})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "subprocess", forking)
+        for module in (processes, service):
+            patch.setattr(module, "subprocess", forking)
         patch.setattr(processes, "msd_output", _msd_output)
         yield
 

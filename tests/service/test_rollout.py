@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -68,7 +69,8 @@ class PlayedFollower:
         )
 
 
-ERRORS = {"bad": BundleError("no bundle"), "odd": ZeroDivisionError("odd")}
+# New ones each time: an error that is raised again keeps the frames of all times before, and all are logged.
+ERRORS = {"bad": partial(BundleError, "no bundle"), "odd": partial(ZeroDivisionError, "odd")}
 
 
 class Stage(Rollout):
@@ -89,7 +91,7 @@ class Stage(Rollout):
         name = pinned.identity
         self.tries.append(name)
         if name in ERRORS:
-            raise ERRORS[name]
+            raise ERRORS[name]()
         if name == "late" and self.tries.count(name) <= 2:
             raise StoreError("no rows yet", None)
         return played(name)

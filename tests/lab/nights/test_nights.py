@@ -2,9 +2,16 @@
 and a training on many events."""
 
 import json
+import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from lab.nights import large, show
 from lab.nights.large import run_large
 from lab.nights.made_night import KINDS
 from lab.nights.show import Day, run_nights
@@ -12,7 +19,23 @@ from lab.nights.simulated import run_simulated, simulated
 from lab.nights.stream import run_stream
 from lab.nights.world import World
 from loadtest.http_client import ServiceConnection
+from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.scripted_server import Reply, scripted_server
+from tests.service.live import run_msd
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _commands_run_here() -> Iterator[None]:
+    """Commands whose end is waited for run in this process, which has loaded torch."""
+    waited = SimpleNamespace(**{**vars(subprocess), "run": _run})
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (large, show):
+            patch.setattr(module, "subprocess", waited)
+        yield
+
+
+def _run(command: list[str], **_: Any) -> "subprocess.CompletedProcess[str]":  # noqa: ANN401 - subprocess.run's
+    return run_msd(*command[3:])
 
 
 def test_day_of_bots_is_measured_and_its_night_keeps_the_bundle(tmp_path: Path) -> None:
