@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,11 @@ class Log:
         requests(*logged).write_parquet(self.file)
         self.events = events(*shown)
 
-    def judged(self, old: Bundle, new: Bundle, gate: Gate = GATE) -> Verdict:
+    def judged(self, old: Bundle, new: Bundle) -> Verdict:
         """The verdict on all of it."""
         shown = join(read_requests([self.file]), [self.events], Windows()).frame
         pair = (ScoredBundle(old.folder), ScoredBundle(new.folder))
-        return judge(*pair, read_requests([self.file], JUDGE_COLUMNS), shown, gate, resamples=200)
+        return judge(*pair, read_requests([self.file], JUDGE_COLUMNS), shown, GATE, resamples=200)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,18 @@ def better(log: Log, bundle: Bundle, other_bundle: Bundle) -> Verdict:
     return log.judged(bundle, other_bundle)
 
 
-def test_the_law_is_promoted_and_kept(log: Log, better: Verdict, bundle: Bundle, other_bundle: Bundle) -> None:
-    worse = log.judged(other_bundle, bundle)
+@pytest.fixture(scope="module")
+def worse(log: Log, bundle: Bundle, other_bundle: Bundle) -> Verdict:
+    """That on another bundle, against the law; nobody changes it."""
+    return log.judged(other_bundle, bundle)
 
+
+def judged_again(verdict: Verdict, gate: Gate) -> Verdict:
+    """That of another gate on the same figures, which do not depend on it."""
+    return Verdict(verdict.figures, checks_of(gate, verdict.figures))
+
+
+def test_the_law_is_promoted_and_kept(log: Log, better: Verdict, worse: Verdict, other_bundle: Bundle) -> None:
     assert better.decision != "keep", better.checks
     assert better.figures["differences"]["auc"]["ci95"][0] > 0
     assert worse.decision == "keep"
@@ -157,11 +167,9 @@ def test_value_of_the_difference_is_that_of_the_law(better: Verdict) -> None:
     assert gap["ci95"][0] > 0, "the law puts the best first"
 
 
-def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
-    log: Log, bundle: Bundle, other_bundle: Bundle
-) -> None:
+def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(better: Verdict, worse: Verdict) -> None:
     gate = GATE.model_copy(update={"clicks": 10})
-    better, worse = log.judged(bundle, other_bundle, gate), log.judged(other_bundle, bundle, gate)
+    better, worse = judged_again(better, gate), judged_again(worse, gate)
 
     assert better.decision != "keep", better.checks
     assert 900 / 5 < better.figures["comparable"]["impressions"] < 2 * 900 / 5, "each chooses one of five"
@@ -169,9 +177,8 @@ def test_gain_is_also_that_of_first_impressions_which_either_bundle_chooses(
     assert worse.checks[1].outcome == "fails"
 
 
-def test_broken_bounds_keep_the_old_bundle(log: Log, bundle: Bundle, other_bundle: Bundle) -> None:
-    few = log.judged(bundle, other_bundle, Gate(clicks=10_000))
-    slow = log.judged(bundle, other_bundle, Gate(latency=1e-9))
+def test_broken_bounds_keep_the_old_bundle(better: Verdict) -> None:
+    few, slow = (judged_again(deepcopy(better), gate) for gate in (Gate(clicks=10_000), Gate(latency=1e-9)))
 
     assert [check.name for check in few.checks] == ["clicks"]
     assert [check.name for check in slow.checks if check.outcome == "fails"] == ["latency, new ÷ old"]
@@ -208,9 +215,9 @@ def test_one_failure_keeps_and_one_unknown_leaves_it_to_the_rollout() -> None:
     assert decided([held, unknown._replace(is_needed=True)]) == "keep"
 
 
-def test_value_is_unknown_without_support(log: Log, bundle: Bundle, other_bundle: Bundle) -> None:
+def test_value_is_unknown_without_support(better: Verdict) -> None:
     """Of 900 requests each of five ads is first by chance; thrice as much support is asked for as there is."""
-    thin, enough = (log.judged(bundle, other_bundle, GATE.model_copy(update={"support": n})) for n in (600, 60))
+    thin, enough = (judged_again(better, GATE.model_copy(update={"support": n})) for n in (600, 60))
     of_thin, of_enough = (next(one for one in v.checks if one.name == "share of value lost") for v in (thin, enough))
 
     assert thin.decision == "unknown"
