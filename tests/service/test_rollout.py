@@ -70,7 +70,10 @@ class PlayedFollower:
 
 
 # New ones each time: an error that is raised again keeps the frames of all times before, and all are logged.
-ERRORS = {"bad": partial(BundleError, "no bundle"), "odd": partial(ZeroDivisionError, "odd")}
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "bad": partial(BundleError, "no bundle"),
+    "odd": partial(ZeroDivisionError, "odd"),
+}
 
 
 class Stage(Rollout):
