@@ -107,6 +107,12 @@ class ArmSums(NamedTuple):
             tables[name][rows, columns] = sums[name].to_numpy()
         return cls(arms, tables)
 
+    def capped(self, times: float) -> "ArmSums":
+        """Return the sums where a user weighs no more than `times` the median user's requests would: bots ask often."""
+        requests = self.tables["requests"].sum(1)
+        scale = np.minimum(1.0, times * np.median(requests) / requests)[:, None]
+        return ArmSums(self.arms, {name: scale * table for name, table in self.tables.items()})
+
     def ratios(self, of: str, below: str = "impressions", per: float = 1.0) -> "Ratios":
         """Return the ratio of two sums by arm, with its error over users."""
         return Ratios.of(self.tables[of], self.tables[below], per)

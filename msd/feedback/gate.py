@@ -15,20 +15,25 @@ from msd.feedback.arms import Estimate
 Figures = dict[str, Any]
 Outcome = Literal["holds", "fails", "unknown"]
 Decision = Literal["promote", "keep", "unknown"]
+REVISION = 2
+"""Version of what checks compute; increment it with each change, so that kept nights are judged again."""
+_LIKELY = 0.025
+"""Probability of a likely gain between equal bundles."""
 _NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Gate(BaseModel):
     """Bounds. The new bundle is promoted if `gain` is surely better and nothing else may be worse than allowed.
 
-    `chance`: probability of a sure gain between equal bundles, each time that they are judged; all other intervals are
-    of 95 %. If requests explored, there must be a gain on their comparable impressions, too. `auc`, `logloss` and
-    `ece`: most by which each may be worse. `calibration`: largest factor between predicted and observed clicks of a
-    segment of requests, and conversions, unless the old bundle's is larger. `value`: largest share of the value of a
-    first impression (DR) that may be lost; it is known if requests whose ads the bundles choose differently are worth
-    at least `support` equally weighted ones. `latency`: the new bundle's median time for a request ÷ the old one's.
-    `refused`: share of requests that the new bundle refuses. `clicks`: fewest clicks to judge by. `unknown`: where
-    checks are unknown and there is no rollout, the old bundle stays, or their figures decide.
+    `chance`: probability of a sure gain between equal bundles, each time that they are judged; where a gain is sure at
+    .025 alone, a rollout may decide. All other intervals are of 95 %. If requests explored, there must be a gain on
+    their comparable impressions, too. `auc`, `logloss` and `ece`: most by which each may be worse. `calibration`:
+    largest factor between predicted and observed clicks of a segment of requests, and conversions, unless the old
+    bundle's is larger. `value`: largest share of the value of a first impression (DR) that may be lost; it is known if
+    requests whose ads the bundles choose differently are worth at least `support` equally weighted ones. `latency`: the
+    new bundle's median time for a request ÷ the old one's. `refused`: share of requests that the new bundle refuses.
+    `clicks`: fewest clicks to judge by. `unknown`: where checks are unknown and there is no rollout, the old bundle
+    stays, or their figures decide.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +131,10 @@ def _better(gate: Gate, figures: Figures) -> Iterator[Check]:
     z = NormalDist().inv_cdf(1 - gate.chance)
     gained, error = sign[gate.gain] * differences[gate.gain]["difference"], differences[gate.gain]["error"]
     surely = Estimate(gained, (gained - z * error, gained + z * error))
-    yield above_zero(f"sure gain of {gate.gain}", surely, is_needed=True)
+    sure = above_zero(f"sure gain of {gate.gain}", surely, is_needed=True)
+    # What is likely, but not sure, a rollout may find out; nothing else promotes it.
+    likely = sure.outcome == "unknown" and gained > NormalDist().inv_cdf(1 - _LIKELY) * error
+    yield sure._replace(is_needed=not likely, seems=sure.holds)
     if min(comparable["clicks"], comparable["impressions"] - comparable["clicks"]) >= gate.clicks:
         gain = _signed(comparable["differences"][gate.gain], sign[gate.gain])
         yield above_zero(f"gain of {gate.gain} on explored requests", gain)

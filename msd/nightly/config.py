@@ -5,8 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from msd.contract.bundle import MANIFEST
 from msd.contract.errors import MsdError
-from msd.feedback.gate import Gate
+from msd.feedback.gate import REVISION, Gate
 from msd.feedback.impressions import Windows
 from msd.step import fingerprint_of, read_toml
 
@@ -97,7 +98,16 @@ class NightlyConfig(_Section):
     @property
     def bounds(self) -> str:
         """Return a fingerprint of what decides a night, given its bundle."""
-        return fingerprint_of(self.gate.model_dump(), self.rollout and self.rollout.model_dump())
+        return fingerprint_of(REVISION, self.gate.model_dump(), self.rollout and self.rollout.model_dump())
+
+    def served(self) -> Path:
+        """Return the folder of the served bundle. Raises NightlyError."""
+        pointer = self.bundles / "current"
+        if pointer.is_file():
+            pointer = self.bundles / pointer.read_text("utf-8").strip()
+        if not (pointer / MANIFEST).is_file():
+            raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
+        return pointer.resolve()
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -8,11 +8,8 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 
@@ -20,41 +17,26 @@ from msd.contract.bundle import MANIFEST
 from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
-from msd.dataset.aggregate import impressions_of
-from msd.dataset.conversions import has_conversions
-from msd.dataset.load import Dataset, load_dataset
 from msd.demo.service import DemoError
 from msd.demo.steps import Steps
 from msd.feedback.collect import collected
-from msd.feedback.dataset import describe, write_dataset
-from msd.feedback.files import JUDGE_COLUMNS, read_events, read_requests
-from msd.feedback.gate import Check, Decision, Figures
-from msd.feedback.impressions import Joined, join
+from msd.feedback.files import JUDGE_COLUMNS, read_requests
+from msd.feedback.gate import REVISION, Check, Decision, Figures
 from msd.feedback.judge import judge
-from msd.feedback.outcomes import say_unjoined
 from msd.feedback.scored_bundle import ScoredBundle
-from msd.nightly.config import NightlyConfig, NightlyError
+from msd.nightly.bundle_maker import LARGE, BundleMaker
+from msd.nightly.config import NightlyConfig
 from msd.nightly.cost import noted
-from msd.nightly.record import NightRecord, known_record
+from msd.nightly.intake import HELD_OUT, Intake
+from msd.nightly.record import Kept, NightRecord, known_record
 from msd.nightly.rollout import check_experiment, end_rollout, roll_out
 from msd.nightly.stage import Stage
-from msd.teachers.knowledge import RECORD_FILE
 
-_JOINED, _HELD_OUT, _VERDICT = "joined.json", "impressions.parquet", "verdict.json"
-_LARGE = ("dataset", "student", "model", "bundle")
+_VERDICT = "verdict.json"
 _ADD_A_ROLLOUT = (
     "some checks are unknown, so that the old bundle stays: add a [rollout], which decides by revenue, or set"
     ' `unknown = "figures"` of [gate], which promotes some bundles that earn less'
 )
-
-
-class _Kept(Exception):
-    """The old bundle stays, for the reasons in `args`."""
-
-
-def _place_after(impressions: pl.DataFrame, at: float) -> int:
-    """Return the number of impressions, sorted by time, up to a time (Unix s)."""
-    return int(impressions["at"].search_sorted(at, "right"))
 
 
 class Night:
@@ -85,7 +67,7 @@ class Night:
         try:
             self._run()
             record.status = "promoted"
-        except _Kept as reasons:
+        except Kept as reasons:
             record.status, record.why = "kept", list(reasons.args)
         except Exception as error:
             record.status, record.why = "failed", [f"{type(error).__name__}: {error}"]
@@ -107,13 +89,13 @@ class Night:
     def _run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         # What would be found after hours of training.
-        self._current()
+        self.config.served()
         if self.config.rollout:
             check_experiment(self.config, self.record.night)
         with collected(self.config.logs, self.config.work / "logs") as logs:
             with noted(self.record.steps, "join"):
-                self._join(logs)
-            self._make()
+                Intake(self.config, self.folder, self.record, self._others).join(logs)
+            BundleMaker(self.config, self.folder, self.record, self._call).make()
             with noted(self.record.steps, "judge"):
                 verdict = self.record.verdict = self._judge(logs)
             checks = [Check(**one) for one in verdict["checks"]]
@@ -123,7 +105,7 @@ class Night:
                 self._publish()
             self._recalibrate(logs)
         if decision == "keep":
-            raise _Kept(*(str(one) for one in checks if not one.holds))
+            raise Kept(*(str(one) for one in checks if not one.holds))
         self.record.why = [str(one) for one in checks]
 
     def _decide(self, decision: Decision, checks: Sequence[Check]) -> Decision:
@@ -137,112 +119,6 @@ class Night:
         self.record.notes.append("some checks are unknown, and there is no [rollout]: their figures decided")
         return "promote" if all(check.seems for check in checks) else "keep"
 
-    def _join(self, logs: Sequence[Path]) -> None:
-        """Write the dataset up to the cut, and the impressions after it; or find why there is nothing to train on."""
-        record, mark, window = self.record, self.folder / _JOINED, self.config.window
-        if mark.is_file():
-            done = NightRecord.model_validate_json(mark.read_bytes())
-            for name in ("counts", "left_out", "click_rates", "began", "cut", "until", "is_accepted"):
-                setattr(record, name, getattr(done, name))
-            return
-        out = self.folder / "dataset"
-        shutil.rmtree(out, ignore_errors=True)
-        accepted = [one for one in self._others if one.is_accepted]
-        place = self.folder.parent / accepted[-1].night / "dataset" if accepted else self.config.dataset
-        old = load_dataset(place)
-        record.began = accepted[-1].until if accepted else float(old.events["at"].max())  # type: ignore[arg-type]
-        windows = replace(window.windows(record.started_at), new_since=record.began)
-        known = has_conversions(old.events)
-        joined = join(
-            read_requests(logs, ("request",)),
-            read_events(logs),
-            windows,
-            has_conversions=known,
-            describe=partial(describe, config=old.config),
-        )
-        frame = self._without_refused(joined.frame)
-        fresh = frame[_place_after(frame, record.began) :]
-        refused = joined.frame.height - frame.height
-        record.counts = {**joined.told, "impressions_of_refused_nights": refused, "new_impressions": fresh.height}
-        if fresh.height < self.config.input.impressions:
-            raise _Kept(f"{fresh.height} new impressions are fewer than {self.config.input.impressions}")
-        record.until = float(fresh["at"][-1])
-        record.cut = float(fresh["at"][int((1 - window.judge_share) * (fresh.height - 1))])
-        self._check_unjoined(joined)
-        self._check_click_rate(old, fresh, joined.ends_at)
-        since = record.until - 86_400 * window.days
-        cut = _place_after(frame, record.cut)
-        write_dataset(frame[:cut], old, out, since=since, by_time=True)
-        frame[cut:].lazy().sink_parquet(self.folder / _HELD_OUT)
-        record.is_accepted = True
-        write_text_atomic(mark, record.model_dump_json())
-
-    def _without_refused(self, impressions: pl.DataFrame) -> pl.DataFrame:
-        """Return impressions without those of refused nights: of their input, or because what they made earned less."""
-        for one in self._others:
-            if not one.is_accepted and one.until:
-                start, end = (_place_after(impressions, at) for at in (one.began, one.until))
-                self.record.left_out[one.night] = end - start
-                impressions = pl.concat([impressions[:start], impressions[end:]], rechunk=False)
-        return impressions
-
-    def _check_unjoined(self, joined: Joined) -> None:
-        """Refuse impressions whose clicks are lost: they would count as not clicked."""
-        lost, clicks = joined.told["new_unjoined_clicks"], joined.told["new_clicks"]
-        if lost > self.config.input.unjoined_clicks * clicks:
-            self.record.until = max(self.record.until, joined.ends_at)  # with what has not settled yet
-            raise _Kept(
-                f"{lost} of {clicks} new clicks join no impression; their impressions are left out of this and of later"
-                f" nights; {say_unjoined(joined.told)}"
-            )
-
-    def _check_click_rate(self, old: Dataset, fresh: pl.DataFrame, ends_at: float) -> None:
-        # A night that was kept may have been one of bots, whose click rate would refuse all later ones.
-        nights = [one for one in self._others if one.click_rates]
-        promoted = [one.click_rates["new"] for one in nights if one.status == "promoted"]
-        before = promoted[-1:] or [one.click_rates["dataset"] for one in nights[:1]]
-        then = before[0] if before else float(np.average(old.events["label"], weights=impressions_of(old.events)))
-        now = float(fresh["label"].mean())  # type: ignore[arg-type]
-        self.record.click_rates = {"dataset": then, "new": now}
-        most = self.config.input.click_rate
-        if not then / most <= now <= then * most:
-            self.record.until = max(self.record.until, ends_at)  # with what has not settled yet
-            raise _Kept(
-                f"the new impressions' click rate is {now:.4f}, that of the served bundle's dataset {then:.4f}: more"
-                f" than a factor of {most:g}; they are left out of this and of later nights"
-            )
-
-    def _make(self) -> None:
-        """Teach, distil, train and export."""
-        config, call = self.config, self._call
-        data, student, model, bundle = (self.folder / name for name in _LARGE)
-        knowledge = self._taught(data)
-        words = [knowledge] if knowledge else []
-        if config.semantics:
-            call("distill", "distill", data, *words, student)
-        read, way = ([student], []) if config.semantics else ([], ["--no-semantics"])
-        call("train", "train", data, *read, model, *way, *config.train)
-        call("export", "export", data, *(words if config.semantics else []), *read, model, bundle, *config.export)
-
-    def _taught(self, data: Path) -> Path | None:
-        """Return the knowledge, extended by what is new; or, if the teacher fails, as it last was whole."""
-        ours, whole = self.config.work / "knowledge", self.config.work / "knowledge.whole"
-        first = self.config.knowledge
-        if self.config.teach is None:
-            return first
-        if first and not ours.exists():
-            shutil.copytree(first, ours)
-        try:
-            self._call("teach", "teach", data, ours, *self.config.teach)
-        except DemoError as error:
-            self.record.notes.append(f"went on without some or all new words of the teacher: {error}")
-        # It is there if all questions were asked, even if some have no usable answer.
-        if not (ours / RECORD_FILE).is_file():
-            return whole if whole.is_dir() else first
-        shutil.rmtree(whole, ignore_errors=True)
-        shutil.copytree(ours, whole)
-        return whole
-
     def _call(self, step: str, *arguments: str | Path) -> None:
         with noted(self.record.steps, step):
             self._steps.call(step, *arguments)
@@ -253,8 +129,8 @@ class Night:
         config, mark = self.config, self.folder / _VERDICT
         new = ScoredBundle(self.folder / "bundle")
         manifest = new.bundle.manifest.sha256
-        old = ScoredBundle(self._current(), read_corrections(config.corrections) if config.corrections else {})
-        inputs = {"manifest": manifest, "gate": config.gate.model_dump()}
+        old = ScoredBundle(self.config.served(), read_corrections(config.corrections) if config.corrections else {})
+        inputs = {"manifest": manifest, "revision": REVISION, "gate": config.gate.model_dump()}
         if mark.is_file():
             known = json.loads(mark.read_bytes())
             verdict: Figures = known.pop("verdict")
@@ -265,21 +141,12 @@ class Night:
             old,
             new,
             read_requests(logs, JUDGE_COLUMNS),
-            pl.scan_parquet(self.folder / _HELD_OUT),
+            pl.scan_parquet(self.folder / HELD_OUT),
             config.gate,
             since=self.record.cut,
         ).document()
         write_text_atomic(mark, json.dumps({**inputs, "verdict": verdict}))
         return verdict
-
-    def _current(self) -> Path:
-        """Return the folder of the served bundle. Raises NightlyError."""
-        pointer = self.config.bundles / "current"
-        if pointer.is_file():
-            pointer = self.config.bundles / pointer.read_text("utf-8").strip()
-        if not (pointer / MANIFEST).is_file():
-            raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
-        return pointer.resolve()
 
     def _correct(self, verdict: Figures) -> None:
         """Let the new bundle start with the correction that the impressions say which judged it."""
@@ -308,7 +175,7 @@ class Night:
             if last.decision != "grow":
                 self._leave_out(last)
                 failed = [str(check) for check in last.checks if not check.holds]
-                raise _Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
+                raise Kept(f"the rollout ended at {last.share:.0%} of the users", *failed)
         try:
             if redis:
                 self._call("publish", "publish", place, *redis)
@@ -344,5 +211,5 @@ class Night:
     def _prune(self) -> None:
         """Remove what other nights need no longer: the next one continues this dataset."""
         for other in self.folder.parent.glob("*"):
-            for name in _LARGE if other != self.folder else ():
+            for name in LARGE if other != self.folder else ():
                 shutil.rmtree(other / name, ignore_errors=True)

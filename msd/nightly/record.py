@@ -18,6 +18,10 @@ Status = Literal["promoted", "kept", "failed"]
 EXIT_CODES: dict[Status, int] = {"promoted": 0, "kept": 3, "failed": 1}
 
 
+class Kept(Exception):
+    """The old bundle stays, for the reasons in `args`."""
+
+
 class NightRecord(BaseModel):
     """What came in, what changed, the verdict and why.
 

@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.request import urlopen
 
-import polars as pl
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, ValidationError
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.files import sha256_file, write_text_atomic
-from msd.contract.log import EVENTS, REQUESTS
 from msd.feedback.arms import compare, plain
-from msd.feedback.collect import collected
-from msd.feedback.files import FeedbackError, read_events, read_requests
 from msd.feedback.gate import Check, counted
-from msd.feedback.impressions import join
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig
 from msd.nightly.stage import NEW, OLD, Stage, checks_of_arms, decided_by, looks_of
+from msd.nightly.stage_log import StageLog
 from msd.step import fingerprint_of
 
 EXPERIMENT = "experiment.json"
@@ -65,7 +61,8 @@ def roll_out(config: NightlyConfig, rollout: RolloutConfig, folder: Path, name: 
                 arms += [{"name": NEW, "bundle": name, "weight": share}]
                 write_text_atomic(place, json.dumps({"salt": _salt(name), "arms": arms}, indent=2) + "\n")
                 is_last = number == len(rollout.shares) - 1
-                stages.append(_watched(config, rollout, Stage(share=share, began=time.time()), is_last))
+                stage = Stage(share=share, began=time.time())
+                stages.append(_watched(config, rollout, stage, config.bundles / name, is_last))
                 write_text_atomic(folder / _STAGES, known.model_dump_json(indent=2))
             if stages[-1].decision != "grow":
                 end_rollout(config)
@@ -96,9 +93,9 @@ def end_rollout(config: NightlyConfig) -> None:
     (config.bundles / EXPERIMENT).unlink(missing_ok=True)
 
 
-def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage, decides: bool) -> Stage:
-    """Return the stage at its end: at the look that decides it, or as soon as services fail."""
-    before = _counted(rollout.services)
+def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage, new: Path, decides: bool) -> Stage:
+    """Return the stage of the bundle `new` at its end: at the look that decides it, or as soon as services fail."""
+    before, log = _counted(rollout.services), StageLog(config, new, stage.began)
     for look in looks_of(rollout):
         due, checks = stage.began + look.after_s, list[Check]()
         while True:
@@ -109,7 +106,7 @@ def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage, decide
                 break
         if rollout.services:
             checks.append(counted("services that answer", len(after), "at least 1", bool(after)))
-        shown = _logged(config, stage.began, now)
+        shown = log.shown(now)
         checks += checks_of_arms(config.gate, rollout, shown, look)
         decision = decided_by(checks, look, decides)
         if decision != "continue":
@@ -117,26 +114,6 @@ def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage, decide
             figures: Any = plain({name: vars(arm) for name, arm in arms.items()})
             return stage.model_copy(update={"ended": now, "arms": figures, "checks": checks, "decision": decision})
     raise AssertionError("the last look decides")
-
-
-def _logged(config: NightlyConfig, since: float, now: float) -> pl.DataFrame:
-    """Return the settled impressions of both arms' requests `since` then; none if nothing is settled yet."""
-    none = pl.DataFrame(schema={"arm": pl.String, "label": pl.Int8})
-    with collected(config.logs, config.work / "logs") as folders:
-        recent = {
-            kind: [file for one in folders for file in one.glob(f"{kind}-*.parquet") if file.stat().st_mtime >= since]
-            for kind in (REQUESTS, EVENTS)
-        }
-        if not all(recent.values()):
-            return none
-        # Conversions take longer than a stage.
-        events = (frame.filter(pl.col("type") != "conversion") for frame in read_events(recent[EVENTS]))
-        kept, windows = ("total_ms",), config.window.windows(now)
-        try:
-            shown = join(read_requests(recent[REQUESTS], kept), events, windows, kept).frame
-        except FeedbackError:  # nothing is settled yet
-            return none
-    return shown.filter((pl.col("received_at") >= since) & pl.col("arm").is_in([OLD, NEW]))
 
 
 class _Counts(NamedTuple):

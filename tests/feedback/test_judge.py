@@ -186,6 +186,10 @@ def test_broken_bounds_keep_the_old_bundle(better: Verdict) -> None:
     slow.figures["segments"]["known"] |= {"factor": NEVER, "factor_over_old": NEVER}  # no click is expected
     failed = [str(check) for check in checks_of(GATE, slow.figures) if check.outcome == "fails"]
     assert failed[0].startswith("calibration of known requests, as a factor: +inf")
+    for errors, decision in ((1.5, "keep"), (2.5, "unknown"), (3.5, "promote")):
+        slow.figures["differences"]["logloss"] |= {"difference": -errors, "error": 1.0}
+        gain = checks_of(GATE, slow.figures)[0]
+        assert (decided([gain]), gain.seems) == (decision, decision == "promote"), "a likely gain is for the rollout"
 
 
 def estimate(low: float, value: float, high: float) -> Estimate:

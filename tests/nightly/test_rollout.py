@@ -28,6 +28,7 @@ from msd.feedback.files import FeedbackError
 from msd.feedback.gate import Gate, above_zero
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
+from msd.nightly.record import NightRecord, Status
 from msd.nightly.rollout import EXPERIMENT, end_rollout, roll_out
 from msd.nightly.stage import Look, Stage, decided_by, looks_of
 from msd.step import fingerprint_of
@@ -203,6 +204,38 @@ def test_night_whose_bundle_earned_less_is_left_out_and_undecided_one_is_not(tmp
         night.record.is_accepted = True
         night._leave_out(Stage(share=0.5, checks=[gain], decision="stop"))
         assert (night.record.is_accepted, not night.record.notes) == (is_accepted, is_accepted)
+
+
+def test_kept_night_is_judged_anew_by_another_gate_while_its_bundle_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=tmp_path)
+
+    def is_judged_anew(status: Status, bounds: str) -> bool:
+        known = NightRecord(night="n", status=status, bounds=bounds, verdict={})
+        return Night(config, "n", Console())._is_judged_anew(known)
+
+    bundle, before = tmp_path / "nights/n/bundle" / MANIFEST, config.bounds
+    bundle.parent.mkdir(parents=True)
+    bundle.touch()
+    assert not is_judged_anew("kept", before)
+    monkeypatch.setattr("msd.nightly.config.REVISION", 0)
+    assert (is_judged_anew("kept", before), is_judged_anew("promoted", before)) == (True, False)
+    bundle.unlink()
+    assert not is_judged_anew("kept", before)
+
+
+def test_pointer_may_be_a_link_or_a_file(tmp_path: Path) -> None:
+    config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=tmp_path)
+    (tmp_path / "b1").mkdir()
+    (tmp_path / "current").write_text("b1\n", "utf-8")
+    with pytest.raises(NightlyError, match="leads to no bundle"):
+        config.served()
+    (tmp_path / "b1" / MANIFEST).touch()
+    of_file = config.served()
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to("b1")
+    assert of_file == config.served() == (tmp_path / "b1").resolve()
 
 
 def test_looks_double_and_spend_the_chance_as_time_passes() -> None:
