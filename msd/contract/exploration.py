@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from msd.contract.request import ExploreOptions, InvalidRequest, Policy
 
-Played = Literal["thompson", "ucb", "greedy"]
+Played = Policy | Literal["greedy"]
 Floats = NDArray[np.float64]
 _WIDEST = 6.0
 _NODES = 128

@@ -52,7 +52,7 @@ ANONYMOUS = ""
 """ID of an anonymous user; no row can have it."""
 ANONYMOUS_PREFIX = "\0"
 """Followed by a request's ID, it stands in logs and datasets for the user of an anonymous request: one of its own."""
-Policy = Literal["thompson", "ucb"]
+Policy = Literal["thompson", "ucb", "uniform"]
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
@@ -187,7 +187,7 @@ class ExploreOptions(Wire):
 
     policy: Policy = Field(
         description="How an explored first candidate is chosen: thompson, by a draw of every candidate's log-odds; ucb,"
-        " by the upper end of their 95 % intervals."
+        " by the upper end of their 95 % intervals; uniform, with equal probabilities, which needs no uncertainty."
     )
     share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="Probability to explore, at most the service's MSD_EXPLORE_SHARE, its default."

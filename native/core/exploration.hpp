@@ -55,8 +55,11 @@ class Exploration {
   Choice choose(const Explore& asked, double share, std::string seed, size_t greedy) {
     const uint64_t hash = hash_string(seed);
     const bool explored = uniform(hash, 0) < share, is_ucb = asked.policy == Policy::kUcb;
+    const bool is_uniform = asked.policy == Policy::kUniform;
     size_t best = 0;
-    if (is_ucb || explored) {
+    if (is_uniform) {
+      best = std::min(static_cast<size_t>(uniform(hash, 1) * static_cast<double>(size())), size() - 1);
+    } else if (is_ucb || explored) {
       draws_.assign(size(), kUpper);
       if (!is_ucb) draw(hash);
       log_value();
@@ -68,7 +71,8 @@ class Exploration {
       chance = first == places_[best];
     } else if (share > 0) {
       const auto found = std::find(places_.begin(), places_.end(), first);
-      if (found != places_.end()) chance = probability_of_first(found - places_.begin());
+      if (found != places_.end())
+        chance = is_uniform ? 1.0 / static_cast<double>(size()) : probability_of_first(found - places_.begin());
     }
     const double propensity = (1.0 - share) * (first == greedy) + share * chance;
     return {kPolicies[static_cast<size_t>(asked.policy)], share, std::move(seed), explored, first,

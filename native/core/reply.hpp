@@ -202,15 +202,18 @@ class Reply {
     }
   }
 
-  // The best for certain if the scores have no uncertainty.
+  // Without an uncertainty of the scores, the best for certain unless the draw is uniform.
   Choice choose(const Frame& frame, std::string_view request_id, size_t greedy) {
     const Request& request = frame.request();
     const ServedModel& model = frame.model();
     const Explore& asked = *request.explore;
     std::string seed = asked.seed ? std::to_string(*asked.seed) : std::string(request_id);
-    if (columns.back().name != kUncertainty) return {"greedy", 0.0, std::move(seed), false, greedy, 1.0};
+    const bool is_uncertain = columns.back().name == kUncertainty;
+    if (!is_uncertain && asked.policy != Policy::kUniform)
+      return {"greedy", 0.0, std::move(seed), false, greedy, 1.0};
     Exploration exploration(frame.schema().ufuncs, model.quadrature);
-    exploration.compete(request, model.formula, ecpm_, columns[0].values, columns.back().values);
+    exploration.compete(request, model.formula, ecpm_, columns[0].values,
+                        is_uncertain ? columns.back().values : std::vector<float>(ecpm_.size()));
     return exploration.choose(asked, std::isnan(asked.share) ? model.explore_share : asked.share, std::move(seed),
                               greedy);
   }

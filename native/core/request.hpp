@@ -23,8 +23,8 @@ constexpr double kMaxAt = 1e11, kMaxBid = 1e9, kMaxSeed = 9'007'199'254'740'991.
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 // How the first position is explored.
-enum class Policy : uint8_t { kThompson, kUcb };
-constexpr std::array<std::string_view, 2> kPolicies{"thompson", "ucb"};
+enum class Policy : uint8_t { kThompson, kUcb, kUniform };
+constexpr std::array<std::string_view, 3> kPolicies{"thompson", "ucb", "uniform"};
 
 struct Explore {
   Policy policy = Policy::kThompson;

@@ -22,7 +22,7 @@ core = native.core
 MOST = 300
 
 
-@pytest.mark.parametrize("policy", ["thompson", "ucb"])
+@pytest.mark.parametrize("policy", ["thompson", "ucb", "uniform"])
 @pytest.mark.parametrize("pricing", [None, "cpc", "mixed"])
 def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: str | None, tmp_path: Path) -> None:
     random = Random(7)
@@ -48,6 +48,8 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
             "pcvr": rng.uniform(0, 0.2, count).astype(np.float32),
             "logit_std": rng.uniform(0.05, 0.9, count).astype(np.float32),
         }
+        if policy == "uniform" and seed % 2:
+            del scores["logit_std"]
         frame.reply("r", None, scores, count, [], [])
         request = parse_request(body, world.schema, MOST)
         assert request.explore is not None

@@ -283,7 +283,7 @@ def _text(random: Random) -> str | None:
 
 
 def _explore(random: Random) -> dict[str, Any] | None:
-    explore: dict[str, Any] = {"policy": random.choice(["ucb", "thompson", "thompson", "greedy"])}
+    explore: dict[str, Any] = {"policy": random.choice(["ucb", "thompson", "thompson", "uniform", "greedy"])}
     if random.random() < 0.7:
         explore["share"] = random.choice([None, 0, 1, 0.25, 1.5, -0.0])
     if random.random() < 0.7:

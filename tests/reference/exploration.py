@@ -1,9 +1,10 @@
 """The reference of `native/core/exploration.hpp`: which candidate is first, and the probability of that choice, to the
 last digit that quadrature gives.
 
-Two policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution
-and takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided
-95 % interval. The choice is made of scores and seed alone, so that a replay of the log makes it again.
+Policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution and
+takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided 95 %
+interval; `uniform` draws a candidate, whatever its score. The choice is made of scores and seed alone, so that a replay
+of the log makes it again.
 
 The core makes the same choices with the same operations in the same order, so that its numbers are equal.
 """
@@ -93,6 +94,8 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
     explored = bool(uniforms(asked.seed, np.zeros(1, np.intp))[0] < asked.share)
     if asked.policy == "ucb":
         best = int(np.argmax(candidates.log_value(_UPPER)))
+    elif asked.policy == "uniform":
+        best = int(uniforms(asked.seed, np.ones(1, np.intp))[0] * len(candidates.places))
     elif explored:
         best = int(np.argmax(candidates.log_value(_normals(uniforms(asked.seed, 1 + candidates.places)))))
     else:
@@ -102,7 +105,8 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
     if asked.policy == "ucb":
         chance = float(first == candidates.places[best])
     elif asked.share > 0 and len(found := np.flatnonzero(candidates.places == first)):
-        chance = probability_of_first(candidates, int(found[0]))
+        is_uniform = asked.policy == "uniform"
+        chance = 1 / len(candidates.places) if is_uniform else probability_of_first(candidates, int(found[0]))
     propensity = (1.0 - asked.share) * (first == greedy) + asked.share * chance
     # What was drawn had a chance, though less than quadrature can tell from none.
     return Choice(asked.policy, asked.share, asked.seed, explored, first, max(float(propensity), _LEAST))
@@ -182,10 +186,10 @@ def _log_below(rivals: CompetingCandidates, log_values: Floats, log_density: Flo
 def first_of(
     exploration: Exploration, request: CheckedRequest, scores: Mapping[str, NDArray[np.float32]], formula: Formula
 ) -> Choice:
-    """Return the first candidate: the best one for certain if the scores have no uncertainty."""
+    """Return the first candidate: without an uncertainty of the scores the best one, unless the draw is uniform."""
     ecpm, pctr = ecpm_of(request.bids, request.pricing, scores, formula), scores["pctr"]
     greedy = int(served_places(ecpm, pctr, 1)[0])
-    if COLUMN not in scores:
+    if COLUMN not in scores and exploration.policy != "uniform":
         return Choice("greedy", 0.0, exploration.seed, False, greedy, 1.0)
-    by_click = paid_by_click(request.pricing, formula, len(request.ids))
-    return choose_first(exploration, competing(request.ids, pctr, scores[COLUMN], ecpm, by_click), greedy)
+    by_click, std = paid_by_click(request.pricing, formula, len(request.ids)), scores.get(COLUMN, np.zeros_like(pctr))
+    return choose_first(exploration, competing(request.ids, pctr, std, ecpm, by_click), greedy)

@@ -150,7 +150,7 @@ def test_without_explore_nothing_is_added(client: httpx.Client, unsure: Bundle, 
         assert "MSD_EXPLORE_SHARE" in refused.json()["error"]["message"]
 
 
-def test_without_an_uncertainty_the_best_is_first_and_declared(bundle: Bundle, tmp_path: Path) -> None:
+def test_without_an_uncertainty_the_best_is_first_or_the_draw_is_uniform(bundle: Bundle, tmp_path: Path) -> None:
     with live_service(bundle.folder, tmp_path, explore_share=0.5) as running, running.client() as client:
         reply = scored(client, THOMPSON, top_k=3)
         explore = reply["explore"]
@@ -164,6 +164,13 @@ def test_without_an_uncertainty_the_best_is_first_and_declared(bundle: Bundle, t
             "propensity": 1.0,
         }
         assert 'msd_explorations_total{result="unavailable"} 1.0' in client.get("/metrics").text
+        best, slice_ = explore["first"], [scored(client, {"policy": "uniform"}, f"r{n}")["explore"] for n in range(60)]
+        assert scored(client, {"policy": "uniform"}, "r7")["explore"] == slice_[7], "the request's ID decides alone"
+        assert 15 < sum(one["explored"] for one in slice_) < 45
+        assert len({one["first"] for one in slice_}) > 10
+        for one in slice_:
+            assert one["propensity"] == 0.5 * (one["first"] == best) + 0.5 / 20
+            assert one["explored"] or one["first"] == best
 
 
 N = 6
