@@ -1,6 +1,5 @@
 """`msd lab nights`: simulated days with a known law, and the loop's answers to them."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +8,11 @@ import typer
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from lab.nights.drawing import draw_decisions
 from lab.nights.large import run_large
+from lab.nights.refused import WEIGHTS, run_refused
 from lab.nights.show import run_nights
-from lab.nights.simulated import run_simulated
+from lab.nights.simulated import JUDGED, Nights, run_simulated
 from lab.nights.stream import run_stream
 from msd.page import to_svg
 from msd.report import bar, check_writable, show, table, write_figures
@@ -38,13 +39,28 @@ def nights(
     simulated: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="N made-up nights, decided by the real gate and rollout.")
     ] = None,
+    refused: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="N refused nights of a kind: what their rows do to the next one."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of made-up nights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures of made-up nights as JSON.")] = False,
+    explored: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of judged requests that explore. Default: .01 or .1.")
+    ] = None,
+    judged: Annotated[int, typer.Option(min=1_000, help="Requests of a made-up night that are judged.")] = JUDGED,
 ) -> None:
-    """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad."""
+    """Two services and `msd nightly` through a quiet day, drift, bots and a passing fad.
+
+    Made-up nights that are interrupted go on if they have the same `--out`."""
     check_writable(figures)
     if simulated:
-        _simulate(simulated, seed, figures, as_json)
+        _simulate(Nights(simulated, seed, judged, explored), figures)
+        return
+    if refused:
+        with bar() as progress:
+            found = run_refused(refused, seed, lambda doing: progress(doing, 0, 1))
+        show([_weighed(found["refused"])])
+        write_figures(figures, found)
         return
     shutil.rmtree(work, ignore_errors=True)
     run = run_stream if stream else run_large if large else run_nights
@@ -58,14 +74,12 @@ def nights(
     write_figures(figures, found, {".svg": _draw(found)})
 
 
-def _simulate(count: int, seed: int, figures: Path | None, as_json: bool) -> None:
+def _simulate(nights: Nights, figures: Path | None) -> None:
     with bar() as progress:
-        found = run_simulated(count, seed, lambda doing: progress(doing, 0, 1))
-    if as_json:
-        typer.echo(json.dumps(found))
-    else:
-        show([_decisions(found["table"])])
-    write_figures(figures, found)
+        kept = figures and figures.with_suffix(".jsonl")
+        found = run_simulated(nights, lambda doing: progress(doing, 0, 1), kept)
+    show([_decisions(found["table"])])
+    write_figures(figures, found, {".svg": draw_decisions(found["nights"])})
 
 
 def _decisions(kinds: dict[str, Any]) -> Table:
@@ -77,6 +91,16 @@ def _decisions(kinds: dict[str, Any]) -> Table:
         lost = [f"{100 * row[way]['lost']:.2f}" for way in ways]
         cells = [cell for place in range(len(ways)) for cell in (*found[2 * place : 2 * place + 2], lost[place])]
         made.add_row(kind, *(str(row[name]) for name in ("nights", "good", "bad")), *cells)
+    return made
+
+
+def _weighed(kinds: list[dict[str, Any]]) -> Table:
+    made = table(
+        "Revenue over leaving a refused night's rows out, %", ["past", "kind", *(f"weight {one:g}" for one in WEIGHTS)]
+    )
+    for row in kinds:
+        cells = [f"{100 * one['gain']:+.2f} ± {100 * one['error']:.2f}" for one in row["gains"].values()]
+        made.add_row(f"{row['past']:,}", row["kind"], *cells)
     return made
 
 

@@ -1,11 +1,16 @@
 """Many made-up nights, judged by the real gate and the real decisions of a rollout: which promotions were right."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lab.nights.made_night import KINDS, MadeNight
+from lab.nights.world_night import WORLDS, WorldNight
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
 from msd.feedback.gate import Gate
 from msd.feedback.judge import judge
 from msd.nightly.config import RolloutConfig
@@ -19,11 +24,15 @@ _RESAMPLES = 300
 
 class SimulatedNight(NamedTuple):
     """What was decided in one night: by the gate alone, by the figures of what it does not know, and by the rollout
-    after it, which took `hours`. `gain`: the new bundle's share of revenue more, by the law."""
+    after it, which took `hours`. `gain`: the new bundle's share of revenue more, by the law; `cost`: what exploring the
+    share of requests costs of it."""
 
+    number: int
+    source: str
     kind: str
     share: float
     gain: float
+    cost: float
     decision: str
     gate: bool
     figures: bool
@@ -32,31 +41,70 @@ class SimulatedNight(NamedTuple):
     why: list[str]
 
 
-def run_simulated(count: int, seed: int, hear: Callable[[str], None], judged: int = JUDGED) -> dict[str, Any]:
-    """Return `count` nights, of each kind in turn, and their table."""
-    nights = []
-    for number in range(count):
-        kind = KINDS[number % len(KINDS)]
-        hear(f"night {number + 1} of {count}: {kind}")
-        nights.append(simulated(kind, 1_000 * seed + number, judged))
-    return {"seed": seed, "nights": [one._asdict() for one in nights], "table": summarised(nights)}
+class Nights(NamedTuple):
+    """Which nights: how many, their seed, the requests that are judged in each, and the share of these that explores;
+    1 % or 10 % if None."""
+
+    total: int
+    seed: int = 0
+    judged: int = JUDGED
+    share: float | None = None
 
 
-def simulated(kind: str, seed: int, judged: int = JUDGED) -> SimulatedNight:
+def run_simulated(nights: Nights, hear: Callable[[str], None], kept: Path | None = None) -> dict[str, Any]:
+    """Return the nights, of each kind in turn, from the made-up law and from worlds, and their table. `kept`: a file
+    with a line a night, which says what is done already. Raises MsdError if its nights are others."""
+    head = json.dumps(nights._replace(total=0)._asdict())
+    lines = kept.read_text("utf-8").splitlines() if kept and kept.is_file() else [head]
+    if lines[0] != head:
+        raise MsdError(f"{kept}: holds nights of {lines[0]}, not of {head}; name another file")
+    found = [SimulatedNight(**json.loads(line)) for line in lines[1 : nights.total + 1]]
+    for number in range(len(found), nights.total):
+        hear(f"night {number + 1} of {nights.total}")
+        found.append(simulated(number, nights))
+        if kept:
+            lines.append(json.dumps(found[-1]._asdict()))
+            write_text_atomic(kept, "\n".join(lines) + "\n")
+    return {**nights._asdict(), "nights": [one._asdict() for one in found], "table": summarised(found)}
+
+
+def night_of(number: int, nights: Nights) -> tuple[str, MadeNight]:
+    """Return a night and where its law is from."""
+    (rest, kind), seed = divmod(number, len(KINDS)), 1_000 * nights.seed + number
+    place, is_world = divmod(rest, 2)
+    if not is_world:
+        return "made-up law", MadeNight(KINDS[kind], seed, nights.share)
+    world = WORLDS[(place + kind) % len(WORLDS)]
+    return f"world {world}", WorldNight(KINDS[kind], seed, nights.share, world)
+
+
+def simulated(number: int, nights: Nights) -> SimulatedNight:
     """Return one night's decisions."""
-    night, gate, rollout = MadeNight(kind, seed), Gate(), RolloutConfig()
-    requests, shown, old, new = night.log(judged)
-    verdict = judge(old, new, [requests], shown, gate, resamples=_RESAMPLES)
+    (source, night), gate, rollout = night_of(number, nights), Gate(), RolloutConfig()
+    requests, shown, old, new = night.log(nights.judged)
+    verdict = judge(old, new, [requests], shown, gate, resamples=_RESAMPLES, most_requests=nights.judged)
     decision, hours, why = verdict.decision, 0.0, [str(one) for one in verdict.checks if not one.holds]
     grows = decision != "keep"
-    for number, share in enumerate(rollout.shares if grows else ()):
-        grows, took, said = _stage(night, gate, rollout, share, number == len(rollout.shares) - 1)
+    for place, share in enumerate(rollout.shares if grows else ()):
+        grows, took, said = _stage(night, gate, rollout, share, place == len(rollout.shares) - 1)
         hours, why = hours + took, why + said
         if not grows:
             break
     seems = decision == "promote" or (decision == "unknown" and all(one.seems for one in verdict.checks))
+    gain, cost = night.gain()
     return SimulatedNight(
-        kind, night.share, night.gain(), decision, decision == "promote", seems, grows, round(hours, 1), why
+        number,
+        source,
+        night.kind,
+        night.share,
+        gain,
+        cost,
+        decision,
+        decision == "promote",
+        seems,
+        grows,
+        round(hours, 1),
+        why,
     )
 
 

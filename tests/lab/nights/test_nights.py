@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from lab.nights import large, show
+from lab.nights.drawing import draw_decisions
 from lab.nights.large import run_large
 from lab.nights.made_night import KINDS
+from lab.nights.refused import run_refused
 from lab.nights.show import Day, run_nights
-from lab.nights.simulated import run_simulated, simulated
+from lab.nights.simulated import Nights, run_simulated
 from lab.nights.stream import run_stream
 from lab.nights.world import World
 from loadtest.http_client import ServiceConnection
+from msd.contract.errors import MsdError
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.scripted_server import Reply, scripted_server
 from tests.service.live import run_msd
@@ -78,17 +81,26 @@ def test_visitor_whose_request_is_late_is_counted_and_the_day_goes_on(tmp_path: 
     assert (shown.unscored, len(shown.nightly)) == (1, 1)
 
 
-def test_simulated_nights_are_decided_by_the_real_gate() -> None:
-    found = run_simulated(12, 0, lambda doing: None, judged=2_000)
-    json.dumps(found, allow_nan=False)
+def test_simulated_nights_are_decided_by_the_real_gate_and_resume(tmp_path: Path) -> None:
+    nights, kept, heard = Nights(7, judged=1_000, share=0.05), tmp_path / "kept.jsonl", list[str]()
+    first = run_simulated(nights._replace(total=1), heard.append, kept)["nights"]
+    found = run_simulated(nights, heard.append, kept)
 
+    assert [one["kind"] for one in found["nights"]] == [*KINDS, KINDS[0]]
+    assert [one["source"] == "made-up law" for one in found["nights"]] == 6 * [True] + [False]
+    assert (found["nights"][:1], len(heard)) == (first, 7), "a night is decided once"
     assert list(found["table"]) == [*KINDS, "all"]
     assert found["table"]["all"]["rollout"]["wrong"] == 0
     assert all(one["gain"] < 0 for one in found["nights"] if one["kind"] in ("noise", "fad"))
+    assert all(0.02 < one["cost"] < 0.04 for one in found["nights"]), "a uniform draw earns half or less"
+    assert draw_decisions(json.loads(json.dumps(found, allow_nan=False))["nights"]).startswith("<svg")
+    with pytest.raises(MsdError, match="holds nights of"):
+        run_simulated(nights._replace(seed=1), heard.append, kept)
 
 
-def test_made_night_is_the_same_for_its_seed() -> None:
-    first, again, other = (simulated("drift", seed, 2_000) for seed in (5, 5, 6))
-
-    assert first == again
-    assert first.gain != other.gain
+def test_rows_of_refused_nights_are_weighed_against_leaving_them_out() -> None:
+    found = run_refused(2, 3, lambda doing: None, pasts=[5_000])
+    gains = {one["kind"]: {weight: each["gain"] for weight, each in one["gains"].items()} for one in found["refused"]}
+    assert set(gains) == {"bots", "fad", "drift"}
+    assert all(of_weights["0.0"] == 0 for of_weights in gains.values())
+    assert gains["drift"]["1.0"] > 0.01, "a drift that is refused wrongly is what comes"
