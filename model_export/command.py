@@ -82,6 +82,10 @@ def export(
         bool, typer.Option("--uncertainty", help="Also measure how uncertain scores are, for exploration.")
     ] = False,
     requests: Annotated[int, typer.Option(min=1, help="Number of test rows to verify the graph on.")] = 2_400,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Take the form of the graph and the precision of an earlier bundle."),
+    ] = None,
 ) -> None:
     """Export graphs and rows, prove them equal to the model on test rows, and write the bundle.
 
@@ -101,7 +105,7 @@ def export(
     with bar(console) as heard:
         advance = partial(heard, total=requests)
         fresh = export_bundle(
-            made, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty
+            made, folder, replay, requests, advance, precision.value, candidates, explain, uncertainty, like
         )
     _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
 

@@ -70,6 +70,7 @@ class _Options(NamedTuple):
     precision: RequestedPrecision
     candidates: int
     uncertainty: bool
+    like: Bundle | None
 
 
 def export_bundle(
@@ -82,20 +83,25 @@ def export_bundle(
     candidates: int = 200,
     explain: Path | None = None,
     uncertainty: bool = False,
+    like: Path | None = None,
 ) -> bool:
     """Write the bundle `out`; return False if all outputs exist already.
 
     Also write the proved requests to `replay`, and to `explain` what the pass did to each node of the graph. `progress`
     gets the current step and the number of rows done. `candidates`: expected number per request, for timing graphs and
-    precisions. `uncertainty`: add the uncertainty of scores.
+    precisions. `uncertainty`: add the uncertainty of scores. `like`: a bundle whose form of graph and precision are
+    taken, whatever is faster now.
     """
     start = time.perf_counter()
-    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, uncertainty)
+    model = open_bundle(like, rows=False) if like else None
+    precision = model.precision.chosen if model else precision
+    known = [model.manifest.sha256] if model else []
+    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, uncertainty, *known)
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        parity, fast = _fill(folder, made, _Options(requests, precision, candidates, uncertainty), progress)
+        parity, fast = _fill(folder, made, _Options(requests, precision, candidates, uncertainty, model), progress)
         open_bundle(folder)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
@@ -117,7 +123,8 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     draft = _pack(made, folder, graph, features)
     evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
     progress("Factorising the graph", 0)
-    fast = fastest_graph(graph, made.schema, options.candidates, evidence.request)
+    form = options.like.manifest.provenance["graph"]["served"] if options.like else None
+    fast = fastest_graph(graph, made.schema, options.candidates, evidence.request, form)
     chosen = choose(fast.graph, made.heads, options.precision, options.candidates, evidence, progress)
     encoder = None
     if (folder / ENCODER).exists():

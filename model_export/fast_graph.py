@@ -50,8 +50,15 @@ class FastGraph:
         }
 
 
-def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request: Callable[[int], Tensors]) -> FastGraph:
-    """Return the faster of the plain and the factorised graph; `request(n)` returns real tensors of n candidates.
+def fastest_graph(
+    graph: bytes,
+    schema: FeatureSchema,
+    candidates: int,
+    request: Callable[[int], Tensors],
+    served: str | None = None,
+) -> FastGraph:
+    """Return the faster of the plain and the factorised graph, or the `served` one, if given; `request(n)` returns real
+    tensors of n candidates.
 
     Raises ExportError if the factorised graph does not compute the same.
     """
@@ -63,7 +70,7 @@ def fastest_graph(graph: bytes, schema: FeatureSchema, candidates: int, request:
     graphs = {"plain": graph, "passed": passed.model.SerializeToString()}
     runs = {name: open_run(one, "fp32", heads) for name, one in graphs.items()}
     times = median_microseconds(runs, request(candidates))
-    served = pick(times)
+    served = served or pick(times)
     return FastGraph(graphs[served], served, passed.report, worst, width, candidates, times)
 
 

@@ -34,7 +34,7 @@ class CorrectionError(ContractError):
 
 
 Scores = Mapping[str, NDArray[np.float32]]
-_OF_USER, _OF_SLOT, _SERVED_SLOT = -1, -2, 0
+OF_USER, _OF_SLOT, _SERVED_SLOT = -1, -2, 0
 Shift = tuple[int, int, float]
 """Shift of log-odds where a column of the context's categories has a value, both by number: column −1 is whether the
 user is anonymous, −2 the place of the page, 0 where the request names none."""
@@ -147,7 +147,7 @@ def _shifts(segments: Mapping[str, float], schema: FeatureSchema) -> Iterable[Sh
     """Yield the shifts that requests of a schema can have, as numbers."""
     for name, shift in segments.items():
         if name in (KNOWN, UNKNOWN_USERS):
-            yield _OF_USER, int(name == UNKNOWN_USERS), shift
+            yield OF_USER, int(name == UNKNOWN_USERS), shift
         elif slot := slot_in(name):
             if schema.position is not None:
                 yield _OF_SLOT, slot, shift

@@ -49,14 +49,20 @@ class ScoredBundle:
     """An open bundle. `refused` counts requests that its schema does not accept; `seconds` are those of each scored
     request, from its parsed body to its reply."""
 
-    def __init__(self, folder: Path, corrections: Mapping[str, LearnedCorrection] | None = None) -> None:
-        """Open and verify the bundle. `corrections`: what services correct scores by. Raises BundleError; FeedbackError
-        without the core."""
+    def __init__(
+        self,
+        folder: Path,
+        corrections: Mapping[str, LearnedCorrection] | None = None,
+        refreshed: Collection[str] = (),
+    ) -> None:
+        """Open and verify the bundle. `corrections`: what services correct scores by. `refreshed`: IDs of bundles with
+        rows of the same form, whose logged states count, too. Raises BundleError; FeedbackError without the core."""
         if native.core is None:
             raise FeedbackError(f"bundles are judged with the native core: {native.REASON}")
         self.bundle = open_bundle(folder)
         self.refused = 0
         self.seconds: list[float] = []
+        self._forms = {self.bundle.bundle_id, *refreshed}
         learned = (corrections or {}).get(self.bundle.bundle_id)
         self._lines = [] if learned is None else learned.lines_for(self.bundle.schema)
         self._users, self._items = (RowFile.of(self.bundle, side) for side in ROW_SIDES)
@@ -88,9 +94,9 @@ class ScoredBundle:
         return float(self._items.get(ids).records["as_of"].max(initial=0.0))
 
     def state_of(self, row: Mapping[str, Any]) -> LoggedState | None:
-        """Return the state of a request that this bundle scored; None for another bundle's, or if the log lacks it.
-        Raises FeedbackError for rows of another form."""
-        if row["bundle_id"] != self.bundle.bundle_id or None in (row["user_row"], row["item_rows"], row["impressions"]):
+        """Return the state of a request that this bundle or a refresh of it scored; None for another's, or if the log
+        lacks it. Raises FeedbackError for rows of another form."""
+        if row["bundle_id"] not in self._forms or None in (row["user_row"], row["item_rows"], row["impressions"]):
             return None
         numbers = zip(row["history"], *(row["impressions"][place::3] for place in range(3)), strict=True)
         history = tuple(Impression(at, item_id, shown, clicked) for item_id, at, shown, clicked in numbers)

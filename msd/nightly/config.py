@@ -53,6 +53,19 @@ class InputConfig(_Section):
     unjoined_clicks: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class RefreshConfig(_Section):
+    """Of `msd nightly --hourly`. `settle_minutes`: how long an impression waits for its click at least; if 99 % of the
+    clicks come later, as long as they take, up to the window's `settle_hours`. `judge_minutes`: the latest impressions,
+    which choose and judge; the fewest `clicks` of them. `chance`: probability that an equal bundle seems better.
+    `rows`: the most impressions, the latest, that are learned from."""
+
+    settle_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    judge_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    clicks: Annotated[int, Field(ge=1)] = 20
+    chance: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    rows: Annotated[int, Field(ge=100)] = 200_000
+
+
 class RolloutConfig(_Section):
     """Shares of users that a better bundle scores, one after the other, before it replaces the served one: each for
     `hold_minutes`, until it has `clicks`, and for at most `most_hours`; the last until revenue per request is surely
@@ -73,8 +86,8 @@ class NightlyConfig(_Section):
 
     `logs`: folders or URLs, as `msd join` takes them. `dataset`: what the first night continues. `work`: where nights
     are kept. `bundles`: the folder whose pointer `current` services follow. `corrections`: MSD_CORRECTIONS, to be
-    recalibrated. `redis`: where rows are published. `rollout`: how a better bundle replaces the served one; at once
-    without. `teach`: options of `msd teach`, to ask about what is new;
+    recalibrated. `redis`: where rows are published. `refresh`: between nights. `rollout`: how a better bundle replaces
+    the served one; at once without. `teach`: options of `msd teach`, to ask about what is new;
     `knowledge`: what the teacher wrote before. Without `semantics` there is no student. `train` and `export`: further
     options of these commands.
     """
@@ -93,6 +106,7 @@ class NightlyConfig(_Section):
     window: WindowConfig = WindowConfig()
     input: InputConfig = InputConfig()
     gate: Gate = Gate()
+    refresh: RefreshConfig = RefreshConfig()
     rollout: RolloutConfig | None = None
 
     @property
@@ -100,14 +114,20 @@ class NightlyConfig(_Section):
         """Return a fingerprint of what decides a night, given its bundle."""
         return fingerprint_of(REVISION, self.gate.model_dump(), self.rollout and self.rollout.model_dump())
 
-    def served(self) -> Path:
-        """Return the folder of the served bundle. Raises NightlyError."""
-        pointer = self.bundles / "current"
+    def pointed(self, name: str) -> Path | None:
+        """Return the bundle to which a pointer of the folder of bundles leads; None if to none."""
+        pointer = self.bundles / name
         if pointer.is_file():
             pointer = self.bundles / pointer.read_text("utf-8").strip()
-        if not (pointer / MANIFEST).is_file():
-            raise NightlyError(f"{pointer}: leads to no bundle to compare with; point it to the served one")
-        return pointer.resolve()
+        return pointer.resolve() if (pointer / MANIFEST).is_file() else None
+
+    def served(self) -> Path:
+        """Return the folder of the served bundle. Raises NightlyError."""
+        bundle = self.pointed("current")
+        if bundle is None:
+            place = self.bundles / "current"
+            raise NightlyError(f"{place}: leads to no bundle to compare with; point it to the served one")
+        return bundle
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -19,13 +19,9 @@ from msd.feedback.impressions import Joined, join
 from msd.feedback.outcomes import say_unjoined
 from msd.nightly.config import NightlyConfig
 from msd.nightly.record import Kept, NightRecord
+from msd.nightly.served import place_after, without_refused
 
 JOINED, HELD_OUT = "joined.json", "impressions.parquet"
-
-
-def _place_after(impressions: pl.DataFrame, at: float) -> int:
-    """Return the number of impressions, sorted by time, up to a time (Unix s)."""
-    return int(impressions["at"].search_sorted(at, "right"))
 
 
 class Intake:
@@ -59,8 +55,8 @@ class Intake:
             has_conversions=known,
             describe=partial(describe, config=old.config),
         )
-        frame = self._without_refused(joined.frame)
-        fresh = frame[_place_after(frame, record.began) :]
+        frame, record.left_out = without_refused(joined.frame, self._others)
+        fresh = frame[place_after(frame, record.began) :]
         refused = joined.frame.height - frame.height
         record.counts = {**joined.told, "impressions_of_refused_nights": refused, "new_impressions": fresh.height}
         if fresh.height < self.config.input.impressions:
@@ -70,20 +66,11 @@ class Intake:
         self._check_unjoined(joined)
         self._check_click_rate(old, fresh, joined.ends_at)
         since = record.until - 86_400 * window.days
-        cut = _place_after(frame, record.cut)
+        cut = place_after(frame, record.cut)
         write_dataset(frame[:cut], old, out, since=since, by_time=True)
         frame[cut:].lazy().sink_parquet(self.folder / HELD_OUT)
         record.is_accepted = True
         write_text_atomic(mark, record.model_dump_json())
-
-    def _without_refused(self, impressions: pl.DataFrame) -> pl.DataFrame:
-        """Return impressions without those of refused nights: of their input, or because what they made earned less."""
-        for one in self._others:
-            if not one.is_accepted and one.until:
-                start, end = (_place_after(impressions, at) for at in (one.began, one.until))
-                self.record.left_out[one.night] = end - start
-                impressions = pl.concat([impressions[:start], impressions[end:]], rechunk=False)
-        return impressions
 
     def _check_unjoined(self, joined: Joined) -> None:
         """Refuse impressions whose clicks are lost: they would count as not clicked."""

@@ -30,6 +30,7 @@ from msd.nightly.cost import noted
 from msd.nightly.intake import HELD_OUT, Intake
 from msd.nightly.record import Kept, NightRecord, known_record
 from msd.nightly.rollout import check_experiment, end_rollout, roll_out
+from msd.nightly.served import NIGHTS, Served, finished_nights, place_bundle, prune_refreshes
 from msd.nightly.stage import Stage
 
 _VERDICT = "verdict.json"
@@ -45,8 +46,8 @@ class Night:
     def __init__(self, config: NightlyConfig, name: str, console: Console) -> None:
         """Raises NightlyError if a record of a night is damaged."""
         self.config = config
-        self.folder = config.work / "nights" / name
-        self.known = known_record(self.folder)
+        self.folder = config.work / NIGHTS / name
+        self.known = known_record(self.folder, NightRecord)
         self.record = NightRecord(night=name, started_at=time.time(), bounds=config.bounds)
         optional = (
             config.semantics,
@@ -55,8 +56,7 @@ class Night:
             config.corrections is not None,
         )
         self._steps = Steps(console, total=3 + sum(optional))
-        found = [known_record(one) for one in sorted(self.folder.parent.glob("*")) if one != self.folder]
-        self._others = sorted((one for one in found if one and one.status != "failed"), key=lambda one: one.until)
+        self._others = finished_nights(config, but=self.folder)
 
     def run(self) -> NightRecord:
         """Run the night to its end, and return its record. A finished night is not repeated, unless it kept the old
@@ -89,7 +89,7 @@ class Night:
     def _run(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         # What would be found after hours of training.
-        self.config.served()
+        Served.of(self.config)
         if self.config.rollout:
             check_experiment(self.config, self.record.night)
         with collected(self.config.logs, self.config.work / "logs") as logs:
@@ -129,7 +129,10 @@ class Night:
         config, mark = self.config, self.folder / _VERDICT
         new = ScoredBundle(self.folder / "bundle")
         manifest = new.bundle.manifest.sha256
-        old = ScoredBundle(self.config.served(), read_corrections(config.corrections) if config.corrections else {})
+        served = Served.of(config)
+        corrections = read_corrections(config.corrections) if config.corrections else {}
+        # A refresh has seen the latest impressions, and so will those of the new bundle.
+        old = ScoredBundle(served.trained, corrections, served.refreshed)
         inputs = {"manifest": manifest, "revision": REVISION, "gate": config.gate.model_dump()}
         if mark.is_file():
             known = json.loads(mark.read_bytes())
@@ -158,14 +161,7 @@ class Night:
     def _publish(self) -> None:
         """Copy the bundle beside the others, roll it out, publish its rows, and move the pointer."""
         bundles, name = self.config.bundles, self.record.night
-        new, place = self.folder / "bundle", bundles / name
-        known = place / MANIFEST
-        if not known.is_file() or known.read_bytes() != (new / MANIFEST).read_bytes():
-            half = bundles / f".{name}.half"
-            shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(new, half)
-            shutil.rmtree(place, ignore_errors=True)
-            half.rename(place)
+        place = place_bundle(self.config, self.folder / "bundle", name)
         redis = ("--redis", self.config.redis) if self.config.redis else ()
         if self.config.rollout:
             if redis:
@@ -209,7 +205,12 @@ class Night:
             self.record.notes.append(f"corrections stay as they were: {error}")
 
     def _prune(self) -> None:
-        """Remove what other nights need no longer: the next one continues this dataset."""
-        for other in self.folder.parent.glob("*"):
-            for name in LARGE if other != self.folder else ():
-                shutil.rmtree(other / name, ignore_errors=True)
+        """Remove what is needed no longer: the next night continues this dataset, and refreshes the served model."""
+        served = Served.of(self.config)
+        kept = [self.folder / name for name in LARGE]
+        if served.night:
+            kept += [self.folder.with_name(served.night.night) / name for name in ("student", "model")]
+        for one in (other / name for other in self.folder.parent.glob("*") for name in LARGE):
+            if one not in kept:
+                shutil.rmtree(one, ignore_errors=True)
+        prune_refreshes(self.config, whole=served.is_trained)

@@ -1,12 +1,13 @@
-"""The record of a night, nightly.json, and its page."""
+"""Records of a night, nightly.json and its page, and of a refresh, refresh.json."""
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from msd.contract.files import write_text_atomic
+from msd.feedback.gate import Check
 from msd.nightly.config import NightlyError
 from msd.nightly.cost import Cost
 from msd.nightly.stage import Stage
@@ -31,6 +32,7 @@ class NightRecord(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid")
+    file: ClassVar[str] = RECORD_FILE
 
     format: int = 1
     night: str
@@ -57,9 +59,48 @@ class NightRecord(BaseModel):
         write_text_atomic(folder / PAGE_FILE, render_page("msd.nightly", "nightly.html.j2", record=self))
 
 
-def known_record(folder: Path) -> NightRecord | None:
-    """Return a night's record; None if it has none yet. Raises NightlyError."""
-    path = folder / RECORD_FILE
+class RefreshRecord(BaseModel):
+    """What a refresh learned, and why its bundle serves or not.
+
+    `base`: the night whose model it continues. `bundle_id`: of the bundle that it made. `rows`: impressions since that
+    night's training, up to `until` (Unix s); `waited_s`: how long each waited for its click. `behind_s`: seconds from
+    the latest impression to the end.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    file: ClassVar[str] = "refresh.json"
+
+    format: int = 1
+    name: str = ""
+    base: str = ""
+    bundle_id: str = ""
+    status: Status = "failed"
+    why: list[str] = []
+    notes: list[str] = []
+    until: float = 0.0
+    waited_s: float = 0.0
+    behind_s: float = 0.0
+    rows: int = 0
+    clicks: int = 0
+    counts: dict[str, int] = {}
+    click_rates: dict[str, float] = {}
+    half_life_s: float | None = None
+    checks: list[Check] = []
+    steps: dict[str, Cost] = {}
+    started_at: float = 0.0
+    seconds: float = 0.0
+
+    def write(self, folder: Path) -> None:
+        """Write the record."""
+        write_text_atomic(folder / self.file, json.dumps(self.model_dump(mode="json"), indent=2) + "\n")
+
+
+Record = TypeVar("Record", NightRecord, RefreshRecord)
+
+
+def known_record(folder: Path, kind: type[Record]) -> Record | None:
+    """Return a record of a kind in a folder; None if it has none yet. Raises NightlyError."""
+    path = folder / kind.file
     if not path.is_file():
         return None
-    return read_record(path, NightRecord, "no record", "remove the folder", NightlyError)
+    return read_record(path, kind, "no record", "remove the folder", NightlyError)

@@ -37,6 +37,12 @@ class Curve(NamedTuple):
         calibrated: Floats = np.interp(inside, self.knots, self.values) + self.outer_slope * (logits - inside)
         return calibrated
 
+    def slope(self, logits: Floats) -> Floats:
+        """Return by how much the calibrated logits [n] rise with the logits [n]."""
+        within = np.diff(self.values) / np.diff(self.knots)
+        slopes: Floats = np.concatenate([[self.outer_slope], within, [self.outer_slope]])
+        return slopes[np.searchsorted(self.knots, logits)]
+
 
 _IDENTITY = Curve(np.zeros(1), np.zeros(1))
 

@@ -6,7 +6,9 @@ Both need only sums over each cell's rows: the cells of a cross share no row, so
 others (backfitting; Hastie and Tibshirani 1990).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ _SWEEPS = 40
 _SETTLED = 1e-4  # mean change of the logits in one sweep
 _START, _LEAST = 0.05, 1e-5  # variances of a weight
 _RAREST = 1e-6  # click rate
+_LONGEST = 2.0  # step, in log-odds
 _FLAT = 3e-4  # mean square that a cross must add to the logits
 _MOST_CELLS_A_ROW = 64
 _ROWS_AT_ONCE = 16_384  # whose histories are read together
@@ -32,7 +35,7 @@ _HALF_LIVES = (None, 0.5, 0.25, 0.125)  # of a row's weight, as shares of all ro
 
 
 @dataclass
-class _Fitted:
+class FittedCross:
     """One cross: cells [E, width] of its rows (−1 for none), how much each counts [E], and the weights [count] with
     the variance of their prior."""
 
@@ -65,7 +68,7 @@ def train_crosses(features: Features) -> Crosses:
     events, valid = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
     every = Crosses(features.schema, possible_crosses(features.schema))
     model = Crosses(features.schema, _chosen(features, every, events[-_MOST_ROWS:]))
-    rows, later = _rows_of(features, model, events), _rows_of(features, model, valid)
+    rows, later = cells_of_rows(features, model, events), cells_of_rows(features, model, valid)
     labels, shown = features.outcomes(valid)
     best: tuple[Floats, float, dict[int, Floats]] | None = None
     for half_life in _HALF_LIVES:
@@ -90,7 +93,7 @@ def _is_surely_less(loss: Floats, other: Floats) -> bool:
 
 def _chosen(features: Features, model: Crosses, events: NDArray[np.int64]) -> list[Cross]:
     """Return the crosses that change the logits of rows, those that change them most first."""
-    fitted = _rows_of(features, model, events)
+    fitted = cells_of_rows(features, model, events)
     _fit(features, fitted, events)
     placed = [(cells, one) for cells, offset in model.placed for one in [fitted[offset]]]
     spread = [(float(np.mean(one.logits(one.weights) ** 2)), cells) for cells, one in placed]
@@ -102,8 +105,18 @@ def _chosen(features: Features, model: Crosses, events: NDArray[np.int64]) -> li
     return chosen
 
 
+class FitRows(NamedTuple):
+    """Rows to fit crosses to, as columns [E]: labels, weights, log-odds without the crosses, and how much of a cross's
+    weight counts."""
+
+    labels: Floats
+    weights: Floats
+    known: Floats
+    slope: Floats
+
+
 def _fit(
-    features: Features, fitted: dict[int, _Fitted], events: NDArray[np.int64], half_life: float | None = None
+    features: Features, fitted: dict[int, FittedCross], events: NDArray[np.int64], half_life: float | None = None
 ) -> float:
     """Fit the crosses anew to the events, and return the base. A row's weight halves with every `half_life` of the rows
     that are later."""
@@ -112,43 +125,52 @@ def _fit(
     if half_life:
         shown *= 0.5 ** (np.arange(len(events))[::-1] / (half_life * len(events)))
     mean = float(np.clip(np.average(labels, weights=shown), _RAREST, 1 - _RAREST))
-    base = start = float(np.log(mean / (1 - mean)))
-    logits = np.full(len(events), base)
-    for one in fitted.values():
+    start = float(np.log(mean / (1 - mean)))
+    rows = FitRows(labels, shown, np.full(len(events), start), np.ones(len(events)))
+    return start + fit_crosses(fitted.values(), rows)
+
+
+def fit_crosses(fitted: Collection[FittedCross], rows: FitRows) -> float:
+    """Fit the crosses anew to rows, and return what the base adds to the log-odds."""
+    base, logits = 0.0, rows.known.copy()
+    for one in fitted:
         one.weights, one.variance = np.zeros_like(one.weights), _START
     for _ in range(_SWEEPS):
         before = logits.copy()
-        for one in fitted.values():
+        for one in fitted:
             if one.variance > _LEAST:
-                logits += _step(one, logits, labels, shown)
+                logits += _step(one, logits, rows)
         clicks = sigmoid(logits)
         # A prior of variance 1 keeps it finite where all labels are alike.
-        pulled = float((shown * (labels - clicks)).sum()) + start - base
-        moved = pulled / (float((shown * clicks * (1 - clicks)).sum()) + 1.0)
-        base, logits = base + moved, logits + moved
+        pulled = float((rows.weights * rows.slope * (rows.labels - clicks)).sum()) - base
+        moved = pulled / (float((rows.weights * rows.slope**2 * clicks * (1 - clicks)).sum()) + 1.0)
+        moved = float(np.clip(moved, -_LONGEST, _LONGEST))
+        base, logits = base + moved, logits + rows.slope * moved
         if np.abs(logits - before).mean() < _SETTLED:
             break
     return base
 
 
-def _step(one: _Fitted, logits: Floats, labels: Floats, shown: Floats) -> Floats:
+def _step(one: FittedCross, logits: Floats, rows: FitRows) -> Floats:
     """Move a cross's weights, given the others, and its variance; return what that adds to the logits [E]."""
     clicks = sigmoid(logits)
     before = one.logits(one.weights)
-    curvature = one.sums(shown * clicks * (1 - clicks))
+    curvature = one.sums(rows.weights * rows.slope**2 * clicks * (1 - clicks))
     precision = curvature + 1.0 / one.variance
-    one.weights += (one.sums(shown * (labels - clicks)) - one.weights / one.variance) / precision
+    pulled = one.sums(rows.weights * rows.slope * (rows.labels - clicks)) - one.weights / one.variance
+    # An overlong step would overshoot where the sigmoid is flat.
+    one.weights += np.clip(pulled / precision, -_LONGEST, _LONGEST)
     seen = curvature > 0
     effective = float((curvature[seen] / precision[seen]).sum())
     one.variance = float((one.weights[seen] ** 2).sum()) / max(effective, _LEAST)
     if one.variance <= _LEAST:
         one.weights[:] = 0.0
-    return one.logits(one.weights) - before
+    return rows.slope * (one.logits(one.weights) - before)
 
 
-def _rows_of(features: Features, model: Crosses, events: NDArray[np.int64]) -> dict[int, _Fitted]:
+def cells_of_rows(features: Features, model: Crosses, events: NDArray[np.int64]) -> dict[int, FittedCross]:
     """Return the crosses with their rows' cells, by their places in the model's weights, not fitted yet."""
-    fitted: dict[int, _Fitted] = {}
+    fitted: dict[int, FittedCross] = {}
     model = model.to(features.labels.device)
     for part in chunks(len(events), _ROWS_AT_ONCE):
         tensors = index_tensors(features, events[part])
@@ -157,7 +179,7 @@ def _rows_of(features: Features, model: Crosses, events: NDArray[np.int64]) -> d
             if offset not in fitted:
                 rows = np.empty((len(events), cells.width), np.int32)
                 share = np.ones(len(events), np.float32) if cells.bags else None
-                fitted[offset] = _Fitted(rows, share, np.zeros(cells.count))
+                fitted[offset] = FittedCross(rows, share, np.zeros(cells.count))
             fitted[offset].cells[part] = own
             if (share := fitted[offset].share) is not None:
                 share[part] = 1.0 / np.maximum((own >= 0).sum(1), 1)

@@ -5,11 +5,14 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from msd.contract.correction import read_corrections
-from tests.nightly.world import World
+from msd.contract.bundle import open_bundle
+from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
+from msd.feedback.scored_bundle import ScoredBundle
+from tests.nightly.world import DAY, START, World
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 from tests.service.live import run_msd
 
@@ -163,6 +166,7 @@ def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
         (CONFIG + "auc = -1", "gate.auc: "),
         (CONFIG + "[rollout]\nshares = []", "rollout.shares: "),
         (CONFIG + '[rollout]\nservices = ["ads:8080"]', "rollout.services.0: "),
+        (CONFIG + "[refresh]\nchance = 1", "refresh.chance: "),
         ("x", "cannot be read as TOML"),
         (f"x = {'[' * 9_999}", "cannot be read as TOML"),
         (f"x = {'9' * 9_999}", "cannot be read as TOML"),
@@ -171,6 +175,7 @@ def test_rejects_mistaken_configuration(tmp_path: Path) -> None:
         done = run_msd("nightly", str(config))
         assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     assert "/dev/null: not a regular file" in run_msd("nightly", "/dev/null").stderr
+    assert "leave --night out" in run_msd("nightly", "/dev/null", "--hourly", "--night", "n").stderr
 
 
 def test_night_whose_clicks_come_before_their_impressions_is_refused(world: World) -> None:
@@ -183,3 +188,58 @@ def test_night_whose_clicks_come_before_their_impressions_is_refused(world: Worl
     assert "new clicks join no impression" in early["why"][0]
     assert early["counts"]["clicks_before_their_impression"] > 100
     assert (bundles / "current").resolve() == served
+
+
+def hour(world: World) -> dict[str, Any]:
+    """The record of a refresh, whose status is the command's exit status."""
+    done = run_msd("nightly", str(world.folder / "nightly.toml"), "--hourly")
+    record: dict[str, Any] = json.loads((world.folder / "work/refreshes/refresh.json").read_text())
+    assert done.returncode == {"promoted": 0, "kept": 3, "failed": 1}[record["status"]], done.stdout + done.stderr
+    return record
+
+
+def test_refresh_follows_a_drift_within_the_day_and_gives_the_same_bundle_again(world: World) -> None:
+    bundles, refreshes = world.folder / "bundles", world.folder / "work/refreshes"
+    write_config(world, CONFIG + "\n[refresh]\njudge_minutes = 360\n")
+    if (bundles / "current").resolve().name == "first":
+        assert "no night here trained" in hour(world)["why"][0]
+        world.drift()
+        world.serve(14, bundles / "current", COUNT)
+        assert night(world, "n4")["status"] == "promoted"
+    base = (bundles / "current").resolve()
+    world.drift()
+    world.serve(15, bundles / "current", COUNT)
+    corrections = world.folder / "corrections.json"
+    learned = LearnedCorrection(shift=0.1, segments={"known": 0.05}, at=START + 15 * DAY, impressions=900, clicks=90)
+    write_corrections(corrections, {open_bundle(base).bundle_id: learned})
+
+    moved = hour(world)
+    assert read_corrections(corrections)[moved["bundle_id"]] == learned, "it was fitted under it, and starts with it"
+    served = (bundles / "current").resolve()
+    assert (moved["status"], moved["base"], served.name) == ("promoted", base.name, moved["name"]), moved["why"]
+    old, new = (ScoredBundle(one).score(request_of(world, one)) for one in (base, served))
+    assert old is not None
+    assert new is not None
+    appeal = world.appeal[[0, 1, 2, 3, 4]]
+    assert np.corrcoef(old["pctr"], appeal)[0, 1] < 0 < np.corrcoef(new["pctr"], appeal)[0, 1]
+    assert hour(world)["status"] == "kept"
+    assert (bundles / "current").resolve() == served, "what is learned is not learned again"
+
+    assert run_msd("rollback", str(bundles)).returncode == 0
+    assert "an operator returned to this bundle" in hour(world)["why"][0]
+    (bundles / "previous").unlink()
+    again = hour(world)
+    assert (again["bundle_id"], again["half_life_s"]) == (moved["bundle_id"], moved["half_life_s"])
+    assert {one.name for one in refreshes.iterdir()} == {"refresh.json", moved["name"]}
+
+    world.serve(16, bundles / "current", 1_200, bots=0.9)
+    bots = hour(world)
+    assert (bots["status"], (bundles / "current").resolve()) == ("kept", served)
+    assert bots["why"][0].startswith("the click rate of the latest impressions is 0.9"), bots["why"]
+
+
+def request_of(world: World, bundle: Path) -> dict[str, Any]:
+    """A logged request for the first five items."""
+    ids = [f"i{item}" for item in range(5)]
+    body = {"user_id": None, "candidates": {"id": ids}, "context": {"hour": "1"}}
+    return {"request_id": "r", "item_ids": ids, "at": 1.7e9, "request": json.dumps(body).encode()}

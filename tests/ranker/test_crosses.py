@@ -10,14 +10,20 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from msd.contract.correction import LearnedCorrection
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Sequence, State
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
+from msd.metrics import sigmoid
+from msd.nightly.refresh import correction_of
 from msd.ranker.batch import event_tensors
 from msd.ranker.crosses import MOST_CELLS, Cells, Crosses, possible_crosses
 from msd.ranker.features import Features, build_features
+from msd.ranker.model import Ranker, RankerConfig
 from msd.ranker.schema_fit import fit_schema
 from msd.student.vectors import no_vectors
+from msd.training.refresh import Line, Refreshed, RefreshError, refresh_ranker
+from msd.training.train import new_model, predict
 from msd.training.train_crosses import train_crosses
 
 _CONFIG = """format = 1
@@ -213,3 +219,62 @@ def test_a_log_of_one_label_is_finite(tmp_path: Path, label: float) -> None:
     model = train_crosses(features)
     logits: NDArray[np.float32] = model(event_tensors(features, features.of_part(Part.TEST))).numpy()
     assert np.isfinite(logits).all()
+
+
+def test_refresh_follows_a_drift_within_the_hour_and_adds_little_without_one(tmp_path: Path) -> None:
+    features, at = (
+        _features(tmp_path / "log", drifts=True),
+        np.arange(0, 2 * _ROWS, 2).astype(np.float64),
+    )  # 1,800 rows an hour
+    parts = np.where(np.arange(_ROWS) < 4_500, Part.TRAIN, Part.VALID).astype(np.int8)
+    config = RankerConfig(hidden=(), counts=(), content=0, affinity=0, taste=False)
+    model = new_model(replace(features, parts=parts), config, seed=0).eval()
+    assert isinstance(model.ranker, Ranker)
+    model.ranker.blend.copy_(torch.tensor([[0.0, 1.0]] * 2))
+    before, noon = model.state_dict()["ranker.crosses.weights"].clone(), _ROWS // 2
+
+    def refreshed(until: int) -> Refreshed:
+        rows = np.arange(4_500, until)
+        return refresh_ranker(model, features, rows, at[rows], rows >= until - 1_800)
+
+    quiet, moved, again = refreshed(noon), refreshed(noon + 1_800), refreshed(noon + 1_800)
+    later, morning = np.arange(noon + 1_800, noon + 3_600), np.arange(noon - 1_500, noon)
+    labels = features.labels.numpy()[later]
+    auc = [roc_auc_score(labels, predict(one, features, later)) for one in (model, moved.model)]
+    assert auc[1] > auc[0] + 0.05, auc
+    change = np.abs(predict(quiet.model, features, morning) - predict(model, features, morning))
+    assert change.mean() < 0.03, change.mean()
+    assert all(torch.equal(one, other) for one, other in zip(*_weights(moved, again), strict=True)), "to the bit"
+    assert torch.equal(model.state_dict()["ranker.crosses.weights"], before), "the given model stays"
+
+    rows = np.arange(4_500, noon)
+    raised = refresh_ranker(model, features, rows, at[rows], rows >= noon - 1_800, Line(np.full(len(rows), 0.7)))
+    scores = predict(raised.model, features, rows).astype(np.float64)
+    served = sigmoid(np.log(scores / (1 - scores)) + 0.7)
+    assert served.mean() == pytest.approx(features.labels.numpy()[rows].mean(), abs=0.02), "the correction stays"
+    assert raised.unseen.mean() == pytest.approx(served[rows >= noon - 1_800].mean(), abs=0.02)
+
+    model.ranker.blend.copy_(torch.tensor([[1.0, 0.0]] * 2))
+    assert roc_auc_score(labels, predict(refreshed(noon + 1_800).model, features, later)) > 0.55, "without a share"
+    alone = new_model(features, RankerConfig(network="lr"), seed=0)
+    with pytest.raises(RefreshError, match="has no crosses"):
+        refresh_ranker(alone, features, later, at[later], later > 0)
+
+
+def test_a_refresh_knows_what_services_make_of_each_segment(tmp_path: Path) -> None:
+    features, rows = _features(tmp_path / "log"), np.arange(200)
+    shifts = {"anonymous": 0.4, "noise=n3": -0.3, "noise=n7": 0.9, "known": 0.2, "slot 2": 0.1}
+    learned = LearnedCorrection(centre=-1, shift=0.3, slope=1.1, segments=shifts, at=0, impressions=0, clicks=0)
+    anonymous, codes = rows % 3 == 0, features.context_categorical[:200, 0].numpy()
+    noise = next(field for field in features.schema.indexed("context") if isinstance(field, Categorical))
+    scores = np.linspace(0.01, 0.9, 200)
+    found = sigmoid(correction_of(learned, features, rows, anonymous)(np.log(scores / (1 - scores))))
+    for row, score in enumerate(scores):
+        names = ["anonymous" if anonymous[row] else "known"]
+        names += [f"noise={value}" for value in ("n3", "n7") if noise.index[value] == codes[row]]
+        served = learned.within(names)(np.array([score], np.float32))[0]
+        assert found[row] == pytest.approx(served, rel=1e-5), (row, names)
+
+
+def _weights(*refreshed: Refreshed) -> list[list[torch.Tensor]]:
+    return [list(one.model.state_dict().values()) for one in refreshed]
