@@ -17,11 +17,13 @@ COMMANDS = {
         "train,cpu,openvino,demo",
         "Run chaos tests against a service and report the results.",
     ),
+    "hours": ("lab.worlds.hours", "train,demo,dev", "Simulate a served day in which tastes move at noon."),
     "instant": (
         "lab.instant.command",
         "train,cpu",
         "Make the bundle of invented ads that `msd demo --instant` serves.",
     ),
+    "lag": ("lab.lag", "train,cpu,live,demo", "Measure from an event to the first score that counts it."),
     "nights": ("lab.nights.command", "train,cpu,live,log", "Simulate days with a known law, and run `msd nightly`."),
     "observe": (
         "lab.observe.command",

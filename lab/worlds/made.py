@@ -80,14 +80,17 @@ class MadeWorld:
     def _pairs(self, user: Ints, ad: Ints) -> Ints:
         return user * len(self.law.ads.topic) + ad
 
-    def auctions(self, count: int = 2_000, candidates: int = CANDIDATES, seed: int = 0) -> Auctions:
+    def auctions(
+        self, count: int = 2_000, candidates: int = CANDIDATES, seed: int = 0, at: int | None = None
+    ) -> Auctions:
         """Draw auctions of the day after the log, of ads that run at its end, all of them if they are fewer than
-        `candidates`. Users have seen what the log has."""
+        `candidates`. Users have seen what the log has. `at`: of this second instead, and of ads that run then."""
         rng, law = np.random.default_rng([self.seed, seed, 1]), self.law
         second, device = draw_contexts(rng, count)
         user = rng.choice(len(law.users.segment), count, p=law.users.later_visits)
-        last = np.full(count, law.ends_at)
-        running = (law.ads.starts < law.ends_at) & (law.ads.ends >= law.ends_at)
+        end = law.ends_at if at is None else at
+        last, second = np.full(count, end), second if at is None else np.zeros_like(second)
+        running = (law.ads.starts < end) & (law.ads.ends >= end)
         candidates = min(candidates, int(running.sum()))
         ads = _draw_ads(law, last - 1, user, candidates, rng).ravel()
         of = np.repeat(np.arange(count), candidates)
