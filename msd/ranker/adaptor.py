@@ -19,7 +19,8 @@ class Adaptor(nn.Module):
     """Projection of a student's vector to the schema's dimension, components of order 1 (the paper's Feature Adaptor).
 
     One block is made of the texts' meaning (explicit ‖ implicit), the other of the teacher's words. Each block has the
-    length √D that the taste's cosines require. Training it further gains nothing (decision 58).
+    length √D that the taste's cosines require. Training it further gains nothing there (decision 58); the paper's
+    network trains it.
     """
 
     def __init__(self, vector_dim: int, dim: int) -> None:

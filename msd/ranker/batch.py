@@ -16,16 +16,34 @@ from msd.ranker.calibrate import Calibrator
 from msd.ranker.embedding import is_id
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import Opinions, Ranker, RankerConfig
-from msd.ranker.networks import new_network
+from msd.ranker.networks import Baseline, Content, DcnV2, DeepFm, Din, LogisticRegression
+from msd.ranker.paper import Paper
 from msd.ranker.taste import PARTS, Taste
 
 _TASTE_ROWS = 128
+Network = Ranker | Baseline
+_BASELINES: dict[str, type[Baseline]] = {
+    "paper": Paper,
+    "lr": LogisticRegression,
+    "content": Content,
+    "deepfm": DeepFm,
+    "din": Din,
+    "dcnv2": DcnV2,
+}
+
+
+def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> Network:
+    """Return an untrained network, with weights from torch's generator. Only MSD's own has a head for conversions."""
+    if config.network == "msd":
+        return Ranker(schema, config, conversions)
+    return _BASELINES[config.network](schema, config)
 
 
 class TrainedRanker(nn.Module):
     """Ranker, its adaptors by side, and the calibration of its logits; scores are sigmoids of calibrated logits.
 
-    `has_conversions`: whether it has a second head, for conversions of clicks, with its own calibration.
+    `has_conversions`: whether it has a second head, for conversions of clicks, with its own calibration. `lora`: while
+    the student is trained with it, what changes the student's weights (`msd.training.end_to_end`).
     """
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig, vector_dim: int, conversions: bool = False) -> None:
@@ -36,6 +54,7 @@ class TrainedRanker(nn.Module):
         self.ranker = new_network(schema, config, conversions)
         self.adaptors = Adaptors(schema, vector_dim)
         self.calibrator = Calibrator()
+        self.lora: nn.Module | None = None
         if self.has_conversions:
             self.conversion_calibrator = Calibrator()
 

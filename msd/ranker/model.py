@@ -21,7 +21,7 @@ from msd.ranker.embedding import embeddings, first_known, is_id, known_rows, sum
 from msd.ranker.shared import dots, linear
 from msd.ranker.taste import PARTS, Taste
 
-NetworkName = Literal["msd", "content", "lr", "deepfm", "din", "dcnv2"]
+NetworkName = Literal["msd", "paper", "content", "lr", "deepfm", "din", "dcnv2"]
 Tensors = Mapping[str, Tensor]
 _MOST_VALUES = 64  # of a field that the content model reads
 
@@ -33,6 +33,9 @@ class RankerConfig(BaseModel):
     training hides whole. `affinity`: length of each user's own vector, 0 for none. `taste`: whether `msd` reads the
     history. `counts`: layer widths of the count model beside `msd`, empty for none. `content`: directions of the
     content model beside it, 0 for none. `crosses`: those beside it; None before training has chosen them.
+
+    Of `paper`: impressions `selected` from the history, of each outcome; `fusion`, whether an ad's frequency weighs its
+    ID against its text; and rank and number of the student's top `layers` that are tuned, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,6 +52,10 @@ class RankerConfig(BaseModel):
     counts: tuple[int, ...] = (32, 16)
     content: int = 8
     crosses: tuple[Cross, ...] | None = None
+    selected: int = 10
+    fusion: bool = True
+    rank: int = 8
+    layers: int = 2
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:

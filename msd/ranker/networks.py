@@ -1,4 +1,4 @@
-"""Baselines: logistic regression, DeepFM, DIN and DCN-V2.
+"""Baselines: logistic regression, DeepFM, DIN and DCN-V2; `msd.ranker.paper` has the paper's own network.
 
 All read the same tensors as MSD's ranker, and have its embedding width and dropout rates. If the schema has vectors,
 they are dense inputs. What a user clicked and what they passed over are two histories. An impression in them is its
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from msd.contract.schema import OUTCOME_FEATURES, SIDES, FeatureSchema, Side
 from msd.ranker.embedding import SideEmbedding, embeddings
-from msd.ranker.model import Opinions, Ranker, RankerConfig, Tensors, mlp
+from msd.ranker.model import Opinions, RankerConfig, Tensors, mlp
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -175,13 +175,23 @@ class DeepFm(_Deep):
         first = self.linear.represent_items(categorical, semantic)
         return torch.cat([first, super().represent_items(categorical, semantic)], -1)
 
+    def histories(self, tensors: Tensors, history_BLD: Tensor) -> list[Tensor]:
+        """Return what the clicked and the passed impressions, embeddings ⊕ S ⊕ outcomes, come to: [1 or N, ·] each."""
+        means: list[Tensor] = self.pool(history_BLD, tensors)
+        return means
+
+    def target(self, tensors: Tensors, target_ND: Tensor) -> Tensor:
+        """Return the targets' embeddings ⊕ S as they count [N, ·]."""
+        return target_ND
+
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Return the logits [N]: the sum of the three parts."""
         weights_BLD = torch.cat([history_BLD[..., :_WEIGHTS], history_BLD[..., -_OUTCOMES:]], -1)
         first: Tensor = self.linear.score(tensors, target_ND[..., :_WEIGHTS], weights_BLD)
         parts = [*self._asking(tensors), *(self.projections[name](tensors[name]) for name in self.dense)]
-        means = zip(("target", "clicked", "passed"), (target_ND, *self.pool(history_BLD, tensors)), strict=True)
-        for name, item in ((name, whole[:, _WEIGHTS:]) for name, whole in means):
+        target_ND, past_BLD = self.target(tensors, target_ND[:, _WEIGHTS:]), history_BLD[..., _WEIGHTS:]
+        means = zip(("target", "clicked", "passed"), (target_ND, *self.histories(tensors, past_BLD)), strict=True)
+        for name, item in means:
             parts.append(item[:, : self.embedded_width])
             if name in self.projections:
                 parts.append(self.projections[name](item[:, self.embedded_width :]))
@@ -256,20 +266,3 @@ def _means(history_BLD: Tensor, tensors: Tensors) -> list[Tensor]:
         (history_BLD * mask_BL.unsqueeze(-1)).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
         for mask_BL in (clicked_BL, passed_BL)
     ]
-
-
-Network = Ranker | Baseline
-_BASELINES: dict[str, type[Baseline]] = {
-    "lr": LogisticRegression,
-    "content": Content,
-    "deepfm": DeepFm,
-    "din": Din,
-    "dcnv2": DcnV2,
-}
-
-
-def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> Network:
-    """Return an untrained network, with weights from torch's generator. Baselines have no head for conversions."""
-    if config.network == "msd":
-        return Ranker(schema, config, conversions)
-    return _BASELINES[config.network](schema, config)

@@ -58,15 +58,19 @@ class Entities:
         return ids.replace_strict(distinct, rows, return_dtype=pl.Int32).to_numpy()
 
 
-def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
-    """Encode every ID of the side's table, then every ID that only the events have; anonymous users have none."""
-    name = f"{side}_id"
-    table = dataset.users if side == "user" else dataset.items
+def entity_ids(dataset: Dataset, side: RowSide) -> list[str]:
+    """Return every ID of the side's table, then every ID that only the events have; anonymous users have none."""
+    name, table = f"{side}_id", dataset.users if side == "user" else dataset.items
     known = table[name].to_list()
     in_events = dataset.events.lazy().select(name).filter(~is_anonymous(name)).unique().collect(engine="streaming")
-    only_events = sorted(set(in_events.to_series()) - set(known))
-    ids = known + only_events
-    pad: list[None] = [None] * (len(only_events) + 1)
+    return known + sorted(set(in_events.to_series()) - set(known))
+
+
+def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> Entities:
+    """Encode all IDs of a side."""
+    name, ids = f"{side}_id", entity_ids(dataset, side)
+    table = dataset.users if side == "user" else dataset.items
+    pad: list[None] = [None] * (len(ids) - table.height + 1)
     columns = {field: [*table[field].to_list(), *pad] for field in schema.settable[side]}
     columns[name] = [*ids, None]
     categorical, numeric = encode_side(schema, side, columns, len(ids) + 1)

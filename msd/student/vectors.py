@@ -137,6 +137,14 @@ def save_untaught(folder: Path, student: str, weights: "Mapping[str, Tensor]", i
     write_bytes_atomic(folder / UNTAUGHT_FILE, save(held, metadata))
 
 
+def copy_untaught(given: Path, folder: Path) -> None:
+    """Write the rehearsal of the student in the folder `given`, if it has one, beside the student in `folder`, which
+    was made from it. Raises StudentError."""
+    if (given / UNTAUGHT_FILE).is_file():
+        weights, items = _read_untaught(given / UNTAUGHT_FILE, load_record(given).fingerprint)
+        save_untaught(folder, load_record(folder).fingerprint, weights, items)
+
+
 def untaught_items(folder: Path, texts: Mapping[str, str]) -> LevelVectors:
     """Return vectors, by ID, of the items held out from the rehearsed student in `folder`, made from their texts.
 

@@ -21,6 +21,7 @@ from msd.ranker.schema_fit import fit_schema
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import StudentVectors
 from msd.training.crossfit import CrossfitChoice, UserHalves
+from msd.training.end_to_end import StudentTexts
 from msd.training.folder import FORMAT, NetworkInputs, TrainedNetwork, train_network
 from msd.training.train import Progress, TrainConfig, predict
 
@@ -50,7 +51,7 @@ SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_TASTE, WITHOUT_USER_KNOWLEDGE)
 @dataclass(frozen=True)
 class Training:
     """Settings shared by all networks of one command, and the dataset's fingerprint. Each network is stored in `work`,
-    in a folder of its name, with the features, and trained on `device`."""
+    in a folder of its name, with the features, and trained on `device`. `texts`: of a student that is trained, too."""
 
     dataset: str
     vectors: StudentVectors
@@ -58,6 +59,7 @@ class Training:
     settings: TrainConfig
     work: Path
     device: torch.device = torch.device("cpu")
+    texts: StudentTexts | None = None
 
     def write_features(self, variant: Variant, data: Dataset) -> None:
         """Write the network's features, unless they are there, and whole. A variant without user vectors, or without
@@ -73,11 +75,15 @@ class Training:
         """Return the stored network, or train it (resuming where it was interrupted), and its features, which must have
         been written."""
         features = read_features(self._features(variant)).to(self.device)
-        inputs = NetworkInputs(self.dataset, self.vectors.student, features)
+        inputs = NetworkInputs(self.dataset, self.vectors.student, features, self.texts)
         config = self.config.model_copy(update=variant.changes)
-        folder, run = self.work / variant.name.replace(" ", "_"), self._run(variant)
+        folder, run = self.folder_of(variant), self._run(variant)
         with nullcontext(lambda *_: None) if is_done(folder, run) else show as hear:
             return train_network(folder, run, inputs, config, self.settings, hear), features
+
+    def folder_of(self, variant: Variant) -> Path:
+        """Return where a network is stored."""
+        return self.work / variant.name.replace(" ", "_")
 
     def _run(self, variant: Variant) -> str:
         """Return the fingerprint of everything that the network depends on."""

@@ -1,5 +1,6 @@
 """Trained ranker on disk: weights, and a record of its schema and training."""
 
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +17,16 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.step import STEP_FILE, is_done, mark_done, read_record
+from msd.student.record import STUDENT_FOLDER
 from msd.training.content import train_content
 from msd.training.crossfit import CrossfitChoice
+from msd.training.end_to_end import EndToEnd, StudentTexts
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 
 FORMAT = 13
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 WORK = ".work"
-_CHECKPOINT = "position.safetensors"
+_CHECKPOINT, _STATES = "position.safetensors", "states"
 
 
 class ModelFolderError(MsdError):
@@ -97,11 +100,13 @@ def finished_network(folder: Path, run: str) -> TrainedNetwork | None:
 
 
 class NetworkInputs(NamedTuple):
-    """Inputs of training: fingerprints of the dataset and of the student that made the vectors, and the features."""
+    """Inputs of training: fingerprints of the dataset and of the student that made the vectors, and the features;
+    `texts`, if the student is trained, too."""
 
     dataset: str
     student: str
     features: Features
+    texts: StudentTexts | None = None
 
 
 def train_network(
@@ -112,14 +117,25 @@ def train_network(
     training: TrainConfig,
     progress: Progress,
 ) -> TrainedNetwork:
-    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming where it was."""
+    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming where it was.
+
+    A student that is trained with it is then in the folder's STUDENT_FOLDER, and the record's `student` is that one.
+    """
     if known := finished_network(folder, run):
         known.model.to(inputs.features.labels.device)
         return known
     start = time.perf_counter()
     (folder / STEP_FILE).unlink(missing_ok=True)
+    student = inputs.student
     if config.network == "content":
         model, curve = train_content(inputs.features, config, training.seed)
+    elif inputs.texts:
+        read = EndToEnd.of(inputs.texts, inputs.features, config.layers, folder / _STATES)
+        features = read.encoded(inputs.features)
+        model, curve = train_ranker(features, config, training, folder / _CHECKPOINT, run, progress, read)
+        student = read.save(model, inputs.texts.student, folder / STUDENT_FOLDER)
+        model.lora = None
+        shutil.rmtree(folder / _STATES)
     else:
         model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress)
     seconds = time.perf_counter() - start
@@ -130,7 +146,7 @@ def train_network(
         curve=tuple(curve),
         vector_dim=inputs.features.item.vectors.shape[1],
         dataset=inputs.dataset,
-        student=inputs.student or None,
+        student=student or None,
         conversions=model.has_conversions,
     )
     save_ranker(folder, model, record)

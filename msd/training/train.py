@@ -23,6 +23,7 @@ from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batc
 from msd.ranker.calibrate import calibrate_delayed, choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.model import Opinions, Ranker, RankerConfig
+from msd.training.end_to_end import GIVEN, Encoding, make_trainable
 from msd.training.train_content import train_content
 from msd.training.train_counts import train_counts
 from msd.training.train_crosses import train_crosses
@@ -56,6 +57,7 @@ class TrainConfig:
     largest_batch: int = 512
     rows_per_user: int = 8
     learning_rate: float = 2e-3
+    student_learning_rate: float = 3e-4
     weight_decay: float = 0.01
     affinity_decay: float = 5.0
     averaging: float = 2.0
@@ -95,18 +97,18 @@ def train_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
+    encoding: Encoding = GIVEN,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """Train a ranker; return that of the epoch with the best valid AUC, blended and calibrated, and the training curve.
 
     Its weights are the running average of the trained ones. If stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last complete chunk of rows and ends with the same result. `progress(epoch, step,
-    loss)`. Raises TrainError if the valid rows have one label only, or with conversions, if all or none of their
-    clicks converted.
+    loss)`. `encoding`: of a student that is trained with it. Raises TrainError if the loss is not finite, if the valid
+    rows have one label only, or with conversions, if all or none of their clicks converted.
     """
     _check_valid(features, model_config.network == "msd" and features.conversions is not None)
     model = new_model(features, model_config, config.seed)
     features = _before_network(model, features, config)
-    judge = Judge(features, config.live, config.corruption.unknown)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -119,8 +121,11 @@ def train_ranker(
             module.load_state_dict(found.groups[name])
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress)
+        # Anew for each chunk, so that a resumed run reads the same vectors as an uninterrupted one.
+        features = encoding.refreshed(model, features)
+        position = _train_chunk(model, average, optimiser, features, config, epoch, position, progress, encoding)
         if position.chunk == chunk_count(len(features.parts)):
+            judge = Judge(encoding.refreshed(average, features), config.live, config.corruption.unknown)
             aucs = judge.blend(average), judge.rank_conversions(average)
             report = EpochReport(epoch, position.loss / position.of_epoch, *aucs)
             if not curve or report.score > max(point.score for point in curve):
@@ -129,7 +134,7 @@ def train_ranker(
             position = _Position(position.step)
         groups = {name: module.state_dict() for name, module in modules.items()}
         save_checkpoint(checkpoint, run, json.dumps({"curve": curve, "position": position}), groups, optimiser)
-    judge.calibrate(best)
+    Judge(encoding.refreshed(best, features), config.live).calibrate(best)
     return best.eval(), curve
 
 
@@ -206,6 +211,8 @@ def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRan
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
+    if config.network == "paper":
+        make_trainable(model)
     if crosses and isinstance(model.ranker, Ranker) and model.ranker.crosses:
         model.ranker.crosses.load_state_dict(crosses.state_dict())
     return model.to(features.labels.device)
@@ -228,11 +235,17 @@ def _before_network(model: TrainedRanker, features: Features, config: TrainConfi
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return the optimiser's groups. Users' affinities decay most, because each has the least data."""
-    groups: dict[float, list[nn.Parameter]] = {config.affinity_decay: [], config.weight_decay: []}
+    """Return the optimiser's groups. Users' affinities decay most, because each has the least data; differences of a
+    student's weights do not, and learn slower, because it was trained before."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups[config.affinity_decay if name == USER_AFFINITIES else config.weight_decay].append(parameter)
-    return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
+        decay, rate = config.affinity_decay if name == USER_AFFINITIES else config.weight_decay, config.learning_rate
+        if name.startswith("lora."):
+            decay, rate = 0.0, config.student_learning_rate
+        groups.setdefault((decay, rate), []).append(parameter)
+    # The largest decay first: the order in which a checkpoint has the optimiser's state.
+    ordered = sorted(groups.items(), reverse=True)
+    return [{"params": group, "weight_decay": decay, "lr": rate} for (decay, rate), group in ordered]
 
 
 def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:
@@ -260,6 +273,7 @@ def _train_chunk(
     epoch: int,
     at: _Position,
     progress: Progress,
+    encoding: Encoding,
 ) -> _Position:
     """Train on the next chunk of the epoch's rows, and return the position after it."""
     # Seeded by epoch and chunk, so that a resumed run draws the same rows and dropout as an uninterrupted one.
@@ -273,7 +287,12 @@ def _train_chunk(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        loss = batch_loss(model, features, events, Hiding(config.corruption, rng))
+        read = encoding.of_step(model, features, events, rng)
+        loss = batch_loss(model, read, events, Hiding(config.corruption, rng))
+        if not torch.isfinite(loss):
+            raise TrainError(
+                f"the loss of epoch {epoch}, step {step} is {loss.item()}: are the numbers of the data sane?"
+            )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -22,6 +22,7 @@ from msd.dataset.split import Part, split_events
 from msd.ranker.model import NetworkName, RankerConfig
 from msd.report import bar
 from msd.step import STEP_FILE, check_out, fingerprint_of, mark_done
+from msd.student.record import STUDENT_FOLDER
 from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 from msd.training.choice import (
     SIMPLER,
@@ -35,6 +36,7 @@ from msd.training.choice import (
     variants_of,
 )
 from msd.training.crossfit import CrossfitError, UserHalves
+from msd.training.end_to_end import StudentTexts
 from msd.training.folder import (
     FORMAT,
     RECORD_FILE,
@@ -64,7 +66,11 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 60,
     semantics: Annotated[bool, typer.Option(help="Use the student's vectors.")] = True,
     network: Annotated[
-        NetworkName, typer.Option(help="MSD's network; a ridge regression on texts within tests; or a baseline.")
+        NetworkName,
+        typer.Option(
+            help="MSD's network as it stands here; that of its paper, trained end to end with the student, which is "
+            "then in OUT/student; a ridge regression on texts within tests; or a baseline."
+        ),
     ] = "msd",
     without: Annotated[
         Literal["user_knowledge", "taste"] | None,
@@ -87,8 +93,8 @@ def train(
     student, out = _student_and_out(folders, semantics)
     if without and (choose or not semantics or network != "msd"):
         raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
-    if network == "content" and not semantics:
-        raise typer.BadParameter("--network content reads the texts' vectors: it needs a student and semantics")
+    if network in ("content", "paper") and not semantics:
+        raise typer.BadParameter(f"--network {network} reads the texts' vectors: it needs a student and semantics")
     console, data = Console(), load_dataset(dataset)
     vectors, known = load_vectors(student) if student else no_vectors(), data.fingerprint
     model_config, config = RankerConfig(network=network), TrainConfig(seed=seed, epochs=epochs)
@@ -100,8 +106,10 @@ def train(
     if finished_network(out, run):
         console.print(f"{out}: done before, nothing to do", highlight=False)
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks = Training(known, vectors, model_config, config, out / WORK, device)
+    texts = _texts(data, student, vectors, out) if network == "paper" and student else None
+    # The texts' states are in a mapped file, and read on the CPU.
+    device = torch.device("cuda" if torch.cuda.is_available() and texts is None else "cpu")
+    networks = Training(known, vectors, model_config, config, out / WORK, device, texts)
     only = next((variant for variant in SIMPLER if variant.name == f"without_{without}"), WHOLE)
     variants = variants_of(vectors) if choose else (only if semantics else WITHOUT_SEMANTICS,)
     taken = ModelFolderError(f"{out}: another training runs there; wait for its end, or name another folder")
@@ -116,10 +124,23 @@ def train(
             networks.write_features(variant, data)
         del data, parts  # their memory is needed
         trained = _train(networks, rows, variants, halves, console)
+        if texts:
+            shutil.copytree(networks.folder_of(variants[0]) / STUDENT_FOLDER, out / STUDENT_FOLDER, dirs_exist_ok=True)
         save_ranker(out, trained.model.cpu(), trained.record)
         shutil.rmtree(out / WORK)
         mark_done(out, run, time.perf_counter() - start)
     console.print(f"{out}: {trained.record.say()}", highlight=False)
+    if texts:
+        console.print(f"its student is {out / STUDENT_FOLDER}; name that in later commands", highlight=False)
+
+
+def _texts(data: Dataset, student: Path, vectors: StudentVectors, out: Path) -> StudentTexts:
+    """Return the texts of a student that is trained, too. Raises ModelFolderError if there are none."""
+    if not vectors.items.ids:
+        raise ModelFolderError("no item has a text: --network paper has nothing to read")
+    if (out / STUDENT_FOLDER).resolve() == student.resolve():
+        raise ModelFolderError(f"{student} is where {out} keeps its own student; name another folder for the model")
+    return StudentTexts.of(student, data)
 
 
 def _halves(data: Dataset, network: NetworkName, semantics: bool, vectors: StudentVectors) -> UserHalves:

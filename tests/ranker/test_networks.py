@@ -14,10 +14,10 @@ from torch import Tensor
 
 from model_export.ranker import ranker_graph, torch_scores
 from msd.contract.schema import OUTCOME_FEATURES, Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
-from msd.ranker.batch import TrainedRanker
+from msd.ranker.batch import Network, TrainedRanker, new_network
 from msd.ranker.embedding import SideEmbedding
 from msd.ranker.model import Affinity, Ranker, RankerConfig
-from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Network, Pool, new_network
+from msd.ranker.networks import DcnV2, DeepFm, Din, LogisticRegression, Pool
 from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL
 
@@ -45,6 +45,7 @@ PLAIN = FeatureSchema(
 VECTORS = (Semantic(name="user_semantic", side="user", dim=DIM), Semantic(name="item_semantic", side="item", dim=DIM))
 SCHEMAS = {"semantic": FeatureSchema(fields=(*PLAIN.fields, *VECTORS)), "plain": PLAIN}
 NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product(("msd", *NAMES), SCHEMAS)}
+NETWORKS["paper", "semantic"] = ("paper", SCHEMAS["semantic"])
 EVERY = pytest.mark.parametrize("made", NETWORKS.values(), ids=["-".join(key) for key in NETWORKS])
 Made = tuple[str, FeatureSchema]
 HISTORY = {"history_categorical", "history_semantic", "history_mask", "history_outcomes"}
@@ -286,7 +287,7 @@ def test_dcn_crosses_its_inputs_with_themselves() -> None:
 
 def test_default_network_is_msd_and_others_are_checked() -> None:
     assert RankerConfig().network == "msd"
-    with pytest.raises(ValidationError, match="Input should be 'msd', 'content', 'lr', 'deepfm', 'din' or 'dcnv2'"):
+    with pytest.raises(ValidationError, match="should be 'msd', 'paper', 'content', 'lr', 'deepfm', 'din' or 'dcnv2'"):
         RankerConfig.model_validate({"network": "wide"})
     for name in ("deepfm", "din", "dcnv2"):
         with pytest.raises(ValidationError, match=f"hidden is empty, and the network '{name}' is not without an MLP"):

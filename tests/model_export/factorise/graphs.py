@@ -93,7 +93,7 @@ SCHEMA = FeatureSchema(
         Categorical(name="hour", side="context", vocabulary=("0", "1")),
     )
 )
-RANKERS = ("msd", "lr", "deepfm", "din", "dcnv2")
+RANKERS = ("msd", "paper", "lr", "deepfm", "din", "dcnv2")
 
 
 def ranker(network: str) -> tuple[onnx.ModelProto, dict[str, Side]]:
