@@ -45,8 +45,8 @@ $(PACKAGES): pyproject.toml
 $(INSTALLED): $(PACKAGES) $(CORE)
 	$(build)
 
-demo: $(DEMO_INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused. QUICK=1: in minutes, with figures that mean nothing.
-	$(BIN)/msd demo $(if $(QUICK),--quick)
+demo: $(DEMO_INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused. QUICK=1: in minutes, with figures that mean nothing. NETWORK=paper: the paper's own network, in runs/demo-paper.
+	$(BIN)/msd demo $(if $(QUICK),--quick) $(if $(NETWORK),--network $(NETWORK))
 
 demo-creatives: $(DEMO_INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
 	$(BIN)/msd demo-creatives $(if $(DATA),--archive $(DATA) --out runs/demo-creatives-archive)

@@ -3,7 +3,7 @@ is called: the bundle needs no more than a service does.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,12 +16,15 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Output folder; finished steps are reused. Default: runs/demo, with --quick runs/demo-quick.",
+            help="Output folder; finished steps are reused. Default: runs/demo, with -quick or -paper if asked for.",
         ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Show within minutes that all steps run; the figures mean nothing.")
     ] = False,
+    network: Annotated[
+        Literal["msd", "paper"], typer.Option(help="`msd train --network` of the model with semantics.")
+    ] = "msd",
     instant: Annotated[
         bool, typer.Option("--instant", help="Only serve the bundle of invented ads that comes with the package.")
     ] = False,
@@ -29,12 +32,12 @@ def demo(
 ) -> None:
     """Train, export, publish, serve and score on MovieLens-100K; write demo.json and report.html."""
     if instant:
-        if out or quick:
-            raise typer.BadParameter("--instant trains nothing: leave out --out and --quick")
+        if out or quick or network != "msd":
+            raise typer.BadParameter("--instant trains nothing: leave out --out, --quick and --network")
         from msd.demo.instant import serve_instant
 
         serve_instant(port)
     else:
         from msd.demo.movielens import run_demo
 
-        run_demo(out, quick)
+        run_demo(out, quick, network)

@@ -18,6 +18,7 @@ from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.steps import Step, Steps
 from msd.evaluation.verdict import BASELINES
 from msd.free_port import free_port
+from msd.student.record import STUDENT_FOLDER
 
 SUMMARY_FILE = "demo.json"
 _STEPS = 12
@@ -36,15 +37,16 @@ QUICK: Mapping[str, Line] = {
 }
 
 
-def run_demo(out: Path | None, quick: bool) -> None:
+def run_demo(out: Path | None, quick: bool, network: str = "msd") -> None:
     """Train, export, publish, serve and score; write demo.json and report.html."""
     start, console = time.perf_counter(), Console()
     options, warning = (QUICK, WARNING) if quick else (FULL, "")
-    out = out or (QUICK_FOLDER if quick else FULL_FOLDER)
+    folder = QUICK_FOLDER if quick else FULL_FOLDER
+    out = out or (folder if network == "msd" else folder.with_name(f"{folder.name}-{network}"))
     _check_out(out, warning)
     console.print(f"[bold red]{warning}[/]" if warning else "", highlight=False)
     steps = Steps(console, _STEPS)
-    for first, second in bundle_steps(out, options):
+    for first, second in bundle_steps(out, options, network):
         steps.run_both(first, second)
     evaluation = json.loads((out / "evaluation/evaluation.json").read_text("utf-8"))
     online, shown = _serve_and_score(steps, out, options.get("bench", ()))
@@ -80,7 +82,9 @@ def _check_out(out: Path, warning: str) -> None:
         raise DemoError(f"{out} holds a {'full' if warning else 'quick'} demo; name another folder with --out")
 
 
-def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[Step], Step | None]]:
+def bundle_steps(
+    out: Path, options: Mapping[str, Line], network: str = "msd"
+) -> Iterator[tuple[list[Step], Step | None]]:
     """Yield the steps up to both bundles: sequences, each with a step to run beside it."""
 
     def step(name: str, command: str, *arguments: str | Path) -> Step:
@@ -93,14 +97,17 @@ def bundle_steps(out: Path, options: Mapping[str, Line]) -> Iterator[tuple[list[
         None,
     )
     # `--choose` keeps the network without user knowledge on this data: a user's own likes tell more than the teacher's
-    # words on some of them. So their texts, two thirds of the work, are not read.
+    # words on some of them. So their texts, two thirds of the work, are not read. The paper's network reads them.
+    is_paper = network == "paper"
+    read, kind = ((), ("--network", network)) if is_paper else (("--no-users",), ("--without", "user_knowledge"))
     yield (
         [
-            step("distill", "distill", data, knowledge, student, "--no-users"),
-            step("train", "train", data, student, ours, "--without", "user_knowledge"),
+            step("distill", "distill", data, knowledge, student, *read),
+            step("train", "train", data, student, ours, *kind),
         ],
         step("train without semantics", "train", data, plain, "--no-semantics"),
     )
+    student = ours / STUDENT_FOLDER if is_paper else student
     made, noted = (data, knowledge, student, ours), ("--evaluation", figures / "evaluation.json")
     yield (
         [

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from msd.demo.movielens import FULL, QUICK, SUMMARY_FILE, WARNING, bundle_steps
-from msd.demo.service import DemoError, serve
-from msd.demo.steps import Steps
+from msd.demo.service import DemoError, Line, serve
+from msd.demo.steps import Step, Steps
 from msd.free_port import free_port
 from tests.bundles.factory import build_bundle
 from tests.scripted_server import HANG, ScriptedServer, scripted_server
@@ -113,10 +114,20 @@ OUT = Path("out")
 NUMBERS = {"--epochs", "--resamples", "--requests"}
 
 
+def _lines(options: Mapping[str, Line], network: str = "msd") -> list[Step]:
+    pairs = bundle_steps(OUT, options, network)
+    return [step for pair in pairs for step in (*pair[0], *filter(None, pair[1:]))]
+
+
+def test_demo_of_the_papers_network_goes_on_with_its_student() -> None:
+    lines, own = dict(_lines(FULL, "paper")), OUT / "models/with-semantics/student"
+    assert lines["train"][-2:] == ("--network", "paper")
+    assert "--no-users" not in lines["distill"]
+    assert (lines["evaluate"][2], lines["export"][3]) == (own, own)
+
+
 def test_quick_and_full_differ_only_in_numbers() -> None:
-    quick, full = (
-        [step for pair in bundle_steps(OUT, of) for step in (*pair[0], *filter(None, pair[1:]))] for of in (QUICK, FULL)
-    )
+    quick, full = (_lines(of) for of in (QUICK, FULL))
     for (name, line), (other, shorter) in zip(quick, full, strict=True):
         assert (name, line) == (other, (*shorter, *QUICK.get(str(line[0]), ())))
     for options in (*QUICK.values(), *FULL.values()):
