@@ -7,7 +7,7 @@ not built, or is of another version, `core` is None, `REASON` says why, and no s
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 35
+LAYOUT = 36
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None

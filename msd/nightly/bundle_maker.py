@@ -7,6 +7,7 @@ from pathlib import Path
 from msd.demo.service import DemoError
 from msd.nightly.config import NightlyConfig
 from msd.nightly.record import NightRecord
+from msd.student.record import STUDENT_FOLDER
 from msd.teachers.knowledge import RECORD_FILE
 
 LARGE = ("dataset", "student", "model", "bundle")
@@ -29,6 +30,8 @@ class BundleMaker:
             call("distill", "distill", data, *words, student)
         read, way = ([student], []) if config.semantics else ([], ["--no-semantics"])
         call("train", "train", data, *read, model, *way, *config.train)
+        if (tuned := model / STUDENT_FOLDER).is_dir():
+            read = [tuned]
         call("export", "export", data, *(words if config.semantics else []), *read, model, bundle, *config.export)
 
     def _taught(self, data: Path) -> Path | None:
