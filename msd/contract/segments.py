@@ -17,9 +17,10 @@ _SLOT = "slot "
 
 
 def dividing(schema: FeatureSchema, by: Sequence[str]) -> list[Categorical]:
-    """Return the context features of `by` that the schema has."""
-    fields = schema.indexed("context")
-    return [field for field in fields if isinstance(field, Categorical) and field.name in by]
+    """Return the context features of `by` that the schema has, but the position: a place of the page has a segment of
+    its own."""
+    names = set(by) - {schema.position}
+    return [field for field in schema.indexed("context") if isinstance(field, Categorical) and field.name in names]
 
 
 def segments_of(request: CheckedRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from msd.contract.correction import (
     read_corrections,
     write_corrections,
 )
+from msd.contract.schema import Categorical, FeatureSchema, Sequence
 
 cheap = settings(max_examples=40)
 SLOPES = st.floats(np.exp(-MAX_LOG_SLOPE), np.exp(MAX_LOG_SLOPE))
@@ -45,6 +46,18 @@ def test_order_of_scores_stays(correction: Correction, scores: np.ndarray) -> No
 def test_shifts_of_segments_add_up_within_the_bound(of: list[str], shift: float) -> None:
     found = LEARNED.model_copy(update={"segments": SEGMENTS}).within(of)
     assert found.values == pytest.approx([-3, shift, 0.9, *SOLD.values])
+
+
+def test_position_has_segments_as_a_place_alone() -> None:
+    """A request that names its place has no value of the field itself."""
+    fields = (
+        Categorical(name="position", side="context", vocabulary=("1", "2"), serving_value="1"),
+        Categorical(name="device", side="context", vocabulary=("ios",)),
+        Sequence(name="history", length=1),
+    )
+    learned = LEARNED.model_copy(update={"segments": {"position=1": 0.5, "slot 1": 0.25, "device=ios": 0.125}})
+    shifts = learned.lines_for(FeatureSchema(fields=fields))[0][-1]
+    assert sorted({shift for *_, shift in shifts}) == [0.125, 0.25]
 
 
 @cheap
