@@ -17,6 +17,8 @@ from msd.training.train import TrainConfig
 
 # Increment with any code change after which a model would predict something else from the same data.
 FORMAT = 6
+# What no other network reads, and is newer than the protocols.
+_OF_PAPER = {"ranker": ("selected", "fusion", "rank", "layers"), "training": ("student_learning_rate",)}
 Progress = Callable[[str, int, int], None]  # current step, done, total
 
 
@@ -62,12 +64,16 @@ class Protocol:
         if whole["distilling"]["users"]:
             # Protocols are older than this setting, and read users' texts.
             del whole["distilling"]["users"]
+        # What a log chooses, such as crosses, is None here, and no setting.
+        ranker = self.ranker.model_dump(mode="json", exclude_none=True)
+        for part, names in _OF_PAPER.items() if self.ranker.network != "paper" else ():
+            for name in names:
+                del {**whole, "ranker": ranker}[part][name]
         return {
             "code": FORMAT,
             **{name: value for name, value in whole.items() if name not in ("prepare", "looks")},
             "delays_s": list(self.delays_s),
-            # What a log chooses, such as crosses, is None here, and no setting.
-            "ranker": self.ranker.model_dump(mode="json", exclude_none=True),
+            "ranker": ranker,
             "variants": [_described(variant) for variant in self.variants],
         }
 
