@@ -96,11 +96,11 @@ crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (m
 
 # Cores of their own beside the tree's. Python itself leaks by design.
 SANITISED := runs/sanitised
-sanitise: $(INSTALLED)  ## 30,000 requests and heads, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
+sanitise: $(INSTALLED)  ## 10,000 requests and heads, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
 	for sanitiser in address thread; do \
 	mkdir -p $(SANITISED)/$$sanitiser/native && cp native/*.py $(SANITISED)/$$sanitiser/native && \
 	$(BIN)/python -m native.build --sanitise $$sanitiser --out $(SANITISED)/$$sanitiser/native || exit 1; done
-	for soak in "tests.native.soak --requests 30000 --heads 30000" tests.service.engine_soak; do \
+	for soak in "tests.native.soak --requests 10000 --heads 10000" tests.service.engine_soak; do \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=$(SANITISED)/address:. $(BIN)/python -P -m $$soak || exit 1; done
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \
