@@ -1,7 +1,7 @@
 """The native core: request bytes to tensors, and scores to reply bytes, in C++ without Python's lock.
 
-A copy of `msd.contract`, tested to be equal (`tests/native`), and the way to ONNX Runtime. If it is
-not built, or is of another version, `core` is None, `REASON` says why, and no service starts.
+A copy of `msd.contract`, tested to be equal (`tests/native`), the fold of whole logs, and the way to ONNX Runtime. If
+it is not built, or is of another version, `core` is None, `REASON` says why, and nothing is trained or served.
 """
 
 from importlib import import_module

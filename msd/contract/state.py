@@ -1,6 +1,7 @@
 """State of a user or an item: decayed counts, and a user's recent impressions, made by one pure fold over events.
 
-The same fold makes training features, exported rows and live state. It does not know where events come from.
+It folds the events of live states and of goldens; `native/core/fold.hpp` repeats it for training and for exported rows,
+tested to be equal. It does not know where events come from.
 """
 
 from bisect import insort
@@ -77,7 +78,7 @@ class EntityState:
 def decay(elapsed: Seconds, half_life_s: float) -> Seconds:
     """Return the factor of counts after some seconds, for a number or an array: they halve every half-life.
 
-    `service.live.redis_script` (Lua) and `native/core/live.hpp` (C++) repeat it.
+    `service.live.redis_script` (Lua) and `native/core/fold.hpp` (C++) repeat it.
     """
     exponent = -elapsed / half_life_s
     factor: Seconds = np.exp2(exponent) if isinstance(exponent, np.ndarray) else 2.0**exponent
@@ -112,7 +113,7 @@ def remember(history: tuple[Impression, ...], new: Impression, length: int) -> t
     """Return the history with one more impression; those of one item are joined.
 
     Of more than `length` items the oldest goes; but if clicks are so rare that at most a fifth of the items were
-    clicked, the oldest of the others. `service.live.redis_script` (Lua) repeats it.
+    clicked, the oldest of the others. `service.live.redis_script` (Lua) and `native/core/fold.hpp` repeat it.
     """
     held = []
     for known in history:

@@ -50,7 +50,7 @@ class EventWalk {
       next++;
     };
     for (size_t k = 0; k < events_.count; k++) {
-      while (events_.at[next] < events_.at[k] - delay_s) take();
+      while (next < events_.count && events_.at[next] < events_.at[k] - delay_s) take();
       note(k);
     }
     while (next < events_.count) take();

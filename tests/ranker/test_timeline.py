@@ -137,6 +137,8 @@ def test_core_refuses_columns_that_do_not_fit() -> None:
     for name, column in wrong:
         with pytest.raises(ValueError, match=r"smaller|known|room|order|unknown"):
             native.core.walk_events(**(right | {name: column}))
+    # A negative delay, which no command can give, knows all events at once, and none behind the last.
+    assert native.core.walk_events(**(right | {"delay_s": -9.0})).final_state(0)[2] == 2.0
     with pytest.raises(ValueError, match="known"):
         walk.places_before(np.array([2], np.int32), np.ones(1), np.zeros(1, np.int64))
 
