@@ -17,9 +17,9 @@ from lab.worlds.cell import MODELS, cell_of
 from lab.worlds.drawing import draw_worlds
 from lab.worlds.open_bandit import NAME as OPEN_BANDIT
 from lab.worlds.open_bandit import WHEEL, Judged, judge_open_bandit
-from lab.worlds.recipe import WorldError
+from lab.worlds.recipe import RECIPES, WorldError
 from lab.worlds.run import Scope, run_worlds
-from lab.worlds.serving import Served, is_servable, serve_world
+from lab.worlds.serving import Served, serve_world
 from lab.worlds.world import WORLDS, Given
 from msd.contract.files import write_text_atomic
 from msd.report import bar, show, table
@@ -58,9 +58,7 @@ def worlds(
     open_bandit: Annotated[
         Path | None, typer.Option("--open-bandit", metavar="WHEEL", help=f"The wheel of {WHEEL}. Default: pip's.")
     ] = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Also serve ours of made logs that are cut by time, and compare revenue.")
-    ] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Also serve ours of made logs, and compare revenue.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of the table.")] = False,
 ) -> None:
     """Measure all models on made and real logs. If interrupted, run it again to resume."""
@@ -71,7 +69,7 @@ def worlds(
     scope = _scope([name for name in names or (*WORLDS, OPEN_BANDIT) if name not in left_out], models, auctions)
     with redirect_stdout(sys.stderr):  # standard output is for the figures
         found = _run(given, out, scope)
-        served = {name: serve_world(name, given, auctions) for name in scope.worlds if serve and is_servable(name)}
+        served = {name: serve_world(name, given, auctions) for name in scope.worlds if serve and name in RECIPES}
     judged = judge_open_bandit(open_bandit) if not names or OPEN_BANDIT in names else []
     figures = {
         "command": shlex.join(["msd", *sys.argv[1:]]),

@@ -16,7 +16,6 @@ from lab.worlds.cell import PAGE, export_ours, predict_ours
 from lab.worlds.law import Floats
 from lab.worlds.log import columns_of
 from lab.worlds.made import Auctions
-from lab.worlds.recipe import RECIPES
 from lab.worlds.world import WORLDS, Given, Ready
 from loadtest.http_client import ServiceConnection
 from msd.dataset.load import Dataset, load_dataset
@@ -38,14 +37,8 @@ class Served(NamedTuple):
     largest_difference: float
 
 
-def is_servable(name: str) -> bool:
-    """Return whether a world is made, and cut by time. Where each user's rows are cut, valid rows of some are earlier
-    than train rows of others, which a service takes for events that its rows already have."""
-    return name in RECIPES and RECIPES[name].by_time
-
-
 def serve_world(name: str, given: Given, auctions: int) -> Served:
-    """Return what the service earns in the auctions of a servable world."""
+    """Return what the service earns in the auctions of a made world."""
     with tempfile.TemporaryDirectory(prefix="msd-worlds-") as work:
         folder = Path(work)
         ready = WORLDS[name].ready(replace(given, ends_at=int(time.time())), folder)

