@@ -77,6 +77,14 @@ class Reply {
   // The row of the run at a place of the page.
   size_t row_at(size_t place) const { return rows_[page.candidates[place]]; }
 
+  // That a place of the page has the score of an unknown candidate.
+  void declare_prior(std::string_view id) {
+    const auto is_same = [&](const Degraded& one) { return one.id == id; };
+    const auto found = std::find_if(degraded.begin(), degraded.end(), is_same);
+    if (found == degraded.end()) degraded.push_back({id, Rung::kPrior});
+    else found->rung = Rung::kPrior;
+  }
+
   // A place of the page from a run of its candidate there, which the frame's first row is. False for a score that is not
   // finite.
   bool place(const Frame& frame, size_t place, const Run& run, const std::vector<Correction>& corrections) {

@@ -297,6 +297,12 @@ class Frame {
     put_context();
   }
 
+  // Makes what `put_first` has put an unknown candidate.
+  void forget_first() {
+    put_unknown(0);
+    is_first_kept_ = true;
+  }
+
   // Makes candidates, of the first `count`, without a finite score unknown ones, for another run; false if all are finite.
   bool forget_unfinite(const std::vector<float*>& scores, size_t count) {
     bool is_any = false;

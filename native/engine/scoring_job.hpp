@@ -482,16 +482,22 @@ class ScoringJob : public Job {
   }
 
   // Score each place of a page behind its first, in a run of its own: the place is in the context, which a run has once.
-  // False for a score that is not finite.
+  // A candidate without a finite score there is scored as without a row. False if that score is not finite either.
   bool fill_page(Worker& worker, Desk& desk, const Request& request) {
     Frame& frame = desk.held->frame;
     Reply& reply = desk.held->reply;
     if (request.page < 2 || !frame.has_places()) return true;
     const double before = clock_s();
+    const auto is_wrong = [](const float* column) { return !std::isfinite(column[0]); };
     bool is_finite = true;
     for (size_t place = 1; is_finite && place < reply.page.candidates.size(); place++) {
       frame.put_first(reply.row_at(place), request.slot + place);
       run_model(worker, desk, 1);
+      if (std::any_of(desk.into.begin(), desk.into.end(), is_wrong)) {
+        frame.forget_first();
+        reply.declare_prior(request.ids[reply.page.candidates[place]]);
+        run_model(worker, desk, 1);
+      }
       is_finite = reply.place(frame, place, desk.heads, assignment_->corrections);
     }
     frame.put_first(0, request.slot);

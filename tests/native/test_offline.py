@@ -75,6 +75,35 @@ def test_candidate_without_a_finite_score_is_scored_as_without_a_row(model: Mode
     assert found.scores["pctr"].tolist() == [*whole.scores["pctr"][:2].tolist(), unknown, whole.scores["pctr"][3]]
 
 
+def test_later_place_without_a_finite_score_is_scored_as_without_a_row(model: Model) -> None:
+    """Other candidates, and the first place, keep their scores."""
+    ids = ["i1", "i2", "i3"]
+    body = {"user_id": "u1", "at": AT, "candidates": {"id": ids, "bid": [1.0] * 3}}
+    paged = json.dumps(body | {"page": 3, "slot": 1}).encode()
+    whole = json.loads(scorer_of(model).score(paged).reply)
+    wrong = whole["page"]["id"][1]
+    unknown = json.dumps(body | {"slot": 2, "candidates": {"id": ["nothing"], "bid": [1.0]}}).encode()
+    without_row = json.loads(scorer_of(model).score(unknown).reply)["candidates"]
+    rows: list[NDArray[Any]] = []
+
+    def run(tensors: Tensors) -> Scores:
+        scores = {head: column.copy() for head, column in model.runtime.run(tensors).items()}
+        if not rows:
+            rows.extend(tensors["item_dense"].copy())
+        elif (tensors["item_dense"][0] == rows[ids.index(wrong)]).all():
+            scores["pcvr"][0] = np.inf
+        return scores
+
+    found = scorer_of(model, run).score(paged)
+    reply = json.loads(found.reply)
+
+    assert (reply["candidates"], reply["page"]["id"]) == (whole["candidates"], whole["page"]["id"])
+    assert reply["degraded"]["candidates"] == found.rungs == {wrong: "prior"}
+    for column in ("pctr", "pcvr", "ecpm"):
+        due, own = whole["page"][column], without_row[column][0]
+        assert reply["page"][column] == [due[0], pytest.approx(own, rel=1e-6), due[2]] != due
+
+
 def not_finite(tensors: Tensors) -> Scores:
     return {head: np.full(len(tensors["item_dense"]), np.nan, np.float32) for head in ("pctr", "pcvr")}
 
