@@ -23,7 +23,7 @@ from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, Pa
 from service.lru_cache import LruCache
 from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from service.redis.redis_line import pack
-from service.redis.redis_link import Command, Listener
+from service.redis.redis_link import Command
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -65,7 +65,7 @@ class RedisStates:
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
-        self._nodes = open_nodes(url, timeout_s, prefixes, Listener(self._cache.drop))
+        self._nodes = open_nodes(url, timeout_s, prefixes, self._cache.drop)
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from service.errors import StoreError
 from service.redis.redis_line import RedisServer, pack
-from service.redis.redis_link import SURE_S, Answers, Command, Listener, Receive, RedisLink, State, checked
+from service.redis.redis_link import SURE_S, Answers, Command, Invalid, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port
 
 T = TypeVar("T")
@@ -52,14 +52,14 @@ class Redirect(NamedTuple):
 
 
 class Cluster:
-    """All masters of a cluster. `listener` is called for each of them."""
+    """All masters of a cluster. `invalid` is called for each of them."""
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], invalid: Invalid) -> None:
         self.address = url.address
         self._url = url
         self._timeout_s = timeout_s
         self._prefixes = prefixes
-        self._listener = listener
+        self._invalid = invalid
         self._epochs = itertools.count()
         self._nodes: dict[Address, _Node] = {}
         self._by_slot: list[_Node | None] = [None] * SLOTS
@@ -72,14 +72,14 @@ class Cluster:
 
     @property
     def state(self) -> State:
-        states = [node.link.state for node in self._nodes.values()]
+        states = [node.link.state for node in self._nodes.copy().values()]
         if not states or self._cut_off:
             return "down"
         return max(states, key=_WORST.index)
 
     @property
-    def last_proved_at(self) -> float:
-        return min((node.link.last_proved_at for node in self._nodes.values()), default=self._made_at)
+    def proved_at(self) -> float:
+        return min((node.link.proved_at for node in self._nodes.values()), default=self._made_at)
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
         groups: dict[int, list[int]] = {}
@@ -188,15 +188,10 @@ class Cluster:
             async def seek() -> RedisServer:
                 return RedisServer(url, self._prefixes)
 
-            listener = Listener(self._listener.invalid, self._state_changed)
-            link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, listener)
+            link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, self._invalid)
             link.open()
             self._nodes[address] = _Node(address, link)
         return self._nodes[address]
-
-    def _state_changed(self) -> None:
-        self._is_due.set()
-        self._listener.state_changed()
 
     async def _keep(self) -> None:
         """Refresh the view periodically, and soon after a failure or a moved slot."""
@@ -210,7 +205,6 @@ class Cluster:
             if self._first_try is not None:
                 self._first_try.set_result(None)
                 self._first_try = None
-            self._listener.state_changed()
             await asyncio.sleep(_SOON_S)
             try:
                 async with asyncio.timeout(_WATCH_S):

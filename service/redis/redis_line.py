@@ -132,8 +132,12 @@ class Line(asyncio.Protocol):
         return self._was_late or self.silent_for() > self._limit_s
 
     def silent_for(self) -> float:
-        """Return the age of the oldest outstanding reply, in seconds."""
-        return time.perf_counter() - self._queries[0].at if self._queries else 0.0
+        """Return the age of the oldest outstanding reply, in seconds. For any thread."""
+        try:
+            oldest = self._queries[0]
+        except IndexError:
+            return 0.0
+        return time.perf_counter() - oldest.at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

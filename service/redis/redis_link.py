@@ -3,7 +3,6 @@ request waits for a late, silent or lost server. Does not know what is asked.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -33,11 +32,8 @@ replies (some may be a `hiredis.ReplyError`), and the epoch of the connection.
 """
 
 
-class Listener(NamedTuple):
-    """Callbacks of a link: for keys that changed, for another state of the server."""
-
-    invalid: Callable[[Sequence[bytes]], None] = lambda keys: None
-    state_changed: Callable[[], None] = lambda: None
+Invalid = Callable[[Sequence[bytes]], None]
+"""Called with keys that changed."""
 
 
 class Command(NamedTuple):
@@ -66,14 +62,14 @@ class RedisLink:
         seek: Seek,
         timeout_s: float,
         epochs: Iterator[int],
-        listener: Listener,
+        invalid: Invalid,
         needs_master: bool = False,
     ) -> None:
         self.address = address
         self._seek = seek
         self._timeout_s = timeout_s
         self._epochs = epochs
-        self._listener = listener
+        self._tell_invalid = invalid
         self._needs_master = needs_master
         self._line: Line | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -81,26 +77,23 @@ class RedisLink:
         self._reason = "not connected yet"
         self._ended_at = time.perf_counter()
         self._refuses = False
-        self._told: State = "down"
         self.epoch = next(epochs)
         """Epoch of the connection, or of the last "all keys may have changed": what was read earlier may be
         outdated."""
 
     @property
     def proved_at(self) -> float:
-        """All invalidations up to this time of `time.perf_counter` have arrived."""
-        return self._line.proved_at if self._line else -math.inf
-
-    @property
-    def last_proved_at(self) -> float:
-        """As `proved_at`; without a connection, that of the last one."""
+        """All invalidations up to this time of `time.perf_counter` have arrived; without a connection, that of the last
+        one, which had another epoch."""
         return self._line.proved_at if self._line else self._ended_at
 
     @property
     def state(self) -> State:
-        if self._line is None:
+        """The server's state. For any thread."""
+        line = self._line
+        if line is None:
             return "down"
-        if self._line.is_late:
+        if line.is_late:
             return "slow"
         return "refusing" if self._refuses else "up"
 
@@ -152,17 +145,10 @@ class RedisLink:
     def _accept(self, replies: list[Any], accept: Accept) -> Any:  # noqa: ANN401 - of any kind
         first = replies[0]
         self._refuses = isinstance(first, hiredis.ReplyError) and not str(first).startswith(_OF_THE_KEY)
-        self._tell()
         return accept(replies)
 
     def _late(self, limit_s: float) -> StoreError:
-        self._tell()
         return StoreError(f"Redis at {self.address} did not answer within {limit_s * 1000:.3g} ms")
-
-    def _tell(self) -> None:
-        if (state := self.state) != self._told:
-            self._told = state
-            self._listener.state_changed()
 
     async def _keep(self) -> None:
         pause = 0.0
@@ -171,7 +157,6 @@ class RedisLink:
             try:
                 line = self._line = await self._connect()
                 self._tried()
-                self._tell()
                 self._reason = await self._beat(line)
             except (StoreError, Ended) as error:
                 self._reason = str(error)
@@ -208,7 +193,6 @@ class RedisLink:
         was_late = line.is_late
         self._ended_at = line.proved_at
         line.end(self._reason)
-        self._tell()
         return was_late
 
     async def _connect(self) -> Line:
@@ -224,7 +208,7 @@ class RedisLink:
         """If all keys may have changed, as after FLUSHALL, start a new epoch: this costs the same for any number of
         rows."""
         if keys is not None:
-            self._listener.invalid(keys)
+            self._tell_invalid(keys)
             return
         self.epoch = next(self._epochs)
 
@@ -236,7 +220,6 @@ class RedisLink:
             if line.is_idle:
                 line.ping()
             await asyncio.wait([line.ended], timeout=_BEAT_S)
-            self._tell()
         return line.ended.result()
 
 

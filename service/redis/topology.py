@@ -14,33 +14,36 @@ from numpy.typing import NDArray
 from service.errors import StoreError
 from service.redis.cluster import Cluster
 from service.redis.redis_line import VALUES_AT_ONCE, RedisServer, pack
-from service.redis.redis_link import SURE_S, Answers, Command, Listener, Receive, RedisLink, State, checked
+from service.redis.redis_link import SURE_S, Answers, Command, Invalid, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
 
 T = TypeVar("T")
 _SENTINEL_LIMIT_S = 0.5
 _WATCH_S = 1.0
-_NOBODY = Listener()
 _VALUE = {bytes, type(None)}
+
+
+def _ignore(keys: Sequence[bytes]) -> None:
+    """Without tracking, no key is invalidated."""
 
 
 class OneServer:
     """A topology with all keys on one server."""
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], invalid: Invalid) -> None:
         self.address = url.address
         self._url = url
         self._prefixes = prefixes
         needs_master = url.form == "sentinel"
-        self._link = RedisLink(self.address, self._seek, timeout_s, itertools.count(), listener, needs_master)
+        self._link = RedisLink(self.address, self._seek, timeout_s, itertools.count(), invalid, needs_master)
 
     @property
     def state(self) -> State:
         return self._link.state
 
     @property
-    def last_proved_at(self) -> float:
-        return self._link.last_proved_at
+    def proved_at(self) -> float:
+        return self._link.proved_at
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
         return [list(range(len(keys)))] if keys else []
@@ -75,8 +78,8 @@ class SentinelMaster(OneServer):
     The Sentinel that answered last is asked first.
     """
 
-    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], listener: Listener) -> None:
-        super().__init__(url, timeout_s, prefixes, listener)
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], invalid: Invalid) -> None:
+        super().__init__(url, timeout_s, prefixes, invalid)
         self._sentinels = list(url.hosts)
         self._named: Address | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -142,18 +145,18 @@ Nodes = OneServer | Cluster
 """A topology: commands go to their keys' nodes, all at once."""
 
 
-def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), listener: Listener = _NOBODY) -> Nodes:
+def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), invalid: Invalid = _ignore) -> Nodes:
     """Return the nodes of a URL, not yet connected.
 
-    `timeout_s`: of one query. `prefixes`: of keys whose changes `listener` gets; empty for a server without tracking.
+    `timeout_s`: of one query. `prefixes`: of keys whose changes `invalid` gets; empty for a server without tracking.
     Raises StoreError for an invalid option in the URL.
     """
     parsed = parse_redis_url(url)
     RedisServer(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
     if parsed.form == "cluster":
-        return Cluster(parsed, timeout_s, prefixes, listener)
+        return Cluster(parsed, timeout_s, prefixes, invalid)
     form = SentinelMaster if parsed.form == "sentinel" else OneServer
-    return form(parsed, timeout_s, prefixes, listener)
+    return form(parsed, timeout_s, prefixes, invalid)
 
 
 def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:

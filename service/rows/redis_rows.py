@@ -16,11 +16,10 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide
 from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix, rows_key
-from service.redis.redis_link import Answers, Listener
+from service.redis.redis_link import Answers, State
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena
 from service.rows.store import CoreRows, tell_rows
-from service.telemetry.metric_types import Standing
 from service.telemetry.metrics import Metrics
 
 # IDs per batch, which take less than a millisecond.
@@ -46,15 +45,24 @@ class RedisStore:
         self._bundle_id = bundle.bundle_id
         self._metrics = metrics
         self._sides: Mapping[RowSide, _Side] = {
-            side: _Side(RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id, cache_bytes // 2, metrics)
+            side: _Side(RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id, cache_bytes // 2)
             for side in ROW_SIDES
         }
         self._by_prefix = {side.prefix: side for side in self._sides.values()}
         self._prefix_length = len(self._sides["user"].prefix)
-        self._standing = Standing(metrics.store_states, "down")
         self._has_arenas = bool(cache_bytes)
         prefixes = list(self._by_prefix) if cache_bytes else []
-        self._nodes = open_nodes(url, timeout_s, prefixes, Listener(self._forget, self._state_changed))
+        self._nodes = open_nodes(url, timeout_s, prefixes, self._forget)
+        metrics.caching_stores.add(self)
+
+    @property
+    def state(self) -> State:
+        """The state of Redis, the worst of a cluster's nodes. For any thread."""
+        return self._nodes.state
+
+    def cached_rows(self, side: RowSide) -> int:
+        """Return the number of cached rows of a side, or of absences."""
+        return len(self._sides[side].arena)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
         """Return the rows of `ids`; uncached ones are requested in one round trip.
@@ -107,11 +115,10 @@ class RedisStore:
 
     async def close(self) -> None:
         await self._nodes.close()
-        self._standing.set(None)
         for side in self._sides.values():
             while side.arena.let_go(_LET_GO):
                 await asyncio.sleep(0)
-            side.tell()
+        self._metrics.caching_stores.discard(self)
 
     async def _fetch(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Answers[_Fetched]:
         """Read rows into the arena as they arrive."""
@@ -121,7 +128,6 @@ class RedisStore:
         def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
             rows = own.codec.unpack(values)
             own.arena.put([ids[place] for place in places], rows, epoch)
-            own.tell()
             return _Fetched(places, rows)
 
         return await get_many(self._nodes, keys, accept, deadline)
@@ -132,10 +138,6 @@ class RedisStore:
             side_of = self._by_prefix.get(key[: self._prefix_length])
             if side_of is not None:
                 side_of.arena.drop(key[self._prefix_length :].decode("utf-8", "replace"))
-                side_of.tell()
-
-    def _state_changed(self) -> None:
-        self._standing.set(self._nodes.state)
 
     def _with_stale(self, own: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:
         """Return the rows in their places; without one (−1), any cached row of the ID, however old, marked as stale."""
@@ -149,7 +151,7 @@ class RedisStore:
         rows = _merge([*parts, held, own.codec.unpack([None])], order)
         stale: NDArray[np.bool_] = rows.found & lacks
         if stale.any():
-            self._metrics.stale_ages.observe(time.perf_counter() - self._nodes.last_proved_at)
+            self._metrics.stale_ages.observe(time.perf_counter() - self._nodes.proved_at)
         return rows._replace(stale=stale)
 
     def _told(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
@@ -163,17 +165,10 @@ class RedisStore:
 class _Side:
     """The store's state of one side."""
 
-    def __init__(self, codec: RowCodec, bundle_id: str, cache_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, codec: RowCodec, bundle_id: str, cache_bytes: int) -> None:
         self.codec = codec
         self.prefix = key_prefix(bundle_id, codec.side).encode()
         self.arena = Arena(codec, cache_bytes)
-        self._gauge = metrics.arena_rows[codec.side]
-        self._told = 0
-
-    def tell(self) -> None:
-        """Report the number of cached rows, added to those of other stores."""
-        self._gauge.inc(len(self.arena) - self._told)
-        self._told = len(self.arena)
 
 
 def _merge(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:

@@ -85,15 +85,15 @@ class LineCounts:
     def __init__(self) -> None:
         # Reentrant: the garbage collector may run a finaliser that logs while this thread holds the lock.
         self._lock = threading.RLock()
-        self._counts: dict[str, int] = dict.fromkeys(LINE_RESULTS, 0)
+        self._counts: dict[str, float] = dict.fromkeys(LINE_RESULTS, 0)
 
     def add(self, result: LineResult) -> None:
         with self._lock:
             self._counts[result] += 1
 
-    def read(self) -> dict[str, int]:
+    def read(self) -> dict[str, float]:
         """Return the counts since the start, by result."""
-        return dict(self._counts)
+        return self._counts.copy()
 
 
 class LineWriter:

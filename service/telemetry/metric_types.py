@@ -1,19 +1,19 @@
-"""Metric types that Prometheus's client lacks: children that exist from the start, gauges that are set together,
-counters kept elsewhere.
+"""Metric types that Prometheus's client lacks: children that exist from the start, families that are read together.
 
 For any thread. Does not know which families exist (`metrics`).
 """
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
+Values = Mapping[Any, float]
+"""Of a family's children, by their labels: a tuple, or a text if there is one."""
 F = TypeVar("F", bound=MetricWrapperBase)
 K = TypeVar("K", bound=str | int)
 
@@ -31,38 +31,26 @@ class Children(dict[K, F]):
         return child
 
 
-class GaugeSet(Collector):
-    """A gauge whose children are replaced together: a scrape sees all the old ones or all the new ones."""
+class ReadFamily(Collector):
+    """A gauge or counter whose children are read together on each scrape, in the scraping thread."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry, is_counter: bool = False
+    ) -> None:
         self._name, self._text, self._labelnames = name, text, tuple(labels)
-        self._values: Mapping[Labels, float] = {}
+        self._form = CounterMetricFamily if is_counter else GaugeMetricFamily
+        self.read: Callable[[], Values] = dict
         registry.register(self)
 
-    def replace(self, values: Mapping[Labels, float]) -> None:
+    def replace(self, values: Values) -> None:
         """Set these children and remove all others."""
-        self._values = dict(values)
+        held = dict(values)
+        self.read = lambda: held
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labelnames)
-        for labels, value in self._values.items():
-            family.add_metric(labels, value)
-        yield family
-
-
-class ReadCounter(Collector):
-    """A counter with one label that is kept elsewhere and read on each scrape."""
-
-    def __init__(self, name: str, text: str, label: str, values: Iterable[str], registry: CollectorRegistry) -> None:
-        self._name, self._text, self._labelnames = name, text, (label,)
-        self.read: Callable[[], Mapping[str, float]] = lambda: dict.fromkeys(values, 0.0)
-        """Returns the count of each value."""
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
-        for value, count in self.read().items():
-            family.add_metric((value,), count)
+        family = self._form(self._name, self._text, labels=self._labelnames)
+        for labels, value in self.read().items():
+            family.add_metric((labels,) if isinstance(labels, str) else labels, value)
         yield family
 
 
@@ -89,26 +77,3 @@ def add_counts(histogram: Histogram, counts: Sequence[int], total: float) -> Non
         if count:
             bucket.inc(count)
     histogram._sum.inc(total)
-
-
-class Standing:
-    """The state of one object, in a gauge that counts objects per state."""
-
-    __slots__ = ("_gauges", "_lock", "_state")
-
-    def __init__(self, gauges: Mapping[str, Gauge], state: str) -> None:
-        self._gauges = gauges
-        self._state: str | None = state
-        self._lock = threading.Lock()
-        gauges[state].inc()
-
-    def set(self, state: str | None) -> None:
-        """Move to another state; None when the object is gone."""
-        with self._lock:
-            if state == self._state:
-                return
-            if self._state is not None:
-                self._gauges[self._state].dec()
-            if state is not None:
-                self._gauges[state].inc()
-            self._state = state

@@ -6,7 +6,7 @@ Written by all threads, read only by scrapes. Does not know when things happen.
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
 from service.settings import Build
 from service.telemetry.logs import LINE_RESULTS
-from service.telemetry.metric_types import Children, GaugeSet, K, Labels, Merged, ReadCounter, add_counts, bounds_of
+from service.telemetry.metric_types import Children, K, Labels, Merged, ReadFamily, add_counts, bounds_of
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
@@ -155,6 +155,15 @@ HELP = {
 }
 
 
+class CachingStore(Protocol):
+    """A store of rows that keeps some of a server's in memory. For any thread."""
+
+    @property
+    def state(self) -> str: ...
+
+    def cached_rows(self, side: RowSide) -> int: ...
+
+
 class Metrics:
     """The families of one service. All closed label values exist from the start, so that rates can be computed.
 
@@ -167,6 +176,8 @@ class Metrics:
         """Merges what the native core has counted."""
         # A global switch of the library: `_created` would double the series of all counters and histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.caching_stores = set[CachingStore]()
+        """Open stores whose state and rows are read on each scrape."""
         self._declare_scoring()
         self._declare_rows()
         self._declare_lineup()
@@ -210,8 +221,8 @@ class Metrics:
         self.rows = self._counters("msd_rows", "tier", get_args(Tier))
         self.row_ages = self._histograms("msd_row_age_seconds", "side", _SIDES, _AGES)
         self.stale_ages = self._histogram("msd_stale_seconds", _AGES)
-        self.store_states = self._gauges("msd_store_state", "state", STORE_STATES)
-        self.arena_rows = self._gauges("msd_arena_rows", "side", _SIDES)
+        self._read_family("msd_store_state", "state").read = self._store_states
+        self._read_family("msd_arena_rows", "side").read = self._cached_rows
         self._event_requests = self._counters("msd_event_requests", "code", EVENT_CODES)
         self._event_seconds = self._histogram("msd_event_request_seconds", _SECONDS)
         self.events = self._counters("msd_events", "outcome", get_args(EventOutcome))
@@ -227,36 +238,37 @@ class Metrics:
         self.swaps = self._counters("msd_swaps", "result", get_args(Swap))
         self.refused = self._gauge("msd_bundle_refused")
         self.arms = self._counters("msd_arm_requests", "slot", range(1, MAX_ARMS + 1))
-        self._shares = self._gauge_set("msd_arm_share", "slot", "arm", "bundle_id")
-        self._bundles = self._gauge_set("msd_bundle_info", "bundle_id", "model_version", "store")
-        self._runtimes = self._gauge_set("msd_runtime_info", *_RUNTIME_LABELS)
-        self._natives = self._gauge_set("msd_native_info", "instructions")
+        self._shares = self._read_family("msd_arm_share", "slot", "arm", "bundle_id")
+        self._bundles = self._read_family("msd_bundle_info", "bundle_id", "model_version", "store")
+        self._runtimes = self._read_family("msd_runtime_info", *_RUNTIME_LABELS)
+        self._natives = self._read_family("msd_native_info", "instructions")
         self.shadows = self._counters("msd_shadow_requests", "result", get_args(Shadowed))
         self._shadow_shifts = self._histograms("msd_shadow_shift", "slot", range(1, MAX_SHADOWS + 1), _SHIFTS)
 
     def _declare_logs(self) -> None:
-        self.log_lines = ReadCounter("msd_log_lines", HELP["msd_log_lines"], "result", LINE_RESULTS, self.families)
+        self.log_lines = self._read_family("msd_log_lines", "result", is_counter=True)
+        self.log_lines.replace(dict.fromkeys(LINE_RESULTS, 0.0))
         self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
         self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
         self.log_waiting = self._gauges("msd_log_waiting", "kind", KINDS)
         self.log_bytes = self._gauge("msd_log_bytes")
-        self._input_psi = self._gauge_set("msd_input_psi", "feature")
-        self._score_psi = self._gauge_set("msd_score_psi", "head")
+        self._input_psi = self._read_family("msd_input_psi", "feature")
+        self._score_psi = self._read_family("msd_score_psi", "head")
         self._referenced = ""
         self._drift_lock = threading.Lock()
-        self._expected = self._gauge_set("msd_shown_expected_clicks", "rank", "bid")
-        self._clicks = self._gauge_set("msd_shown_clicks", "rank", "bid")
-        self._expected_outcomes = self._gauge_set("msd_expected_outcomes", "head", "segment")
-        self._observed_outcomes = self._gauge_set("msd_observed_outcomes", "head", "segment")
-        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id", "head")
-        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id", "head")
-        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id", "head")
+        self._expected = self._read_family("msd_shown_expected_clicks", "rank", "bid")
+        self._clicks = self._read_family("msd_shown_clicks", "rank", "bid")
+        self._expected_outcomes = self._read_family("msd_expected_outcomes", "head", "segment")
+        self._observed_outcomes = self._read_family("msd_observed_outcomes", "head", "segment")
+        self._shifts = self._read_family("msd_correction_shift", "bundle_id", "head")
+        self._slopes = self._read_family("msd_correction_slope", "bundle_id", "head")
+        self._corrected_at = self._read_family("msd_correction_timestamp_seconds", "bundle_id", "head")
         self.corrections_stale = self._gauge("msd_corrections_stale")
 
     def _declare_process(self) -> None:
         """The process: by the default names of Prometheus's clients, and what these lack."""
         ProcessCollector(registry=self.families)
-        self._build = self._gauge_set("msd_build_info", "version", "commit")
+        self._build = self._read_family("msd_build_info", "version", "commit")
         self._gauge("msd_memory_own_bytes").set_function(own_memory)
         self._gauge("msd_memory_limit_bytes").set_function(memory_limit)
         self.loop_silent = self._gauge("msd_loop_silent_seconds")
@@ -278,8 +290,8 @@ class Metrics:
     def _gauges(self, name: str, label: str, values: Iterable[K]) -> Children[K, Gauge]:
         return Children(Gauge(name, HELP[name], (label,), registry=self.families), values)
 
-    def _gauge_set(self, name: str, *labels: str) -> GaugeSet:
-        return GaugeSet(name, HELP[name], labels, self.families)
+    def _read_family(self, name: str, *labels: str, is_counter: bool = False) -> ReadFamily:
+        return ReadFamily(name, HELP[name], labels, self.families, is_counter)
 
     def _histogram(self, name: str, bounds: Sequence[float]) -> Histogram:
         return Histogram(name, HELP[name], buckets=bounds, registry=self.families)
@@ -344,6 +356,13 @@ class Metrics:
         self._event_requests[code].inc()
         if code == 202:
             self._event_seconds.observe(seconds)
+
+    def _store_states(self) -> dict[str, float]:
+        states = [store.state for store in self.caching_stores.copy()]
+        return {state: states.count(state) for state in STORE_STATES}
+
+    def _cached_rows(self) -> dict[str, float]:
+        return {side: sum(store.cached_rows(side) for store in self.caching_stores.copy()) for side in _SIDES}
 
     def damaged(self, side: RowSide, count: int) -> None:
         if count:
@@ -422,5 +441,5 @@ def _labels_of(engine: Engine) -> Labels:
     )
 
 
-def _known(values: Mapping[str, float]) -> dict[Labels, float]:
-    return {(name,): value for name, value in values.items() if not math.isnan(value)}
+def _known(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -10,14 +10,12 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 import native
 from msd.contract.bundle import Bundle
 from msd.contract.instructions import cpu_instructions
 from service.settings import Settings
-from service.telemetry.metric_types import Children, Standing
 from service.telemetry.metrics import RUNGS, STAGES, Metrics
 from tests.bundles.factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
@@ -84,8 +82,8 @@ def test_threads_lose_no_counts() -> None:
         for _ in range(turns):
             metrics.sheds["wait"].inc()
             metrics.stages["run"].observe(0.5)
-            metrics.arena_rows["item"].inc(2)
-            metrics.arena_rows["item"].inc(-1)
+            metrics.connections.inc(2)
+            metrics.connections.inc(-1)
 
     in_threads(threads, count)
     found = samples(metrics)
@@ -93,7 +91,7 @@ def test_threads_lose_no_counts() -> None:
     assert found["msd_shed_total|wait"] == turns * threads
     assert found["msd_stage_seconds_count|run"] == turns * threads
     assert found["msd_stage_seconds_sum|run"] == pytest.approx(0.5 * turns * threads)
-    assert found["msd_arena_rows|item"] == turns * threads
+    assert found["msd_connections"] == turns * threads
 
 
 @settings(max_examples=30)
@@ -159,28 +157,6 @@ def test_served_bundles_are_replaced_without_a_gap() -> None:
         "msd_arm_share|only|id-7|1",
         "msd_bundle_info|id-7|7|file",
     ]
-
-
-def test_standing_counts_its_object_in_one_state() -> None:
-    families = CollectorRegistry()
-    gauges = Children(Gauge("msd_x", "Objects by state.", ["state"], registry=families), ("off", "on"))
-
-    def counts() -> dict[str, float]:
-        return {sample.labels["state"]: sample.value for family in families.collect() for sample in family.samples}
-
-    one, other = Standing(gauges, "off"), Standing(gauges, "off")
-    one.set("on")
-    one.set("on")
-    assert counts() == {"off": 1, "on": 1}
-    other.set(None)
-    assert counts() == {"off": 0, "on": 1}
-
-    def wander() -> None:
-        for state in ("off", "on", None) * 500:
-            one.set(state)
-
-    in_threads(4, wander)
-    assert counts() == {"off": 0, "on": 0}
 
 
 def test_model_route_describes_the_served_bundle(service: LiveService, bundle: Bundle) -> None:

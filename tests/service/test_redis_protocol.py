@@ -13,7 +13,6 @@ from redis.crc import key_slot
 from service.errors import StoreError
 from service.redis.cluster import SLOTS, Cluster, Redirect, read_ranges, read_redirect, read_view
 from service.redis.redis_line import ReplyBounds
-from service.redis.redis_link import Listener
 from service.redis.redis_url import parse_redis_url
 from tests.service.resp_server import REPLIES
 
@@ -211,7 +210,7 @@ def test_views(info: Any, expected: int) -> None:  # noqa: ANN401 - any reply
 
 @given(st.lists(st.binary(max_size=12), max_size=60))
 def test_groups_have_each_place_once_and_one_slot(keys: list[bytes]) -> None:
-    groups = Cluster(parse_redis_url("redis+cluster://a"), 1.0, [], Listener()).groups(keys)
+    groups = Cluster(parse_redis_url("redis+cluster://a"), 1.0, [], lambda keys: None).groups(keys)
 
     assert sorted(place for group in groups for place in group) == list(range(len(keys)))
     slots = [{key_slot(keys[place]) for place in group} for group in groups]

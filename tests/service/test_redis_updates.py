@@ -1,6 +1,8 @@
 """Rows that somebody changes in Redis are seen at once, whoever wrote them, and never lost to a race or a lag."""
 
 import asyncio
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +160,25 @@ async def test_unix_socket_and_another_database(
     async with opened(bundle, url) as store:
         await store.check()
         assert (await store.get("item", IDS)).found.all()
+
+
+async def test_other_threads_read_the_state_while_rows_are_read(published: ValkeyServer, bundle: Bundle) -> None:
+    """As scrapes do."""
+    switches = sys.getswitchinterval()
+    async with opened(bundle, published.connection_url, cache_bytes=0) as store:
+        is_over, states = threading.Event(), set[str]()
+
+        def look() -> None:
+            while not is_over.is_set():
+                states.add(store.state)
+
+        looking = asyncio.create_task(asyncio.to_thread(look))
+        try:
+            sys.setswitchinterval(1e-6)
+            for _ in range(200):
+                await store.get("item", IDS)
+        finally:
+            sys.setswitchinterval(switches)
+            is_over.set()
+        await looking
+        assert "up" in states
