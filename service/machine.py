@@ -50,8 +50,8 @@ def scoring_threads(settings: Settings, cores: float) -> int:
 def own_memory(root: Path = _ROOT) -> float:
     """Return bytes of memory that cannot be dropped and re-read, as mapped files can; NaN if Linux does not report
     it."""
-    told = _numbers(root / "proc/self/status")
-    found = [told[name] for name in ("RssAnon:", "RssShmem:") if name in told]
+    status = _numbers(root / "proc/self/status")
+    found = [status[name] for name in ("RssAnon:", "RssShmem:") if name in status]
     return 1_024.0 * sum(found) if found else math.nan
 
 

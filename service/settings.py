@@ -260,7 +260,7 @@ def redis_url_of(environ: Mapping[str, str]) -> str | None:
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     message = f"{PREFIX}{name}: no such setting; " + (
-        f"did you mean {PREFIX}{near[0]}?" if near else f"there are: {', '.join(PREFIX + one for one in known)}"
+        f"did you mean {PREFIX}{near[0]}?" if near else f"there are: {', '.join(PREFIX + setting for setting in known)}"
     )
     if _KUBERNETES.match(name):
         message += " (Kubernetes injects such variables for a Service named msd: set enableServiceLinks: false)"

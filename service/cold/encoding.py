@@ -71,15 +71,15 @@ class Encoding:
         Late texts are still encoded. Of the texts without a cached vector, only the first `most` are encoded.
         """
         held = zip(texts, self._held.get(list(texts)), strict=True)
-        told = {key: EncodedText("held", vector) for key, vector in held if vector is not None}
+        outcomes = {key: EncodedText("held", vector) for key, vector in held if vector is not None}
         ahead = len(self._due)
-        missing = ((key, text) for key, text in texts.items() if key not in told)
+        missing = ((key, text) for key, text in texts.items() if key not in outcomes)
         waiting = self._take_in(bundle, dict(islice(missing, most)))
         if waiting:
             # With more than a second's worth of texts ahead, waiting is pointless.
             await asyncio.wait(waiting.values(), timeout=wait_s if ahead <= self._rate.per_s else 0.0)
-            told |= {key: done.result() if done.done() else EncodedText("late") for key, done in waiting.items()}
-        return {key: told.get(key, EncodedText("dropped")) for key in texts}
+            outcomes |= {key: done.result() if done.done() else EncodedText("late") for key, done in waiting.items()}
+        return {key: outcomes.get(key, EncodedText("dropped")) for key in texts}
 
     async def run(self) -> None:
         """Encode waiting texts, oldest first."""
@@ -145,11 +145,11 @@ class Encoding:
             if not waiting.done.done():
                 self._finish(key, waiting, EncodedText("failed"))
 
-    def _finish(self, key: bytes, waiting: _Waiting, told: EncodedText) -> None:
-        if told.vector is not None:
+    def _finish(self, key: bytes, waiting: _Waiting, encoded: EncodedText) -> None:
+        if encoded.vector is not None:
             # A view would keep the whole batch in memory.
-            self._held.put({key: told.vector.copy()})
-        waiting.done.set_result(told)
+            self._held.put({key: encoded.vector.copy()})
+        waiting.done.set_result(encoded)
         del self._waiting[key]
         self._metrics.encoder_waiting.set(len(self._waiting))
 

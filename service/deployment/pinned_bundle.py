@@ -21,7 +21,7 @@ from msd.contract.bundle import FILES, ROWS, Bundle, Pause
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import open_regular, owned_folder, sha256_file
 from service.deployment.source import Wanted, WantedArm
-from service.scoring.deployment import Arm, Assignment, Deployment, Shadow
+from service.scoring.deployment import Arm, Deployment, Shadow, UserSplit
 from service.scoring.model import Model, ModelKey, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -126,7 +126,7 @@ class DeploymentPlan:
 
     def deployment(self, models: Mapping[ModelKey, Model], generation: int) -> Deployment:
         arms = self.wanted.arms
-        assignment = Assignment(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
+        split = UserSplit(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
 
         def model_of(arm: WantedArm, is_shadow: bool) -> Model:
             return models[self.bundles[arm.folder].identity, is_shadow]
@@ -135,9 +135,9 @@ class DeploymentPlan:
             generation,
             tuple(
                 Arm(arm.name, model_of(arm, False), slot, share)
-                for slot, (arm, share) in enumerate(zip(arms, assignment.shares, strict=True), 1)
+                for slot, (arm, share) in enumerate(zip(arms, split.shares, strict=True), 1)
             ),
-            assignment,
+            split,
             tuple(Shadow(arm.name, model_of(arm, True), slot) for slot, arm in enumerate(self.wanted.shadows, 1)),
         )
 

@@ -171,8 +171,8 @@ def _check_ranked(
     scores = correction.within(request.segments).correct(plain.scores)
     due = _by_id(GoldenReply(plain.ids, scores, request.ecpm(scores)))
     found = _by_id(ranked)
-    is_same = [one[0] for one in found] == [one[0] for one in due] and np.allclose(
-        [one[1:] for one in found], [one[1:] for one in due], rtol=_ROUNDING, atol=1e-9, equal_nan=True
+    is_same = [row[0] for row in found] == [row[0] for row in due] and np.allclose(
+        [row[1:] for row in found], [row[1:] for row in due], rtol=_ROUNDING, atol=1e-9, equal_nan=True
     )
     if not is_same:
         raise BundleError(f"is {found} under a correction of calibration, but {due} is due (ID, eCPM, scores)")
@@ -186,8 +186,8 @@ def _check_page(request: GoldenRequest, lines: Sequence[Line], tolerance: _Toler
     page = request.score(lines, slot=request.first_slot, page=2)
     there = [request.score(lines, slot=request.first_slot + place) for place in range(2)]
     order = served_places(there[0].ecpm, there[0].scores[HEAD], len(page.ids)).tolist()
-    due = [(reply.ids[one], *_row(reply, one)) for reply, one in zip(there, order, strict=False)]
-    found = [(one, *_row(page, place)) for place, one in enumerate(page.ids)]
+    due = [(reply.ids[candidate], *_row(reply, candidate)) for reply, candidate in zip(there, order, strict=False)]
+    found = [(item_id, *_row(page, place)) for place, item_id in enumerate(page.ids)]
     scores, there_scores = (np.array([row[2:] for row in rows], np.float64) for rows in (found, due))
     is_same = [row[0] for row in found] == [row[0] for row in due]
     if not is_same or not np.allclose(scores, there_scores, rtol=0.0, atol=2 * tolerance.most):

@@ -30,7 +30,7 @@ class PublishedBundle:
         self._url = parse_redis_url(url)
         self._redis: Redis | None = None
         self._last: str | None = None
-        self._has_said = False
+        self._has_logged = False
         self._log = structlog.get_logger("msd.follower")
 
     def bundle(self, folder: Path) -> Path:
@@ -60,8 +60,8 @@ class PublishedBundle:
     def _instead(self, folder: Path, error: SourceError) -> Path:
         if not os.path.lexists(folder / CURRENT):
             raise SourceError(f"{error}; and {folder} has no pointer `{CURRENT}`") from error
-        if not self._has_said:
-            self._has_said = True
+        if not self._has_logged:
+            self._has_logged = True
             self._log.warning("pointer_unknown", reason=str(error), instead=str(folder / CURRENT))
         return read_pointer(folder / CURRENT)
 

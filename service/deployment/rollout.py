@@ -156,11 +156,11 @@ class Rollout:
             self._lead_to(reading)
         except (StoreError, OutOfResources) as error:
             self._again_at = time.monotonic() + self._again_s
-            self._tell("postponed")
+            self._set_result("postponed")
             self._log.warning("swap_postponed", reason=str(error), again_in=self._again_s)
             self._again_s = min(2 * self._again_s, _LONGEST_PAUSE_S)
         except MsdError as error:
-            self._tell("refused")
+            self._set_result("refused")
             self._log.error("bundle_refused", reason=str(error))
 
     def _reading(self) -> SourceReading | None:
@@ -183,7 +183,7 @@ class Rollout:
             plan = self._follower.verified(reading, self._pace.pause)
             if plan.is_like(self._served):
                 self._served = plan
-                self._tell(None)
+                self._set_result(None)
                 return
             self._generation += 1
             bundles = {arm.name: str(arm.folder) for arm in plan.wanted.arms}
@@ -219,9 +219,9 @@ class Rollout:
     async def _switch(self, plan: DeploymentPlan, deployment: Deployment) -> None:
         self._served = plan
         self._serving.turn(deployment)
-        self._tell("done")
+        self._set_result("done")
 
-    def _tell(self, result: Literal["done", "refused", "postponed"] | None) -> None:
+    def _set_result(self, result: Literal["done", "refused", "postponed"] | None) -> None:
         self._serving.is_refused = result in ("refused", "postponed")
         self._metrics.refused.set(self._serving.is_refused)
         if result is not None:

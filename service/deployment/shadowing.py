@@ -35,7 +35,7 @@ class Shadowing:
         self._metrics = metrics
         self._comparing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
-        self._told = -1
+        self._logged_generation = -1
         self._log = structlog.get_logger("msd.shadow")
 
     def wants(self, deployment: Deployment, request_id: str) -> bool:
@@ -66,8 +66,8 @@ class Shadowing:
             except Exception as error:
                 self._metrics.shadows["failed"].inc()
                 # Once per deployment: what fails for one request fails for others.
-                if self._told != deployment.generation:
-                    self._told = deployment.generation
+                if self._logged_generation != deployment.generation:
+                    self._logged_generation = deployment.generation
                     self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
             else:
                 self._metrics.shadow_shift(shadow.slot, shift(served.scores[_HEAD], found))

@@ -33,7 +33,7 @@ _RANDOM_BYTES = 32
 _MAX_KEY_BYTES = 256
 _MAX_FILE_BYTES = 2**22
 _BEARER = b"bearer "
-_SAY_AGAIN_S = 10.0
+_LOG_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
 """A scope, any key, or no key."""
 PAGE, ASSETS = "/playground", f"{PLAYGROUND}static/"
@@ -127,8 +127,8 @@ class Guard:
         self._metrics = metrics
         self._guards_metrics = settings.guard_metrics
         self._max_age_s = settings.keys_max_age_seconds or math.inf
-        self._unsaid: Counter[KeyRefusal] = Counter()
-        self._say_again_at = 0.0
+        self._unlogged: Counter[KeyRefusal] = Counter()
+        self._log_again_at = 0.0
         self._log = structlog.get_logger("msd.guard")
 
     def scorer(self, key: bytes) -> KeyEntry | None:
@@ -184,13 +184,13 @@ class Guard:
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:
         """Count a refusal. The log gets one line for many, so that guessing keys cannot fill it."""
         self._metrics.keys_refused[reason].inc()
-        self._unsaid[reason] += 1
+        self._unlogged[reason] += 1
         now = time.monotonic()
-        if now >= self._say_again_at:
+        if now >= self._log_again_at:
             client = scope.get("client")
-            self._log.warning("keys_refused", requests=dict(self._unsaid), last_client=client and client[0])
-            self._unsaid.clear()
-            self._say_again_at = now + _SAY_AGAIN_S
+            self._log.warning("keys_refused", requests=dict(self._unlogged), last_client=client and client[0])
+            self._unlogged.clear()
+            self._log_again_at = now + _LOG_AGAIN_S
 
 
 def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:

@@ -46,7 +46,7 @@ class HttpServer(uvicorn.Server):
         self._bridge = Bridge(self.front, app, scoring)
         tls = open_tls(settings, metrics)
         self._tls = None if tls is None else TlsEntry(tls, self.front, settings.max_connections, metrics)
-        self._told_bytes = self._peak = 0
+        self._counted_bytes = self._peak = 0
         self._log = structlog.get_logger("msd.server")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -100,8 +100,8 @@ class HttpServer(uvicorn.Server):
         """Measure what is held; return free memory after a peak. Connections end a moment after their requests."""
         held: int = self.front.held
         # The change, not the value: there may be another port.
-        self._metrics.inflight_bytes.inc(held - self._told_bytes)
-        self._told_bytes, self._peak = held, max(self._peak, held)
+        self._metrics.inflight_bytes.inc(held - self._counted_bytes)
+        self._counted_bytes, self._peak = held, max(self._peak, held)
         if self._peak >= _WORTH_TRIMMING and held <= self._peak // 4:
             self._peak //= 2
             asyncio.get_running_loop().run_in_executor(None, return_freed_memory)

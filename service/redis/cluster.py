@@ -229,8 +229,8 @@ class Cluster:
                     return
                 except StoreError as error:
                     reasons[address] = error
-        told = "; ".join(f"{host_port(address)}: {reason}" for address, reason in reasons.items())
-        raise StoreError(f"no node describes the cluster: {told}")
+        why = "; ".join(f"{host_port(address)}: {reason}" for address, reason in reasons.items())
+        raise StoreError(f"no node describes the cluster: {why}")
 
     async def _view(self, address: Address) -> int | StoreError:
         """Return a node's view and its epoch, or why it has none."""

@@ -165,7 +165,7 @@ class Line(asyncio.Protocol):
             self._reader.feed(data)
             while not self.ended.done() and (reply := self._reader.gets()) is not Ellipsis:
                 if isinstance(reply, hiredis.PushNotification):
-                    self._hear(reply)
+                    self._take_push(reply)
                 else:
                     self._answer(reply)
                 taken += len(reply) if isinstance(reply, list) else 1
@@ -189,7 +189,7 @@ class Line(asyncio.Protocol):
         while self._queries:
             _fail(self._queries.popleft().answered, Ended(reason))
 
-    def _hear(self, push: Sequence[Any]) -> None:
+    def _take_push(self, push: Sequence[Any]) -> None:
         if len(push) != 2 or push[0] != b"invalidate":
             return
         keys = None if push[1] is None else [key for key in push[1] if isinstance(key, bytes)]

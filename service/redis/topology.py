@@ -190,34 +190,23 @@ async def get_many(
     `accept` gets the keys' indices, their values, and the epoch, one node at a time; a reply that is not a list of that
     many values is a StoreError.
     """
-    parts = await asyncio.gather(*[_get_some(nodes, keys, some, accept, deadline) for some in _parts(nodes, keys)])
+    starts = range(0, len(keys), VALUES_AT_ONCE)
+    parts = await asyncio.gather(*[_get_some(nodes, keys, start, accept, deadline) for start in starts])
     error = next((part.error for part in parts if part.error is not None), None)
     return Answers([outcome for part in parts for outcome in part.outcomes], error)
-
-
-def _parts(nodes: Nodes, keys: Sequence[bytes]) -> list[list[list[int]]]:
-    """Return the groups of keys in parts of `VALUES_AT_ONCE` keys at most."""
-    parts: list[list[list[int]]] = []
-    room = 0
-    for group in nodes.groups(keys):
-        for start in range(0, len(group), VALUES_AT_ONCE):
-            some = group[start : start + VALUES_AT_ONCE]
-            if len(some) > room:
-                parts.append([])
-                room = VALUES_AT_ONCE
-            parts[-1].append(some)
-            room -= len(some)
-    return parts
 
 
 async def _get_some(
     nodes: Nodes,
     keys: Sequence[bytes],
-    groups: Sequence[list[int]],
+    start: int,
     accept: Callable[[list[int], list[bytes | None], int], T],
     deadline: float | None,
 ) -> Answers[T]:
-    commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
+    """Read `VALUES_AT_ONCE` keys from an index on."""
+    some = keys[start : start + VALUES_AT_ONCE]
+    groups = nodes.groups(some)
+    commands = [Command(some[group[0]], pack(b"MGET", *[some[place] for place in group])) for group in groups]
 
     def accept_lists(at: Sequence[int], replies: Sequence[Any], epoch: int) -> T:
         places: list[int] = []
@@ -228,7 +217,7 @@ async def _get_some(
                 raise StoreError(
                     f"Redis at {nodes.address}: the reply to MGET is not a list of {len(groups[number])} values"
                 )
-            places += groups[number]
+            places += [start + place for place in groups[number]]
             values += found
         return accept(places, values, epoch)
 

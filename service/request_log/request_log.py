@@ -46,7 +46,7 @@ _LOOK_S = 0.05
 _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 # Records are converted in batches of about this many IDs: meanwhile no other thread runs Python.
 _BATCH_IDS = 1_600
-_SAY_AGAIN_S = 30.0
+_LOG_AGAIN_S = 30.0
 _Result = Logged | Literal["unsampled"]
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
 
@@ -63,6 +63,10 @@ class LoggedEvents(NamedTuple):
         return len(self.body)
 
 
+Entry = Served | LoggedEvents
+"""What the log is handed."""
+
+
 class RequestLog:
     """All methods are for the event loop. `share` of the requests are logged.
 
@@ -74,12 +78,12 @@ class RequestLog:
         self._share = share
         self._tick_s = tick_s
         self._metrics = metrics
-        self._queue: SimpleQueue[Served | LoggedEvents | None] = SimpleQueue()
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         # Totals since the start, each written by one thread, so that no lock is needed: handed over by the loop, taken
         # by the thread. The difference is waiting.
-        self._told_bytes = self._told_count = 0
+        self._handed_bytes = self._handed_count = 0
         self._taken_bytes = self._taken_count = 0
-        self._told = dict.fromkeys(KINDS, 0)
+        self._handed = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
             metrics.log_waiting[kind].set_function(partial(self._waiting, kind))
         self._closing = threading.Event()
@@ -96,13 +100,13 @@ class RequestLog:
             self.request(served)
 
     def request(self, served: Served) -> None:
-        self._metrics.log_records["handed" if self._tell(served, REQUESTS, 1) else "dropped"].inc()
+        self._metrics.log_records["handed" if self._hand_over(served, REQUESTS, 1) else "dropped"].inc()
 
     def events(self, body: bytes, count: int) -> bool:
         """Log the `count` events of an accepted body of `POST /v1/events`; False if there was no room."""
-        is_told = self._tell(LoggedEvents(body, count, time.time()), EVENTS, count)
-        self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
-        return is_told
+        is_handed = self._hand_over(LoggedEvents(body, count, time.time()), EVENTS, count)
+        self._metrics.log_events["handed" if is_handed else "dropped"].inc(count)
+        return is_handed
 
     async def close(self, seconds: float, beat: Callable[[], None] = lambda: None) -> None:
         """Write what was handed over, within `seconds`, and count the rest as lost. Hand over nothing after this.
@@ -121,7 +125,7 @@ class RequestLog:
         while last.is_alive() and time.monotonic() < until:
             beat()
             await asyncio.sleep(_LOOK_S)
-        self._writer.abandon(self._told)
+        self._writer.abandon(self._handed)
         lost = {kind: self._writer.lost[kind] - before[kind] for kind in KINDS}
         took = round(time.monotonic() - began, 1)
         if any(lost.values()):
@@ -131,17 +135,17 @@ class RequestLog:
 
     def _waiting(self, kind: str) -> int:
         """Return the number of handed records that are neither written nor lost."""
-        return max(0, self._told[kind] - self._writer.settled[kind])
+        return max(0, self._handed[kind] - self._writer.settled[kind])
 
-    def _tell(self, told: Served | LoggedEvents, kind: str, count: int) -> bool:
-        size = told.size
-        waiting_bytes = self._told_bytes - self._taken_bytes
-        if waiting_bytes + size > _MAX_BYTES or self._told_count - self._taken_count >= _MAX_COUNT:
+    def _hand_over(self, entry: Entry, kind: str, count: int) -> bool:
+        size = entry.size
+        waiting_bytes = self._handed_bytes - self._taken_bytes
+        if waiting_bytes + size > _MAX_BYTES or self._handed_count - self._taken_count >= _MAX_COUNT:
             return False
-        self._told_bytes += size
-        self._told_count += 1
-        self._told[kind] += count
-        self._queue.put(told)
+        self._handed_bytes += size
+        self._handed_count += 1
+        self._handed[kind] += count
+        self._queue.put(entry)
         return True
 
     def _work(self) -> None:
@@ -169,16 +173,16 @@ class RequestLog:
                 self._take(self._queue.get_nowait())
         self._writer.close()
 
-    def _take(self, told: Served | LoggedEvents | None) -> None:
-        if told is None:
+    def _take(self, entry: Entry | None) -> None:
+        if entry is None:
             return
         # If one record fails, others are still logged.
         try:
-            self._writer.take(told)
+            self._writer.take(entry)
         except Exception as error:
-            self._writer.lose(told, error)
+            self._writer.lose(entry, error)
         # Only now, so that a hanging writer fills the queue.
-        self._taken_bytes += told.size
+        self._taken_bytes += entry.size
         self._taken_count += 1
 
 
@@ -204,16 +208,16 @@ class LogWriter:
         self._is_abandoned = False
         self._bundles = set[str]()
         self._drift, self._observed = Drift(metrics), Observed(metrics)
-        self._say_again_at = 0.0
+        self._log_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
         self._metrics.log_bytes.set(folder.size())
 
-    def take(self, told: Served | LoggedEvents) -> None:
+    def take(self, entry: Entry) -> None:
         """Make records of an entry. Raises whatever prevents this."""
-        if isinstance(told, Served):
-            self._take_request(told)
+        if isinstance(entry, Served):
+            self._take_request(entry)
         else:
-            self._take_events(told)
+            self._take_events(entry)
         self._flush()
 
     def tick(self) -> None:
@@ -223,8 +227,8 @@ class LogWriter:
         self._folder.prune()
         self._metrics.log_bytes.set(self._folder.size())
 
-    def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        kind, count = (EVENTS, told.total) if isinstance(told, LoggedEvents) else (REQUESTS, int(told is not None))
+    def lose(self, entry: Entry | None, error: Exception) -> None:
+        kind, count = (EVENTS, entry.total) if isinstance(entry, LoggedEvents) else (REQUESTS, int(entry is not None))
         self._lost(kind, count, error)
 
     def close(self) -> None:
@@ -232,11 +236,11 @@ class LogWriter:
         self._flush(is_last=True)
         self._folder.close()
 
-    def abandon(self, told: Mapping[str, int]) -> None:
-        """Begin no other file, and count as lost what is not written of the records `told`, by kind. Called by another
-        thread, after which this one counts nothing."""
+    def abandon(self, handed: Mapping[str, int]) -> None:
+        """Begin no other file, and count as lost what is not written of the records `handed` over, by kind. Called by
+        another thread, after which this one counts nothing."""
         self._is_abandoned = True
-        for kind, total in told.items():
+        for kind, total in handed.items():
             self._settle(kind, "lost", max(0, total - self.settled[kind]))
 
     def _take_request(self, served: Served) -> None:
@@ -259,12 +263,12 @@ class LogWriter:
                 self._log.warning("segments_missing", features=sorted(missing), bundle_id=model.bundle.bundle_id)
 
     def _take_events(self, events: LoggedEvents) -> None:
-        told = list(records_of(events))
-        wanted = [event for event in told if event.request_id is None or is_sampled(event.request_id, self._share)]
-        self._count(EVENTS, "unsampled", len(told) - len(wanted))
+        received = list(records_of(events))
+        wanted = [event for event in received if event.request_id is None or is_sampled(event.request_id, self._share)]
+        self._count(EVENTS, "unsampled", len(received) - len(wanted))
         for event in wanted:
             self._observed.event(event)
-            self._events.add(event, events.size // len(told), 1)
+            self._events.add(event, events.size // len(received), 1)
         if self._events.ids >= _BATCH_IDS:
             self._convert(self._events)
 
@@ -308,8 +312,8 @@ class LogWriter:
 
     def _lost(self, kind: str, count: int, error: Exception) -> None:
         self._count(kind, "lost", count)
-        if time.monotonic() >= self._say_again_at:
-            self._say_again_at = time.monotonic() + _SAY_AGAIN_S
+        if time.monotonic() >= self._log_again_at:
+            self._log_again_at = time.monotonic() + _LOG_AGAIN_S
             is_ours = isinstance(error, MsdError | OSError)
             self._log.error("request_log_failed", reason=str(error), exc_info=None if is_ours else error)
 

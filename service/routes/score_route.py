@@ -56,7 +56,7 @@ class ScoreRoute:
         self._playground = playground
         self._parser = JsonParser(settings.max_candidates)
         self._front: Any = None
-        self._told: list[Deployment | None] = [None, None]
+        self._given: list[Deployment | None] = [None, None]  # what the front scores by
         self.answer: ASGIApp = AccessMiddleware(self, metrics)
         self.follow, self.provide = pipeline.follow, pipeline.provide
 
@@ -76,10 +76,10 @@ class ScoreRoute:
         aside = self._playground.compared if self._playground is not None else None
         for place, deployment in enumerate((self._serving.current, aside)):
             wanted = deployment if is_ready else None
-            if wanted is not self._told[place]:
+            if wanted is not self._given[place]:
                 plan = None if wanted is None else self._pipeline.plan(wanted, is_aside=bool(place))
                 self._front.serve(plan, bool(place))
-                self._told[place] = wanted
+                self._given[place] = wanted
         self._front.forget_plans()
 
     def judge(self, number: int, key: bytes) -> None:

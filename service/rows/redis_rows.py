@@ -75,7 +75,7 @@ class RedisStore:
         # Copied before the wait, because other rows may take their places meanwhile.
         known = own.arena.rows(held.places[is_fresh])
         if is_fresh.all():
-            return self._told(side, known, is_fresh)
+            return self._counted(side, known, is_fresh)
         wanted = list({ids[place]: 0 for place in np.flatnonzero(~is_fresh).tolist()})
         answers = await self._fetch(side, wanted, deadline)
         parts, rows_of = [known], dict.fromkeys(wanted, -1)
@@ -87,9 +87,9 @@ class RedisStore:
         order = np.cumsum(is_fresh) - 1
         order[~is_fresh] = [rows_of[ids[place]] for place in np.flatnonzero(~is_fresh).tolist()]
         if answers.error is not None:
-            answers.error.rows = self._told(side, self._with_stale(own, ids, parts, order), is_fresh)
+            answers.error.rows = self._counted(side, self._with_stale(own, ids, parts, order), is_fresh)
             raise answers.error
-        return self._told(side, _merge(parts, order), is_fresh)
+        return self._counted(side, _merge(parts, order), is_fresh)
 
     def core_rows(self) -> CoreRows | None:
         """The arenas, if there are any."""
@@ -154,7 +154,7 @@ class RedisStore:
             self._metrics.stale_ages.observe(time.perf_counter() - self._nodes.proved_at)
         return rows._replace(stale=stale)
 
-    def _told(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
+    def _counted(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
         found = int(rows.found.sum())
         fresh = int((rows.found & is_fresh).sum())
         stale = 0 if rows.stale is None else int(rows.stale.sum())

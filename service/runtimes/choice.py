@@ -27,16 +27,16 @@ def open_runtime(bundle: Bundle, settings: Settings, precision: Precision | None
     """
     wanted = _wanted(bundle, settings) if precision is None else [precision]
     opened: dict[Precision, Runtime] = {}
-    for one in wanted:
+    for name in wanted:
         try:
-            opened[one] = _open(bundle, settings, one)
+            opened[name] = _open(bundle, settings, name)
         except MsdError as error:
-            if one == wanted[0]:
+            if name == wanted[0]:
                 raise
-            structlog.get_logger("msd.model").info("precision_unavailable", precision=one, reason=str(error))
+            structlog.get_logger("msd.model").info("precision_unavailable", precision=name, reason=str(error))
     if len(opened) == 1:
         return opened[wanted[0]]
-    runs = {one: runtime.run for one, runtime in opened.items()}
+    runs = {name: runtime.run for name, runtime in opened.items()}
     # Of zeros: a run takes equally long whatever the values.
     tensors = new_tensors(
         bundle.schema, expected_candidates(bundle, settings.max_candidates) or settings.max_candidates
@@ -51,7 +51,7 @@ def _wanted(bundle: Bundle, settings: Settings) -> list[Precision]:
     passed = bundle.precision.passed
     if settings.runtime == "auto":
         return list(passed)
-    return [one for one in passed if RUNTIMES[one] == settings.runtime] or ["fp32"]
+    return [name for name in passed if RUNTIMES[name] == settings.runtime] or ["fp32"]
 
 
 def _open(bundle: Bundle, settings: Settings, precision: Precision) -> Runtime:

@@ -103,10 +103,10 @@ class CpuSession:
     ) -> list[NDArray[Any]]:
         """Return the named outputs. Raises RuntimeError."""
         arrays = [(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
-        told = tuple((name, array, array.dtype.char, array.shape) for name, array in arrays)
+        described = tuple((name, array, array.dtype.char, array.shape) for name, array in arrays)
         return [
             np.frombuffer(content, dtype).reshape(shape)
-            for content, dtype, shape in self.native.run(tuple(outputs), told, is_aside)
+            for content, dtype, shape in self.native.run(tuple(outputs), described, is_aside)
         ]
 
 

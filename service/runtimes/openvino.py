@@ -76,11 +76,11 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
 def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN401
     return [
         GraphInput(
-            name_of(one, wanted),
-            _DTYPES.get(one.element_type.get_type_name(), one.element_type.get_type_name()),
-            tuple(None if axis.is_dynamic else axis.get_length() for axis in one.partial_shape),
+            name_of(port, wanted),
+            _DTYPES.get(port.element_type.get_type_name(), port.element_type.get_type_name()),
+            tuple(None if axis.is_dynamic else axis.get_length() for axis in port.partial_shape),
         )
-        for one in compiled.inputs
+        for port in compiled.inputs
     ]
 
 

@@ -84,7 +84,7 @@ def checked_heads(heads: Sequence[str]) -> list[str]:
 def check_graph(bundle: Bundle, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
     """Return the heads. Raises BundleError, naming the input or output, if a graph does not fit the manifest."""
     path, heads, specs = bundle.path(RANKER), checked_heads(bundle.manifest.heads), bundle.schema.tensors
-    by_name = {one.name: one for one in inputs}
+    by_name = {given.name: given for given in inputs}
     wanted = {spec.name for spec in specs}
     if by_name.keys() != wanted:
         raise BundleError(f"{path}: has the inputs {sorted(by_name)}, but the schema expects {sorted(wanted)}")

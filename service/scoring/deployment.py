@@ -18,7 +18,7 @@ _STEPS = 2.0**64
 _LINGER_S = 1.0
 
 
-class Assignment:
+class UserSplit:
     """Sticky assignment of users to names by shares."""
 
     def __init__(self, salt: str, names: Sequence[str], weights: Sequence[float]) -> None:
@@ -67,22 +67,22 @@ class Shadow:
 class Deployment:
     """Arms and shadows that serve together. Immutable."""
 
-    __slots__ = ("__weakref__", "_assignment", "arms", "champion", "generation", "is_split", "shadows")
+    __slots__ = ("__weakref__", "_split", "arms", "champion", "generation", "is_split", "shadows")
 
     def __init__(
-        self, generation: int, arms: tuple[Arm, ...], assignment: Assignment, shadows: tuple[Shadow, ...] = ()
+        self, generation: int, arms: tuple[Arm, ...], split: UserSplit, shadows: tuple[Shadow, ...] = ()
     ) -> None:
         self.generation = generation
         self.arms = arms
         self.shadows = shadows
-        self._assignment = assignment
+        self._split = split
         self.champion = arms[0].model
         """The model of the first arm."""
         self.is_split = len(arms) > 1
         """Whether there are several arms."""
 
     def arm_of(self, user_id: str) -> Arm:
-        return self.arms[self._assignment.place_of(user_id) if self.is_split else 0]
+        return self.arms[self._split.place_of(user_id) if self.is_split else 0]
 
     def schema_of(self, user_id: str) -> FeatureSchema:
         return self.arm_of(user_id).model.schema
@@ -117,7 +117,7 @@ class Serving:
 
     async def close(self) -> None:
         """Release what the models hold, at shutdown."""
-        for deployment in (self.current, *(one for left in self._leaving for one in left)):
+        for deployment in (self.current, *(old for left in self._leaving for old in left)):
             for model in deployment.models.values():
                 await model.store.close()
 

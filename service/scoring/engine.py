@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics, Shed
 
 # Maximum wait for current runs at shutdown.
 _LAST_RUNS_S = 3.0
-_SAY_AGAIN_S = 10.0
+_LOG_AGAIN_S = 10.0
 # Switch interval of Python's lock. With the default of 5 ms, a busy event loop starves the scoring threads wherever
 # they need the lock.
 _SWITCH_S = 0.0005
@@ -62,8 +62,8 @@ class ScoringEngine:
         self._lock = threading.Lock()
         metrics.native.merge = self.merge_counts
         sys.setswitchinterval(_SWITCH_S)
-        self._unsaid: Tally[Shed] = Tally()
-        self._say_again_at = 0.0
+        self._unlogged: Tally[Shed] = Tally()
+        self._log_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
         metrics.queued_rows.set_function(lambda: self.native.admitted[0])
         metrics.queued_seconds.set_function(lambda: self.native.admitted[1])
@@ -81,13 +81,13 @@ class ScoringEngine:
         """Add to the metrics what the native core has counted since the last time."""
         with self._lock:
             if sheds := self._metrics.add_native(*self.native.take_tally()):
-                self._say(sheds)
+                self._log_sheds(sheds)
 
     def shed(self, reason: Shed) -> None:
         """Count a request that is not scored."""
         with self._lock:
             self._metrics.sheds[reason].inc()
-            self._say({reason: 1})
+            self._log_sheds({reason: 1})
 
     def close(self) -> None:
         """Begin no more jobs, and wait a bounded time for current ones."""
@@ -96,11 +96,11 @@ class ScoringEngine:
         if running := self.heartbeat().running:
             self._log.error("run_left_behind", requests=running, waited_s=_LAST_RUNS_S)
 
-    def _say(self, sheds: Mapping[Shed, int]) -> None:
+    def _log_sheds(self, sheds: Mapping[Shed, int]) -> None:
         """Log one line for many requests that are not scored."""
-        self._unsaid.update(sheds)
+        self._unlogged.update(sheds)
         now = time.perf_counter()
-        if now >= self._say_again_at:
-            self._log.warning("shedding", queued_rows=self.native.admitted[0], requests=dict(self._unsaid))
-            self._unsaid.clear()
-            self._say_again_at = now + _SAY_AGAIN_S
+        if now >= self._log_again_at:
+            self._log.warning("shedding", queued_rows=self.native.admitted[0], requests=dict(self._unlogged))
+            self._unlogged.clear()
+            self._log_again_at = now + _LOG_AGAIN_S

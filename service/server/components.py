@@ -50,7 +50,7 @@ class Components:
         metrics.runs(settings.build, native.INSTRUCTIONS)
         models = {key: pinned.load(settings, metrics) for key, pinned in plan.models.items()}
         first = plan.deployment(models, generation=1)
-        self._tell(first)
+        self._set_served(first)
         self.serving = Serving(first, self._turn)
         self.guard = open_guard(settings, metrics)
         most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
@@ -111,13 +111,13 @@ class Components:
         return tasks
 
     def _turn(self, deployment: Deployment) -> None:
-        self._tell(deployment)
+        self._set_served(deployment)
         if self._starting is not None:
             self._starting.cancel()
         # The deployment is proved, and its store was reached.
         self.readiness.arrived(*self.readiness.missing)
 
-    def _tell(self, deployment: Deployment) -> None:
+    def _set_served(self, deployment: Deployment) -> None:
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in deployment.models.values()],
             [model.engine for model in deployment.models.values()],

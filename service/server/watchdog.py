@@ -83,10 +83,10 @@ class Watchdog:
         self._ends_at: float | None = None
         self._grace_ends_at = 0.0
         self._terminated_at: float | None = None
-        self._has_said = False
-        self._ears, self._wire = socket.socketpair()
-        self._ears.settimeout(_EVERY_S)
-        self._wire.setblocking(False)
+        self._has_logged_hang = False
+        self._signal_reader, self._signal_writer = socket.socketpair()
+        self._signal_reader.settimeout(_EVERY_S)
+        self._signal_writer.setblocking(False)
         self._ending = threading.Lock()
 
     def start(self) -> None:
@@ -96,7 +96,7 @@ class Watchdog:
     def listen(self) -> None:
         """Direct Python's C-level signal handler, which runs in any thread, to this watchdog; for the main thread.
         Starting an event loop redirects it."""
-        signal.set_wakeup_fd(self._wire.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signal_writer.fileno(), warn_on_full_buffer=False)
 
     def follow(self, liveness: Liveness) -> None:
         """Start watching for hangs; from now on a lock that no thread gets ends the process."""
@@ -107,19 +107,19 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             try:
-                heard = self._ears.recv(64)
+                numbers = self._signal_reader.recv(64)
             except TimeoutError:
-                heard = b""
-            for number in heard:
+                numbers = b""
+            for number in numbers:
                 if number in SIGNALS:
-                    self._hear(number)
+                    self._handle(number)
             if self._ends_at is not None:
                 self._put_off(self._ends_at)
                 if time.monotonic() > self._ends_at + _EVERY_S:  # the timer waits for a reader of stderr
                     os._exit(1)
             elif self._liveness is not None:
                 self._expect_lock()
-                self._say(self._liveness.hangs())
+                self._log_hangs(self._liveness.hangs())
 
     def end(self, status: int) -> NoReturn:
         self._ending.acquire()
@@ -135,7 +135,7 @@ class Watchdog:
     def _expect_lock(self) -> None:
         faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)
 
-    def _hear(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         if self._liveness is None or self._is_second(number):
             self.end(0)
         if self._ends_at is None:
@@ -164,8 +164,8 @@ class Watchdog:
             self._ends_at = later
             faulthandler.dump_traceback_later(max(0.001, later - time.monotonic()), exit=True, file=_STDERR)
 
-    def _say(self, hangs: dict[str, str]) -> None:
-        if hangs and not self._has_said:
+    def _log_hangs(self, hangs: dict[str, str]) -> None:
+        if hangs and not self._has_logged_hang:
             faulthandler.dump_traceback(_STDERR)
             structlog.get_logger("msd.watchdog").error("hangs", **hangs)
-        self._has_said = bool(hangs)
+        self._has_logged_hang = bool(hangs)

@@ -49,7 +49,7 @@ def configure_logs(level: str) -> "LineCounts":
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     counts = LineCounts()
-    output, errors = (LineWriter(_detached(one), counts) for one in (_STDOUT, _STDERR))
+    output, errors = (LineWriter(_detached(descriptor), counts) for descriptor in (_STDOUT, _STDERR))
     sys.stdout, sys.stderr = cast(TextIO, _Stream(output, _STDOUT)), cast(TextIO, _Stream(errors, _STDERR))
     limit, stamp = LineLimit(counts), structlog.processors.TimeStamper(fmt="iso", utc=True)
     as_json = structlog.processors.JSONRenderer(default=str, separators=(",", ":"))

@@ -411,11 +411,11 @@ class Metrics:
 
     def corrected(self, by_bundle: Mapping[str, LearnedCorrection]) -> None:
         """Set the corrections in force, by bundle_id."""
-        found = {(bundle, HEAD): one for bundle, one in by_bundle.items()}
-        found |= {(bundle, CONVERSIONS): one.conversions for bundle, one in by_bundle.items() if one.conversions}
-        self._shifts.replace({labels: one.shift for labels, one in found.items()})
-        self._slopes.replace({labels: one.slope for labels, one in found.items()})
-        self._corrected_at.replace({labels: one.at for labels, one in found.items()})
+        found = {(bundle, HEAD): own for bundle, own in by_bundle.items()}
+        found |= {(bundle, CONVERSIONS): own.conversions for bundle, own in by_bundle.items() if own.conversions}
+        self._shifts.replace({labels: own.shift for labels, own in found.items()})
+        self._slopes.replace({labels: own.slope for labels, own in found.items()})
+        self._corrected_at.replace({labels: own.at for labels, own in found.items()})
 
     def drift(self, manifest_sha256: str, inputs: Mapping[str, float], heads: Mapping[str, float]) -> None:
         """Set the drift of inputs and heads by name; NaN if unknown. Ignored unless the bundle is the last one given to

@@ -13,7 +13,7 @@ from service.http.entry import bind, listen
 from service.http.server import front_of
 from service.routes.explainer import ExplainBudget, Explainer
 from service.routes.score_route import ScoreRoute
-from service.scoring.deployment import Arm, Assignment, Deployment, Serving
+from service.scoring.deployment import Arm, Deployment, Serving, UserSplit
 from service.scoring.engine import ScoringEngine
 from service.scoring.model import Model
 from service.scoring.pipeline import Pipeline
@@ -27,7 +27,7 @@ def deployed(models: Sequence[Model], names: Sequence[str] = "abcdefgh", generat
     """A deployment of one arm for each model."""
     own = names[: len(models)]
     arms = tuple(Arm(name, model, slot) for slot, (name, model) in enumerate(zip(own, models, strict=True), 1))
-    return Deployment(generation, arms, Assignment("one", own, [1.0] * len(own)))
+    return Deployment(generation, arms, UserSplit("one", own, [1.0] * len(own)))
 
 
 class Answer(NamedTuple):

@@ -15,7 +15,7 @@ from scipy.special import logit  # type: ignore[import-untyped]
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import EXPERIMENT
-from service.scoring.deployment import Assignment
+from service.scoring.deployment import UserSplit
 from tests.bundles.factory import AT
 from tests.service.bundle_folders import first_golden, two_bundles
 from tests.service.live import LiveService, live_service, wait_until
@@ -162,8 +162,8 @@ WEIGHTS = st.lists(st.floats(0.01, 100), min_size=2, max_size=8)
 
 def places(salt: str, weights: list[float], names: str = "abcdefgh") -> list[str]:
     """The name that each user falls to."""
-    assignment = Assignment(salt, names, [*weights, *[0.0] * (len(names) - len(weights))])
-    return [names[assignment.place_of(user)] for user in DEALT]
+    split = UserSplit(salt, names, [*weights, *[0.0] * (len(names) - len(weights))])
+    return [names[split.place_of(user)] for user in DEALT]
 
 
 @settings(max_examples=40)
@@ -192,9 +192,9 @@ def test_arm_that_goes_leaves_the_others_users_where_they_are(weights: list[floa
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (9.0, 1.0), (1.0, 2.0, 5.0), (0.0, 3.0, 1.0)])
 def test_shares_are_those_of_the_weights(weights: tuple[float, ...]) -> None:
     count = 20_000
-    assignment = Assignment("salt", [f"arm{place}" for place in range(len(weights))], weights)
-    found = Counter(assignment.place_of(f"user-{number}") for number in range(count))
-    for place, share in enumerate(assignment.shares):
+    split = UserSplit("salt", [f"arm{place}" for place in range(len(weights))], weights)
+    found = Counter(split.place_of(f"user-{number}") for number in range(count))
+    for place, share in enumerate(split.shares):
         # Four standard deviations; the users are always the same.
         assert abs(found[place] - count * share) <= 4 * (count * share * (1 - share)) ** 0.5
 

@@ -277,8 +277,7 @@ def deployment(bundle: Bundle) -> Deployment:
 async def test_replaced_deployment_is_freed_off_the_loop_(deployment: Deployment) -> None:
     (arm,) = deployment.arms
     first, held, last = (
-        Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._assignment)
-        for generation in (1, 2, 3)
+        Deployment(generation, (replace(arm, model=replace(arm.model)),), deployment._split) for generation in (1, 2, 3)
     )
     turned: list[int] = []
     freed: list[tuple[int, threading.Thread]] = []

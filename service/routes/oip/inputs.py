@@ -33,8 +33,8 @@ class Input(NamedTuple):
 
 
 _FIXED = {
-    one.name: one
-    for one in (
+    entry.name: entry
+    for entry in (
         Input(USER_ID, _TEXTS, is_optional=False),
         Input(CANDIDATES, _TEXTS, is_list=True, is_optional=False),
         Input("candidates.bid", _NUMBERS, is_list=True),
@@ -125,7 +125,7 @@ def _find(name: str, schema: FeatureSchema) -> Input:
         field = schema.settable[side].get(name.removeprefix(prefix))  # type: ignore[index]
         if name.startswith(prefix) and field is not None:
             return _of_field(name, field)
-    known = ", ".join(one.name for one in inputs_of(schema))
+    known = ", ".join(entry.name for entry in inputs_of(schema))
     raise InvalidRequest(f"unknown input; expected {known}, or {WHOLE} alone", name[:_SHOWN])
 
 

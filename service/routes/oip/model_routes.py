@@ -151,12 +151,12 @@ def _metadata_of(deployment: Deployment, name: str, version: str | None) -> Mode
         platform=f"{model.engine.name}_onnx",
         inputs=[
             TensorMetadata(
-                name=one.name,
-                datatype=one.datatypes[0],
-                shape=[_ANY if one.is_list else 1],
-                parameters=TensorParameters(optional=one.is_optional),
+                name=entry.name,
+                datatype=entry.datatypes[0],
+                shape=[_ANY if entry.is_list else 1],
+                parameters=TensorParameters(optional=entry.is_optional),
             )
-            for one in inputs_of(model.schema)
+            for entry in inputs_of(model.schema)
         ],
         outputs=[
             TensorMetadata(name=name, datatype=datatype, shape=[_ANY])

@@ -126,22 +126,22 @@ def read_parts(document: object, rest: bytes | None) -> Parts:
     inputs: dict[str, InferInput] = {}
     binary: dict[str, bytes] = {}
     place = 0
-    for one in request.inputs:
-        if one.name in inputs:
-            raise InvalidRequest("is given twice", one.name)
-        inputs[one.name] = one
-        size = one.parameters.binary_data_size if one.parameters else None
-        if (size is None) == (one.data is None):
-            raise InvalidRequest("must have either data or parameters.binary_data_size", one.name)
+    for tensor in request.inputs:
+        if tensor.name in inputs:
+            raise InvalidRequest("is given twice", tensor.name)
+        inputs[tensor.name] = tensor
+        size = tensor.parameters.binary_data_size if tensor.parameters else None
+        if (size is None) == (tensor.data is None):
+            raise InvalidRequest("must have either data or parameters.binary_data_size", tensor.name)
         if size is None:
             continue
         if rest is None:
-            raise InvalidRequest(f"has binary_data_size, which needs the header {HEADER}", one.name)
+            raise InvalidRequest(f"has binary_data_size, which needs the header {HEADER}", tensor.name)
         if size > len(behind) - place:
             raise InvalidRequest(
-                f"binary_data_size is {size}, and {len(behind) - place} bytes of the body are left for it", one.name
+                f"binary_data_size is {size}, and {len(behind) - place} bytes of the body are left for it", tensor.name
             )
-        binary[one.name] = behind[place : place + size]
+        binary[tensor.name] = behind[place : place + size]
         place += size
     if place != len(behind):
         raise InvalidRequest(f"{len(behind)} bytes follow the JSON, and the inputs account for {place} of them", HEADER)
@@ -152,23 +152,23 @@ def _check_width(document: object) -> None:
     if not isinstance(document, dict):
         return
     within = {
-        f"{part}.{place}": one
+        f"{part}.{place}": tensor
         for part in ("inputs", "outputs")
         if isinstance(listed := document.get(part), list)
-        for place, one in enumerate(listed[:_MAX_TENSORS])
+        for place, tensor in enumerate(listed[:_MAX_TENSORS])
     }
-    inner = {f"{place}.parameters": one.get("parameters") for place, one in within.items() if isinstance(one, dict)}
+    inner = {f"{place}.parameters": part.get("parameters") for place, part in within.items() if isinstance(part, dict)}
     check_keys({"": document, "parameters": document.get("parameters"), **within, **inner})
 
 
 def values_of(parts: Parts, name: str) -> list[Any]:
     """Return an input's values, with one axis: strings, whole numbers or finite numbers, by datatype."""
-    one, raw = parts.inputs[name], parts.binary.get(name)
-    count = math.prod(one.shape)
-    if one.datatype == "BYTES":
-        return _listed_strings(one, count) if raw is None else _strings(raw, count, name)
-    values = _numbers(_packed(one, count) if raw is None else raw, one.datatype, count, name)
-    if one.datatype in FLOATS and not all(map(math.isfinite, values)):
+    tensor, raw = parts.inputs[name], parts.binary.get(name)
+    count = math.prod(tensor.shape)
+    if tensor.datatype == "BYTES":
+        return _listed_strings(tensor, count) if raw is None else _strings(raw, count, name)
+    values = _numbers(_packed(tensor, count) if raw is None else raw, tensor.datatype, count, name)
+    if tensor.datatype in FLOATS and not all(map(math.isfinite, values)):
         worst = next(place for place, value in enumerate(values) if not math.isfinite(value))
         raise InvalidRequest(f"value {worst} is {values[worst]}; numbers must be finite", name)
     return list(values)
@@ -198,29 +198,29 @@ def _numbers(raw: bytes, datatype: str, count: int, name: str) -> tuple[Any, ...
     return struct.unpack(f"<{count}{NUMBERS[datatype]}", raw)
 
 
-def _listed(one: InferInput, count: int, types: Sequence[type], what: str) -> list[Any]:
-    values = one.data or []
+def _listed(tensor: InferInput, count: int, types: Sequence[type], what: str) -> list[Any]:
+    values = tensor.data or []
     if len(values) != count:
-        raise InvalidRequest(f"data has {len(values)} values, and the shape {one.shape} is of {count}", one.name)
+        raise InvalidRequest(f"data has {len(values)} values, and the shape {tensor.shape} is of {count}", tensor.name)
     if not set(map(type, values)) <= set(types):
         bad = next(number for number, value in enumerate(values) if type(value) not in types)
-        raise InvalidRequest(f"value {bad} is not {what}, as {one.datatype} has them", one.name)
+        raise InvalidRequest(f"value {bad} is not {what}, as {tensor.datatype} has them", tensor.name)
     return values
 
 
-def _listed_strings(one: InferInput, count: int) -> list[str]:
-    values: list[str] = _listed(one, count, (str,), "a string")
+def _listed_strings(tensor: InferInput, count: int) -> list[str]:
+    values: list[str] = _listed(tensor, count, (str,), "a string")
     try:
         "".join(values).encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("a value has half of a surrogate pair, which UTF-8 cannot write", one.name) from None
+        raise InvalidRequest("a value has half of a surrogate pair, which UTF-8 cannot write", tensor.name) from None
     return values
 
 
-def _packed(one: InferInput, count: int) -> bytes:
-    is_float = one.datatype in FLOATS
-    values = _listed(one, count, (int, float) if is_float else (int,), "a number" if is_float else "a whole number")
+def _packed(tensor: InferInput, count: int) -> bytes:
+    is_float = tensor.datatype in FLOATS
+    values = _listed(tensor, count, (int, float) if is_float else (int,), "a number" if is_float else "a whole number")
     try:
-        return struct.pack(f"<{count}{NUMBERS[one.datatype]}", *values)
+        return struct.pack(f"<{count}{NUMBERS[tensor.datatype]}", *values)
     except (OverflowError, struct.error):
-        raise InvalidRequest(f"a value is beyond what {one.datatype} holds", one.name) from None
+        raise InvalidRequest(f"a value is beyond what {tensor.datatype} holds", tensor.name) from None

@@ -264,5 +264,5 @@ def _value(schema: FeatureSchema, field: ValueField, record: Records) -> Any:  #
             number = math.copysign(math.expm1(min(abs(number), 700.0)), number)
         return float(f"{number:.5g}")
     indices = record["categorical"][0, columns].tolist() if field.buckets is None else []
-    told = [field.vocabulary[index - _FIRST_VALUE] for index in indices if index >= _FIRST_VALUE]
-    return told if isinstance(field, Bag) else next(iter(told), None)
+    values = [field.vocabulary[index - _FIRST_VALUE] for index in indices if index >= _FIRST_VALUE]
+    return values if isinstance(field, Bag) else next(iter(values), None)

@@ -15,7 +15,7 @@ from service.deployment.readiness import why_not_proved
 from service.http.access import PLAYGROUND
 from service.http.keys import ASSETS, PAGE
 from service.routes.playground.data import PlaygroundData
-from service.scoring.deployment import Arm, Assignment, Deployment, Serving
+from service.scoring.deployment import Arm, Deployment, Serving, UserSplit
 from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -61,7 +61,7 @@ class Playground:
         if self._model is not None:
             self.missing = await why_not_proved([self._model], self._max_candidates, "without")
             if not self.missing:
-                self.compared = Deployment(0, (Arm(_NAME, self._model),), Assignment("", [_NAME], [1.0]))
+                self.compared = Deployment(0, (Arm(_NAME, self._model),), UserSplit("", [_NAME], [1.0]))
 
 
 def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
