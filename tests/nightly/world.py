@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from msd.contract.bundle import open_bundle
 from msd.feedback.dataset import with_parts
 from msd.feedback.files import EVENT_TYPES
-from msd.feedback.scored_bundle import ScoredBundle
+from service.scoring.model import load_model
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.feedback.made import requests
+from tests.native.test_offline import scorer_of
 
 START, DAY = 1_700_000_000, 86_400
 USERS, ITEMS = 500, 30
@@ -69,13 +73,15 @@ class World:
         """Write one day's logs of two pods that served the bundle: requests, and events, which may reach the other pod.
         `bots`: share of impressions that are clicked whatever they show. `clicks`: whether clicks arrive at all.
         `early_s`: by how much the clock of clicks, which then name no request, is slow."""
-        scorer = ScoredBundle(bundle)
+        model = load_model(open_bundle(bundle), Settings(bundle=bundle), Metrics())
+        scorer = scorer_of(model)
         pods: tuple[list[dict[str, object]], ...] = ([], [])
         told: tuple[list[dict[str, object]], ...] = ([], [])
         for number, at in enumerate(np.sort(self.rng.uniform(START + night * DAY, START + (night + 1) * DAY, count))):
             ids = [f"i{item}" for item in self.rng.choice(ITEMS, 2, replace=False)]
             user = f"u{self.rng.integers(USERS)}" if number % 10 else None
-            body = {"user_id": user, "candidates": {"id": ids}, "context": {"hour": str(int(at) // 3_600 % 24)}}
+            context = {"hour": str(int(at) // 3_600 % 24)}
+            body = json.dumps({"user_id": user, "at": at, "candidates": {"id": ids}, "context": context}).encode()
             row = {
                 "request_id": f"{night}-{number}",
                 "user_id": user or "",
@@ -83,9 +89,8 @@ class World:
                 "received_at": at,
                 "at": at,
             }
-            row |= {"request": json.dumps(body).encode(), "bundle_id": scorer.bundle.bundle_id, "bids": None}
-            scores = scorer.score(row)
-            assert scores is not None, "the bundle knows all of it"
+            row |= {"request": body, "bundle_id": model.bundle.bundle_id, "bids": None}
+            scores = scorer.score(body, f"{night}-{number}").scores
             pods[number % 2].append(row | {"scores": [scores["pctr"].tolist()], "heads": ["pctr"]})
             is_clicked = self.rng.random() < bots or self._clicks(int(ids[0][1:]))
             for kind in ("impression", "click")[: 1 + (is_clicked and clicks)]:
