@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-TASTE = ("msd.training.train_taste._STEPS", 20)
+TASTE = ("msd.training.train_taste._STEPS", 5)
 
 
 @pytest.fixture(scope="session", autouse=True)
