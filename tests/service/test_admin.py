@@ -10,7 +10,6 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.deployment.bundle_folder import CURRENT, EXPERIMENT
-from tests.bundles.factory import golden_requests
 from tests.service.api_keys import KEYS, write_keys
 from tests.service.bundle_folders import two_bundles
 from tests.service.live import LiveService, live_service, wait_until
@@ -107,13 +106,6 @@ def test_malformed_bodies_are_refused(running: LiveService) -> None:
     for content, kind, status in cases:
         with running.client(headers={**ADMIN, "content-type": kind}) as client:
             assert client.post("/v1/admin/swap", content=content).status_code == status
-
-
-def test_admin_routes_need_an_admin_key(running: LiveService, bundle: Bundle, tmp_path: Path) -> None:
-    with running.client() as client:
-        assert client.post("/v1/admin/rollback").status_code == 401
-        assert client.post("/v1/admin/rollback", headers={"x-api-key": KEYS["ads"]}).status_code == 403
-        assert client.post("/v1/score", json=golden_requests()[0], headers=ADMIN).status_code == 403
 
 
 def test_admin_routes_need_keys_and_a_folder_of_bundles(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:

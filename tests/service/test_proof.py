@@ -92,7 +92,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = folder / "native" / "core" / "bytes.hpp"
     first.write_text(first.read_text("utf-8").replace("#pragma once\n", f"#pragma once\n{SWITCH}", 1), "utf-8")
     build = folder / "native" / "build.py"
-    build.write_text(build.read_text("utf-8").replace('"-O3"', '"-O1"'), "utf-8")
+    build.write_text(build.read_text("utf-8").replace('"-O3"', '"-O0"'), "utf-8")
     subprocess.run([sys.executable, "-m", "native.build"], cwd=folder, check=True)
     return folder
 

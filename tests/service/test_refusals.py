@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.bundles.factory import AT
 from tests.service.live import LiveService
+from tests.service.wire import GOOD, but, error_of
 
-GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
 NOT_UNICODE = "should be a valid string, unable to parse raw data as a unicode string"
 
 
@@ -19,10 +18,6 @@ def client(service: LiveService) -> Iterator[httpx.Client]:
     """One kept connection: it outlives every bad request."""
     with service.client(headers={"Content-Type": "application/json"}) as kept:
         yield kept
-
-
-def but(**changes: object) -> bytes:
-    return json.dumps({**GOOD, **changes}).encode()
 
 
 def columns(**changes: object) -> bytes:
@@ -45,19 +40,10 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
 }
 
 
-def error_of(client: httpx.Client, body: bytes, status: int) -> dict[str, Any]:
-    answer = client.post("/v1/score", content=body)
-    assert answer.status_code == status, answer.text
-    error: dict[str, Any] = answer.json()["error"]
-    assert "Traceback" not in error["message"]
-    assert len(error["message"]) < 400
-    return error
-
-
 @pytest.mark.parametrize("name", MALFORMED)
 def test_rejects_malformed_body(client: httpx.Client, name: str) -> None:
     body, message = MALFORMED[name]
-    error = error_of(client, body, 400)
+    error = error_of(client.post("/v1/score", content=body), 400)
 
     assert error["code"] == "malformed"
     assert error["message"].startswith(message)
@@ -204,7 +190,7 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
 @pytest.mark.parametrize("name", INVALID)
 def test_rejects_invalid_request(client: httpx.Client, name: str) -> None:
     body, field, message = INVALID[name]
-    error = error_of(client, body, 422)
+    error = error_of(client.post("/v1/score", content=body), 422)
 
     assert (error["code"], error["field"]) == ("invalid", field)
     assert error["message"].startswith(message)
