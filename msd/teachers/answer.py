@@ -85,20 +85,16 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 class Dialogue:
-    """A question and, if the answer is wrong, one repair question. A doubtful answer is kept if no better one follows.
+    """A question and, if the answer is wrong, one repair question. A doubtful answer is kept if no better one
+    follows."""
 
-    `first`: an earlier answer whose repair question is due.
-    """
-
-    def __init__(self, question: Question, first: str | None = None) -> None:
+    def __init__(self, question: Question) -> None:
         self._question, self._chat = question, messages(question)
         self._outputs: list[str] = []
         self._usage = Usage()
         self._reason = ""
         self._written: Written | None = None
         self._source = AnswerSource()
-        if first is not None:
-            self.hear(first, Usage(), self._source)
 
     @property
     def due(self) -> list[Message] | None:
@@ -108,11 +104,6 @@ class Dialogue:
         if self._reason and len(self._outputs) < _TURNS:
             return repair(self._chat, self._outputs[-1], self._reason)
         return None
-
-    @property
-    def turn(self) -> int:
-        """Number of the next chat, from 1."""
-        return len(self._outputs) + 1
 
     def hear(self, text: str, usage: Usage, source: AnswerSource) -> None:
         """Take the model's reply to the chat."""
@@ -137,8 +128,7 @@ class Dialogue:
     @property
     def reply(self) -> Reply:
         """The outcome."""
-        repairable = len(self._outputs) < _TURNS
-        return self.answered or Failed(self._question, self._outputs[-1], self._reason, self._usage, repairable)
+        return self.answered or Failed(self._question, self._outputs[-1], self._reason, self._usage)
 
     def broken_off(self, reason: str) -> Reply:
         """Return the outcome if the next chat could not be sent."""

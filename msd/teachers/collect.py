@@ -25,10 +25,6 @@ _SILENCES = 10
 _ENOUGH = 10
 
 
-class QuestionsOpen(TeacherError):
-    """The teacher has left questions open, to be asked by another run."""
-
-
 @dataclass(frozen=True)
 class Stage:
     """Progress of one round of questions. `usage`: of this run only."""
@@ -70,8 +66,8 @@ def collect_knowledge(
 ) -> Collected:
     """Fill `folder` with the answers and, last, teach.json; resume an earlier run. `limit`: see `questions_of`.
 
-    Raises TeacherError if the teacher fails, if no answer is usable, or if the folder has other content; QuestionsOpen
-    if the teacher has left questions open.
+    Raises TeacherError if the teacher fails or leaves questions open, if no answer is usable, or if the folder has
+    other content.
     """
     start = time.perf_counter()
     levels = questions_of(dataset, limit)
@@ -83,7 +79,7 @@ def collect_knowledge(
                 if number := _ask(teacher, questions, journal, folder, f"{level}s", progress):
                     left.append(f"{number} questions about {level}s")
             if left:
-                raise QuestionsOpen(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
+                raise TeacherError(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
             return _finish(dataset, teacher, journal, folder, levels, start)
     except OSError as error:
         raise TeacherError(f"{folder} cannot be written: {error}") from None

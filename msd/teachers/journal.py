@@ -6,7 +6,6 @@ answers.jsonl is append-only. A question whose line is removed from quarantine.j
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Self, TypeVar
@@ -49,15 +48,13 @@ class JournalEntry(_Line):
 
 
 class Refusal(_Line):
-    """A question without a usable answer. `raw`: the beginning of the last output; None if there was none.
+    """A question without a usable answer. `raw`: the beginning of the last output; None if there was none."""
 
-    `repairable`: whether a repair question is still due, as after the first reply of a batch.
-    """
+    model_config = ConfigDict(extra="ignore")  # earlier releases noted whether a repair was due
 
     id: str
     raw: str | None
     reason: str
-    repairable: bool = False
 
 
 def key_of(teacher: Teacher, question: Question) -> str:
@@ -84,8 +81,6 @@ class Journal:
         self._file: BinaryIO | None = None
         self.answers: dict[str, JournalEntry] = {}
         self.refusals: list[Refusal] = []
-        self._refused: set[str] = set()
-        self.repairs: dict[str, Refusal] = {}
         self._read()
 
     def settled(self, key: str) -> bool:
@@ -114,16 +109,12 @@ class Journal:
     def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
         """Quarantine a question, and those with the same text."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
-        lines = [
-            Refusal(
-                key=key, level=question.level, id=question.id, raw=raw, reason=reply.reason, repairable=reply.repairable
-            )
-            for question in questions
-        ]
+        lines = [Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason) for one in questions]
         with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
             file.write(b"".join(map(_bytes_of, lines)))
         self.refusals += lines
-        self._note(lines)
+        if raw is not None:
+            self._refused.add(key)
 
     def __enter__(self) -> Self:
         self._file = (self._folder / ANSWERS_FILE).open("ab", buffering=0)
@@ -149,19 +140,7 @@ class Journal:
             for line in _lines(self._folder / QUARANTINE_FILE, Refusal)
             if line.raw is not None and line.key not in self.answers
         ]
-        self._refused, self.repairs = set(), {}
-        self._note(self.refusals)
-
-    def _note(self, refusals: Iterable[Refusal]) -> None:
-        """Note refusals: an unusable answer settles its question, unless the last one leaves a repair due."""
-        for refusal in refusals:
-            if refusal.raw is None:
-                continue
-            if refusal.repairable:
-                self.repairs[refusal.key] = refusal
-            else:
-                self._refused.add(refusal.key)
-                self.repairs.pop(refusal.key, None)
+        self._refused = {line.key for line in self.refusals}
 
     def _leave_answered_refusals(self) -> None:
         """Remove questions from quarantine that were answered since, or that had no answer at all and are asked

@@ -84,16 +84,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A question without a usable answer. `raw`: the last output, or None if there was none: asking again may help.
-
-    `repairable`: whether the repair question has not been asked yet.
-    """
+    """A question without a usable answer. `raw`: the last output, or None if there was none: asking again may help."""
 
     question: Question
     raw: str | None
     reason: str
     usage: Usage = Usage()
-    repairable: bool = False
 
 
 Reply = Answered | Failed
