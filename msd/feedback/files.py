@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.errors import MsdError
-from msd.contract.log import EVENTS, REQUESTS
+from msd.contract.log import EVENTS, KINDS, REQUESTS
 from msd.contract.request import ANONYMOUS, ANONYMOUS_PREFIX, MAX_POSITION
 from msd.dataset.problem import POLARS_ERRORS
 
@@ -71,12 +71,19 @@ def log_folders(logs: Sequence[Path]) -> list[Path]:
     for log in logs:
         if not log.exists():
             raise FeedbackError(f"{log}: no such file or folder")
-        has_files = log.is_file() or any(next(log.glob(f"{kind}-*.parquet"), None) for kind in (REQUESTS, EVENTS))
+        has_files = log.is_file() or any(next(log.glob(f"{kind}-*.parquet"), None) for kind in KINDS)
         own = [log] if has_files else sorted(one for one in log.iterdir() if one.is_dir())
         if not own:
             raise FeedbackError(f"{log}: holds no log, nor folders of logs, such as one for each pod")
         found |= dict.fromkeys(own)
     return list(found)
+
+
+def recent_files(folders: Sequence[Path], since: float) -> tuple[list[Path], list[Path]]:
+    """Return the files of requests and of events in folders of logs that were written `since` then (Unix s)."""
+    every = ([file for one in folders for file in sorted(one.glob(f"{kind}-*.parquet"))] for kind in KINDS)
+    requests, events = ([file for file in files if file.stat().st_mtime >= since] for files in every)
+    return requests, events
 
 
 def read_requests(logs: Sequence[Path], more: Sequence[str] = ()) -> Iterator[pl.DataFrame]:

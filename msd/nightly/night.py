@@ -5,9 +5,7 @@ interrupted night resumes where it ended; the served bundle changes only in the 
 import json
 import shutil
 import time
-import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +13,6 @@ from rich.console import Console
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
-from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 from msd.demo.service import DemoError
 from msd.demo.steps import Steps
@@ -24,7 +21,6 @@ from msd.feedback.files import JUDGE_COLUMNS, read_requests
 from msd.feedback.gate import REVISION, Check, Decision, Figures
 from msd.feedback.judge import judge
 from msd.feedback.scored_bundle import ScoredBundle
-from msd.nightly.bundle_maker import LARGE, BundleMaker
 from msd.nightly.config import NightlyConfig
 from msd.nightly.cost import noted
 from msd.nightly.intake import HELD_OUT, Intake
@@ -32,7 +28,11 @@ from msd.nightly.record import Kept, NightRecord, known_record
 from msd.nightly.rollout import check_experiment, end_rollout, roll_out
 from msd.nightly.served import NIGHTS, Served, finished_nights, place_bundle, prune_refreshes
 from msd.nightly.stage import Stage
+from msd.student.record import STUDENT_FOLDER
+from msd.teachers.knowledge import RECORD_FILE
 
+LARGE = ("dataset", "student", "model", "bundle")
+"""Folders of a night that are removed once a later night is accepted."""
 _VERDICT = "verdict.json"
 _ADD_A_ROLLOUT = (
     "some checks are unknown, so that the old bundle stays: add a [rollout], which decides by revenue, or set"
@@ -63,23 +63,10 @@ class Night:
         bundle by other bounds."""
         if self.known and self.known.status != "failed" and not self._is_judged_anew(self.known):
             return self.known
-        record = self.record
-        try:
-            self._run()
-            record.status = "promoted"
-        except Kept as reasons:
-            record.status, record.why = "kept", list(reasons.args)
-        except Exception as error:
-            record.status, record.why = "failed", [f"{type(error).__name__}: {error}"]
-            if not isinstance(error, MsdError):
-                self._steps.console.print(traceback.format_exc(), markup=False)
-        record.seconds = round(time.time() - record.started_at, 1)
-        # A disk without space for the record must not hide why the night ended.
-        with suppress(OSError):
-            record.write(self.folder)
-        if record.is_accepted and record.status != "failed":
+        self.record.keep(self._run, self.folder, self._steps.console)
+        if self.record.is_accepted and self.record.status != "failed":
             self._prune()
-        return record
+        return self.record
 
     def _is_judged_anew(self, known: NightRecord) -> bool:
         """Return whether a night was decided by other bounds; if its bundle is still there, and was not served."""
@@ -95,7 +82,7 @@ class Night:
         with collected(self.config.logs, self.config.work / "logs") as logs:
             with noted(self.record.steps, "join"):
                 Intake(self.config, self.folder, self.record, self._others).join(logs)
-            BundleMaker(self.config, self.folder, self.record, self._call).make()
+            self._make_bundle()
             with noted(self.record.steps, "judge"):
                 verdict = self.record.verdict = self._judge(logs)
             checks = [Check(**one) for one in verdict["checks"]]
@@ -107,6 +94,39 @@ class Night:
         if decision == "keep":
             raise Kept(*(str(one) for one in checks if not one.holds))
         self.record.why = [str(one) for one in checks]
+
+    def _make_bundle(self) -> None:
+        """Teach, distil, train and export the night's dataset. Raises DemoError."""
+        config, call = self.config, self._call
+        data, student, model, bundle = (self.folder / name for name in LARGE)
+        knowledge = self._taught(data)
+        words = [knowledge] if knowledge else []
+        if config.semantics:
+            call("distill", "distill", data, *words, student)
+        read, way = ([student], []) if config.semantics else ([], ["--no-semantics"])
+        call("train", "train", data, *read, model, *way, *config.train)
+        if (tuned := model / STUDENT_FOLDER).is_dir():
+            read = [tuned]
+        call("export", "export", data, *(words if config.semantics else []), *read, model, bundle, *config.export)
+
+    def _taught(self, data: Path) -> Path | None:
+        """Return the knowledge, extended by what is new; or, if the teacher fails, as it last was whole."""
+        ours, whole = self.config.work / "knowledge", self.config.work / "knowledge.whole"
+        first = self.config.knowledge
+        if self.config.teach is None:
+            return first
+        if first and not ours.exists():
+            shutil.copytree(first, ours)
+        try:
+            self._call("teach", "teach", data, ours, *self.config.teach)
+        except DemoError as error:
+            self.record.notes.append(f"went on without some or all new words of the teacher: {error}")
+        # It is there if all questions were asked, even if some have no usable answer.
+        if not (ours / RECORD_FILE).is_file():
+            return whole if whole.is_dir() else first
+        shutil.rmtree(whole, ignore_errors=True)
+        shutil.copytree(ours, whole)
+        return whole
 
     def _decide(self, decision: Decision, checks: Sequence[Check]) -> Decision:
         """Return whether to go on to publish. Where checks are unknown the rollout decides; without one, `unknown` of

@@ -4,9 +4,7 @@ graph. Nothing changes before its last step, so that an interrupted refresh is r
 
 import shutil
 import time
-import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,8 +21,6 @@ from rich.console import Console
 from msd.bootstrap import resampled_sums
 from msd.contract.bundle import open_bundle
 from msd.contract.correction import HEAD, MAX_SHIFT, OF_USER, LearnedCorrection, read_corrections, write_corrections
-from msd.contract.errors import MsdError
-from msd.contract.log import EVENTS, REQUESTS
 from msd.contract.request import ANONYMOUS_PREFIX
 from msd.dataset.conversions import CONVERSION, has_conversions
 from msd.dataset.load import Dataset, load_dataset
@@ -32,7 +28,7 @@ from msd.demo.steps import Steps
 from msd.feedback.arms import Estimate
 from msd.feedback.collect import collected
 from msd.feedback.dataset import describe, write_dataset
-from msd.feedback.files import read_events, read_requests
+from msd.feedback.files import read_events, read_requests, recent_files
 from msd.feedback.gate import Check, above_zero
 from msd.feedback.impressions import join
 from msd.metrics import row_losses, sigmoid
@@ -76,22 +72,9 @@ class Refresh:
 
     def run(self) -> RefreshRecord:
         """Run it, and return its record, which is also the folder's latest."""
-        record = self.record
-        try:
-            self._run()
-            record.status = "promoted"
-        except (Kept, RefreshError) as reasons:
-            record.status, record.why = "kept", [str(one) for one in reasons.args]
-        except Exception as error:
-            record.why = [f"{type(error).__name__}: {error}"]
-            if not isinstance(error, MsdError):
-                self._steps.console.print(traceback.format_exc(), markup=False)
-        record.seconds = round(time.time() - record.started_at, 1)
-        record.behind_s = round(time.time() - record.until, 1) if record.until else 0.0
+        self.record.keep(self._run, self.folder, self._steps.console)
         shutil.rmtree(self._work, ignore_errors=True)
-        with suppress(OSError):  # a disk without space must not hide why it ended
-            record.write(self.folder)
-        return record
+        return self.record
 
     def _run(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)
@@ -104,7 +87,8 @@ class Refresh:
         with collected(self.config.logs, self.config.work / "logs") as logs, noted(self.record.steps, "join"):
             shown = self._joined(logs, old, nights, accepted[-1].cut)
         with noted(self.record.steps, "fit"):
-            write_dataset(shown, old, self._work / "dataset", since=self._since(shown), by_time=True)
+            since = float(shown["at"][-1]) - 86_400 * self.config.window.days
+            write_dataset(shown, old, self._work / "dataset", since=since, by_time=True)
             self._fit(served, night)
         name = f"{night.night[:_LONGEST_NAME]}.{datetime.fromtimestamp(self.record.until, UTC):%m%dT%H%M%S}"
         bundle = self._export(served, night)
@@ -122,23 +106,17 @@ class Refresh:
         self.record.base = served.night.night
         return served, served.night
 
-    def _since(self, shown: pl.DataFrame) -> float:
-        return float(shown["at"][-1]) - 86_400 * self.config.window.days
-
     def _joined(self, logs: Sequence[Path], old: Dataset, nights: Sequence[NightRecord], cut: float) -> pl.DataFrame:
         """Return the impressions after the `cut` of the last accepted night whose clicks have come."""
         record, config = self.record, self.config
-        recent = {
-            kind: [file for log in logs for file in _files(log, kind) if file.stat().st_mtime >= cut]
-            for kind in (REQUESTS, EVENTS)
-        }
-        if not all(recent.values()):
+        requests, events = recent_files(logs, cut)
+        if not (requests and events):
             raise Kept("the logs have no requests or no events since the last night")
         settle_s = 60 * config.refresh.settle_minutes
         windows = replace(config.window.windows(record.started_at), settle_s=settle_s, new_since=cut)
         joined = join(
-            read_requests(recent[REQUESTS], ("request",)),
-            (frame.filter(pl.col("type") != CONVERSION) for frame in read_events(recent[EVENTS])),
+            read_requests(requests, ("request",)),
+            (frame.filter(pl.col("type") != CONVERSION) for frame in read_events(events)),
             windows,
             describe=partial(describe, config=old.config),
         )
@@ -198,7 +176,10 @@ class Refresh:
             latest = at > at[-1] - 60 * config.refresh.judge_minutes
             anonymous = data.events["user_id"].str.starts_with(ANONYMOUS_PREFIX).to_numpy()[rows]
             line = correction_of(self._correction(served), features, rows, anonymous)
-            found = refresh_ranker(trained, features, rows, at, latest, line)
+            try:
+                found = refresh_ranker(trained, features, rows, at, latest, line)
+            except RefreshError as error:
+                raise Kept(str(error)) from None
             record.half_life_s = found.half_life_s
             own = line._replace(offset=line.offset[latest])
             check = self._compared(served, features, rows[latest], own, found)
@@ -280,10 +261,3 @@ def correction_of(
             has = anonymous == bool(value) if column == OF_USER else codes[:, column] == value
             shift += np.where(has, own, 0.0)
     return Line(learned.centre * (1 - learned.slope) + np.clip(shift, -MAX_SHIFT, MAX_SHIFT), learned.slope)
-
-
-def _files(log: Path, kind: str) -> list[Path]:
-    """Return a log's files of a kind."""
-    if log.is_file():
-        return [log] if log.name.startswith(f"{kind}-") else []
-    return sorted(log.glob(f"{kind}-*.parquet"))

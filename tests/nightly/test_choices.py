@@ -10,9 +10,9 @@ from msd.contract.bundle import Bundle
 from msd.feedback.files import JUDGE_COLUMNS
 from msd.feedback.gate import Check, Gate
 from msd.feedback.scored_bundle import ScoredBundle
-from msd.nightly.choices import Choices
 from msd.nightly.config import RolloutConfig
 from msd.nightly.stage import Look, checks_of_arms
+from msd.nightly.stage_log import Choices
 from tests.bundles.factory import AT
 from tests.feedback.made import requests
 
