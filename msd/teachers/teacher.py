@@ -102,17 +102,10 @@ class Teacher(Protocol):
     the terms of their use, stored beside them.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def prompt_version(self) -> str: ...
-
-    @property
-    def prompt_sha256(self) -> str: ...
-
-    @property
-    def provenance(self) -> str: ...
+    name: str
+    prompt_version: str
+    prompt_sha256: str
+    provenance: str
 
     def input_of(self, question: Question) -> str:
         """Return everything in the question that the answer depends on. Questions with the same input are asked
