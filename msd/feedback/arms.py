@@ -7,7 +7,6 @@ error is that of the sums (the delta method; Deng, Knoblich and Lu, KDD 2018). P
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +52,7 @@ def plain(document: object) -> object:
     return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
-@dataclass(frozen=True)
-class ArmFigures:
+class ArmFigures(NamedTuple):
     """Figures of one arm. `predicted_over_observed` is None without clicks; `unpriced_clicks` had no bid."""
 
     users: int
@@ -67,8 +65,7 @@ class ArmFigures:
     differences: dict[str, ArmDifference] | None
 
 
-@dataclass(frozen=True)
-class RatioMismatch:
+class RatioMismatch(NamedTuple):
     """Pearson's test of the arms' numbers of users against their shares. `p` is None if these are unknown."""
 
     expected: dict[str, float] | None
@@ -156,8 +153,7 @@ def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
     return found
 
 
-@dataclass(frozen=True)
-class Ratios:
+class Ratios(NamedTuple):
     """Ratios [A] of sums over users, and each user's part in their errors [U, A]."""
 
     values: Floats

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -122,12 +121,9 @@ def _by_policy(
     rows = explored_requests(read_requests(logs, POLICY_COLUMNS), joined.frame, policy, told, formulas)
     supported, values = support(rows), {name: value_of(rows, name, PER[name]) for name in METRICS}
     if as_json:
-        document = {
-            "told": {**joined.told, **told, "used_requests": len(rows.users)},
-            "values": plain(values),
-            "support": plain(supported),
-        }
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        told = {**joined.told, **told, "used_requests": len(rows.users)}
+        document = {"told": told, "values": values, "support": supported}
+        typer.echo(json.dumps(plain(document), indent=2, allow_nan=False))
         return
     _print_counts(console, told)
     console.print(policy_table(values))
@@ -143,12 +139,8 @@ def _by_arm(
 ) -> None:
     arms, mismatch = compare(joined.frame, champion), ratio_mismatch(joined.frame, shares)
     if as_json:
-        document = {
-            "told": joined.told,
-            "arms": {arm: plain(asdict(one)) for arm, one in arms.items()},
-            "sample_ratio": asdict(mismatch),
-        }
-        typer.echo(json.dumps(document, indent=2))
+        document = {"told": joined.told, "arms": arms, "sample_ratio": mismatch}
+        typer.echo(json.dumps(plain(document), indent=2))
     else:
         console.print(arms_table(arms))
         if len(arms) > 1:

@@ -111,7 +111,7 @@ def _watched(config: NightlyConfig, rollout: RolloutConfig, stage: Stage, new: P
         decision = decided_by(checks, look, decides)
         if decision != "continue":
             arms = compare(shown, OLD) if shown["arm"].n_unique() == 2 else {}
-            figures: Any = plain({name: vars(arm) for name, arm in arms.items()})
+            figures: Any = plain(arms)
             return stage.model_copy(update={"ended": now, "arms": figures, "checks": checks, "decision": decision})
     raise AssertionError("the last look decides")
 
