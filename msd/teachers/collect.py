@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from msd.contract.files import write_bytes_atomic
+from msd.contract.files import held_folder, write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
 from msd.teachers.budget import BudgetSpent
@@ -71,10 +71,12 @@ def collect_knowledge(
     """
     start = time.perf_counter()
     levels = questions_of(dataset, limit)
+    taken = TeacherError(f"another `msd teach` is writing to {folder}; wait for it, or name another folder")
     try:
         claim(folder)
-        with Journal(folder) as journal:
-            left = []
+        with held_folder(folder, taken):
+            journal, left = Journal(folder), []
+            journal.mend()
             for level, questions in zip(LEVELS, levels, strict=True):
                 if number := _ask(teacher, questions, journal, folder, f"{level}s", progress):
                     left.append(f"{number} questions about {level}s")
