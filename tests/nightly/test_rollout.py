@@ -29,7 +29,9 @@ from msd.feedback.gate import Gate, above_zero
 from msd.nightly.config import NightlyConfig, NightlyError, RolloutConfig, WindowConfig
 from msd.nightly.night import Night
 from msd.nightly.record import NightRecord, Status
+from msd.nightly.refresh import Refresh
 from msd.nightly.rollout import EXPERIMENT, end_rollout, roll_out
+from msd.nightly.served import REFRESHES
 from msd.nightly.stage import Look, Stage, decided_by, looks_of
 from msd.step import fingerprint_of
 from tests.scripted_server import Reply, scripted_server
@@ -223,6 +225,20 @@ def test_kept_night_is_judged_anew_by_another_gate_while_its_bundle_is_there(
     assert (is_judged_anew("kept", before), is_judged_anew("promoted", before)) == (True, False)
     bundle.unlink()
     assert not is_judged_anew("kept", before)
+
+
+def test_refresh_that_cannot_publish_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = NightlyConfig(logs=["x"], dataset=tmp_path, work=tmp_path, bundles=tmp_path)
+
+    def publish(refresh: Refresh) -> None:
+        (tmp_path / REFRESHES).mkdir()
+        refresh.record.status = "promoted"  # as its own folder says, before a pointer moves
+        raise DemoError("no pointer")
+
+    monkeypatch.setattr(Refresh, "_run", publish)
+    Refresh(config, Console(file=io.StringIO())).run()
+    written = json.loads((tmp_path / REFRESHES / "refresh.json").read_bytes())
+    assert (written["status"], written["why"]) == ("failed", ["DemoError: no pointer"])
 
 
 def test_pointer_may_be_a_link_or_a_file(tmp_path: Path) -> None:
