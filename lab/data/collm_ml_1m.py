@@ -21,7 +21,7 @@ from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomi
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.ml_100k import natural_title
 from msd.dataset.problem import ArchiveError
-from msd.dataset.split import is_early
+from msd.dataset.split import cut_events
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 
 # Rows of each part, as the notebook prints them.
@@ -156,6 +156,6 @@ def _with_windows(events: pl.DataFrame) -> pl.DataFrame:
     """Mark the first half of each user's train rows as the profile window."""
     train = events.filter(part="train")
     keyed = train.with_columns(pl.col("user_id", "item_id").cast(pl.String), at="timestamp")
-    early = pl.Series(is_early(keyed, _WINDOW))
+    early = pl.Series(cut_events(keyed, [_WINDOW]) == 0)
     window = train.with_columns(part=pl.when(early).then(pl.lit("window")).otherwise("part"))
     return pl.concat([window, events.filter(pl.col("part") != "train")])

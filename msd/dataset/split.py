@@ -2,7 +2,7 @@
 by labels."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
@@ -45,8 +45,7 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
             )
             raise DatasetError(Path(config.name), [problem])
         return given
-    cuts = (config.split.profile_window, config.split.train, config.split.valid)
-    parts = _by_place(events, lambda count, place: np.sum([place >= _share(cut, count) for cut in cuts], 0, np.int8))
+    parts = cut_events(events, (config.split.profile_window, config.split.train, config.split.valid))
     if empty := _empty(parts, Part):
         users = events["user_id"].n_unique()
         message = (
@@ -56,22 +55,15 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
     return parts
 
 
-def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
-    """Return whether each sorted event [n] is among the first `share` of its user's, cut as in `split_events`."""
-    return _by_place(events, lambda count, place: (place < _share(share, count)).astype(np.int8)).astype(bool)
-
-
 def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
     """Return the parts without events, in words; empty if there are none."""
     names = [part.name.lower() for part in needed if not (parts == part).any()]
     return f"no event falls into the part{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
-def _by_place(
-    events: pl.DataFrame, of: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int8]]
-) -> NDArray[np.int8]:
-    """Return what `of` gives for sorted events [n], from their users' impressions and from their index among them in
-    time."""
+def cut_events(events: pl.DataFrame, cuts: Sequence[float]) -> NDArray[np.int8]:
+    """Return at or after how many of the cuts, shares of its user's impressions in time, each sorted event [n] lies, as
+    `split_events` says."""
     shown = shown_of(events).cast(pl.Int64).alias("shown")
     totals = events.lazy().select("user_id", shown).group_by("user_id").agg(count=pl.col("shown").sum())
     users = totals.collect(engine="streaming").with_row_index("user")
@@ -89,7 +81,7 @@ def _by_place(
         if len(anonymous):
             count, drawn = count.copy(), map(_drawn, told["user_id"][anonymous])
             count[anonymous], places[anonymous] = 2**32, np.fromiter(drawn, np.int64, len(anonymous))
-        found.append(of(count, places))
+        found.append(np.sum([places >= _share(cut, count) for cut in cuts], 0, np.int8))
         np.add.at(before, user, shown_n)
     return np.concatenate(found)
 
