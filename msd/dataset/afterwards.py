@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import polars as pl
 
-from msd.dataset.roles import clean_name
+from msd.dataset.config import clean_name
 from msd.metrics import roc_auc
 
 _WORDS = (
@@ -69,27 +69,18 @@ def doubt(name: str, values: pl.Series, shown: Shown) -> str | None:
 
 
 def _only_clicked(values: pl.Series, shown: Shown) -> str | None:
-    """Return what a column holds almost only if the row was clicked, or was not: an element of bags, otherwise any
-    value except the usual one of the other rows. None if there is no such value, or chance may explain it."""
+    """Return that values other than the usual one of the other rows are almost only where the row was clicked, or was
+    not; None if they are not, or chance may explain it, or rows have several values."""
     clicked = shown.clicks > 0
-    if not shown.single or clicked.all() or not clicked.any():
+    if not shown.single or clicked.all() or not clicked.any() or isinstance(values.dtype, pl.List):
         return None
     for outcome, when in ((clicked, "when clicked"), (~clicked, "without a click")):
-        rows = pl.DataFrame({"value": values, "outcome": outcome})
-        if not isinstance(values.dtype, pl.List):
-            usual = values.filter(~outcome).mode().sort()[0]
-            rows = rows.filter(values.ne_missing(pl.Series([usual], dtype=values.dtype)))
-            rows = rows.with_columns(what=pl.lit("it is there" if usual is None else f"it is other than {usual}"))
-        elif outcome is clicked:  # while a rare element may well be without a click
-            rows = rows.explode("value").drop_nulls().with_columns(what=pl.format("it holds {}", "value"))
-        else:
-            break
-        counts = rows.group_by("what").agg(rows=pl.len(), both=pl.col("outcome").sum()).sort("rows", descending=True)
-        rate = float(outcome.sum()) / outcome.len()
-        sure = rate ** pl.col("both") * counts.height <= _CHANCE
+        usual = values.filter(~outcome).mode().sort()[0]
+        other = values.ne_missing(pl.Series([usual], dtype=values.dtype))
+        count, both, rate = int(other.sum()), int((other & outcome).sum()), float(outcome.sum()) / outcome.len()
         # Exceptions are few beside those that chance would bring.
-        pure = pl.col("rows") - pl.col("both") <= _EXCEPTIONS * (1 - rate) * pl.col("rows")
-        for what, count, both in counts.filter(sure, pure).iter_rows():
+        if rate**both <= _CHANCE and count - both <= _EXCEPTIONS * (1 - rate) * count:
+            what = "it is there" if usual is None else f"it is other than {usual}"
             return f"{what} only {when} ({both:,} of {count:,} rows)"
     return None
 

@@ -1,8 +1,7 @@
 """Raw columns → canonical ones, one function per kind: each notes every invalid value, and returns null for it."""
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
 MAX_ID_BYTES = 256
+_LONGEST_VALUE = f"the maximum of {MAX_VALUE_CHARS} characters for a category"
 LATEST = 2**33  # Unix seconds, in the year 2242: later times are milliseconds mistaken for seconds
 _LARGEST_COUNT = 2**40
 _ZONE = r"\d([Zz]|\s?UTC|[+-]\d\d(:?\d\d)?)\s*$"
-_TEXT = (pl.String, pl.Categorical, pl.Enum)
 EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
 _SCALE = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 ISO = "ISO 8601"
@@ -56,81 +55,77 @@ def read_ids(table: Table, column: str, prefix: str = "") -> pl.Series:
     """Return IDs as text: not missing, not empty, at most 256 bytes, no NUL character, after `prefix` if they have
     it."""
     ids = _as_text(table, column)
-    if ids is None:
-        return _nothing(table, pl.String)
     table.flag_missing(column, "; leave the row out")
     own = ids.str.strip_prefix(prefix)
-    empty = own == ""
-    table.flag(column, empty, "is an empty id")
-    long = own.str.len_bytes() > MAX_ID_BYTES
-    table.flag(column, long, f"exceeds the maximum of {MAX_ID_BYTES} bytes for an id")
-    nul = own.str.contains("\0", literal=True)
-    table.flag(column, nul, "holds a NUL character")
-    return _without(ids, empty | long | nul)
+    faults = {
+        "is an empty id": own == "",
+        f"exceeds the maximum of {MAX_ID_BYTES} bytes for an id": own.str.len_bytes() > MAX_ID_BYTES,
+        "holds a NUL character": own.str.contains("\0", literal=True),
+    }
+    return _sound(table, column, ids, faults)
 
 
 def read_unique_ids(table: Table, column: str) -> pl.Series:
     """Return the IDs of a table with one row per ID."""
     ids = read_ids(table, column)
     repeated = ids.is_not_null() & ids.is_first_distinct().not_()
-    table.flag(column, repeated, "repeats the id of an earlier row; keep one")
-    return _without(ids, repeated)
+    return _sound(table, column, ids, {"repeats the id of an earlier row; keep one": repeated})
+
+
+def whole_ids(raw: pl.Series) -> pl.Series:
+    """Return a log's IDs without the fraction that missing values bring to whole numbers."""
+    present = raw.drop_nulls()
+    if raw.dtype.is_float() and bool((present == present.round()).all()):
+        return raw.cast(pl.Int64, strict=False)
+    if raw.dtype == pl.String and bool(present.str.contains(r"^\d+\.0$").all()):
+        return raw.str.strip_suffix(".0")
+    return raw
 
 
 def read_labels(table: Table, column: str, what: str = "click") -> pl.Series:
     """Return labels, of clicks or of another outcome `what`, as 0 or 1 (Int8)."""
     numbers = _as_numbers(table, column)
-    if numbers is None:
-        return _nothing(table, pl.Int8)
     table.flag_missing(column)
-    other = numbers.is_not_null() & numbers.is_in([0.0, 1.0]).not_()
-    table.flag(column, other, f"should be 0 (no {what}) or 1 ({what})")
-    return _without(numbers, other).cast(pl.Int8)
+    other = numbers.is_in([0.0, 1.0]).not_()
+    return _sound(table, column, numbers, {f"should be 0 (no {what}) or 1 ({what})": other}).cast(pl.Int8)
 
 
 def read_whole_numbers(table: Table, column: str) -> pl.Series:
     """Return counts, Int64: none missing, negative, fractional or too large."""
     numbers = _as_numbers(table, column)
-    if numbers is None:
-        return _nothing(table, pl.Int64)
     table.flag_missing(column)
-    fitting = (numbers == numbers.floor()) & numbers.is_between(0, _LARGEST_COUNT)
-    other = numbers.is_not_null() & (fitting & numbers.is_finite()).not_()
-    table.flag(column, other, "should be a count: a whole number of at least 0")
-    return _without(numbers, other).cast(pl.Int64)
+    other = (numbers.is_finite() & (numbers == numbers.floor()) & numbers.is_between(0, _LARGEST_COUNT)).not_()
+    return _sound(table, column, numbers, {"should be a count: a whole number of at least 0": other}).cast(pl.Int64)
 
 
 def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Series:
     """Return Unix seconds (Int64) from numbers, dates or ISO 8601 text; a time without a zone is UTC. Missing times are
     noted unless `optional`."""
     raw = table.frame.get_column(column)
-    if isinstance(raw.dtype, pl.Datetime):
-        seconds = (
-            (raw if raw.dtype.time_zone is None else raw.dt.convert_time_zone("UTC")).dt.epoch("s").cast(pl.Float64)
-        )
-    elif raw.dtype == pl.Date:
+    if isinstance(raw.dtype, pl.Datetime | pl.Date):
         seconds = raw.dt.epoch("s").cast(pl.Float64)
     elif raw.dtype == pl.String:
         seconds = _parsed_times(raw)
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
-        clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
-        kinds = table.zoned.setdefault(column, set())
-        kinds |= set(zoned.filter(clock.fill_null(False)))
-        if len(kinds) == 2 and (clock & ~zoned).any():
-            message = "has no time zone, but other rows have one: add it, such as Z for UTC"
-            table.flag(column, clock & ~zoned, message)
-        elif len(kinds) == 2:  # those without are of earlier blocks
-            table.flag_column(column, "has times with a time zone and without one: add it, such as Z for UTC")
+        _flag_zones(table, column, raw)
     else:
-        numbers = _as_numbers(table, column)
-        if numbers is None:
-            return _nothing(table, pl.Int64)
-        seconds = numbers
+        seconds = _as_numbers(table, column)
     if not optional:
         table.flag_missing(column)
-    outside = seconds.is_not_null() & seconds.is_between(0, LATEST, closed="left").not_()
-    table.flag(column, outside, "is not a time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
-    return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
+    outside = seconds.is_between(0, LATEST, closed="left").not_()
+    message = "is not a time between 1970 and 2242 in unix seconds (is it in milliseconds?)"
+    return _sound(table, column, seconds, {message: outside}).floor().cast(pl.Int64)
+
+
+def _flag_zones(table: Table, column: str, raw: pl.Series) -> None:
+    """Note times without a zone, if others of the column, also of earlier blocks, have one."""
+    clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
+    kinds = table.zoned.setdefault(column, set())
+    kinds |= set(zoned.filter(clock.fill_null(False)))
+    if len(kinds) == 2 and (clock & ~zoned).any():
+        table.flag(column, clock & ~zoned, "has no time zone, but other rows have one: add it, such as Z for UTC")
+    elif len(kinds) == 2:
+        table.flag_column(column, "has times with a time zone and without one: add it, such as Z for UTC")
 
 
 def sample_of(values: pl.Series) -> pl.Series:
@@ -177,15 +172,13 @@ def read_moments(table: Table, column: str, form: str | None = None, *, optional
         form = next(iter(time_forms(raw)), "s")
     if form in (ISO, "s"):
         return read_times(table, column, optional=optional)
-    if scale := _SCALE.get(form):
-        seconds = pl.col(column).cast(pl.Float64, strict=False) / scale
-        # Non-numeric text stays unchanged for the message.
-        scaled = pl.coalesce(seconds.cast(pl.String), pl.col(column)) if raw.dtype == pl.String else seconds
-        scaled_table = replace(table, frame=table.frame.with_columns(scaled.alias(column)))
-        return read_times(scaled_table, column, optional=optional)
     if not optional:
         table.flag_missing(column)
-    found = _parsed(raw.cast(pl.String), _reader(form))
+    if scale := _SCALE.get(form):
+        found = raw.cast(pl.Float64, strict=False) / scale
+        found = found.set(found.is_between(0, LATEST, closed="left").not_(), None)
+    else:
+        found = _parsed(raw.cast(pl.String), _reader(form))
     table.flag(column, raw.is_not_null() & found.is_null(), f"is not a time of the form {form}")
     return found.floor().cast(pl.Int64)
 
@@ -193,67 +186,57 @@ def read_moments(table: Table, column: str, form: str | None = None, *, optional
 def read_categorical(table: Table, column: str) -> pl.Series:
     """Return categories as text; whole numbers become their digits."""
     values = _as_text(table, column)
-    if values is None:
-        return _nothing(table, pl.String)
-    long = values.str.len_chars() > MAX_VALUE_CHARS
-    table.flag(column, long, f"exceeds the maximum of {MAX_VALUE_CHARS} characters for a category")
-    return _without(values, long)
+    return _sound(table, column, values, {f"exceeds {_LONGEST_VALUE}": values.str.len_chars() > MAX_VALUE_CHARS})
 
 
 def read_parts(table: Table, column: str) -> pl.Series:
     """Return parts of the split by name; missing ones are noted."""
     parts = _as_text(table, column)
-    if parts is None:
-        return _nothing(table, pl.String)
     table.flag_missing(column)
-    other = parts.is_not_null() & parts.is_in(PART_NAMES).not_()
-    table.flag(column, other, f"should be one of {', '.join(PART_NAMES)}")
-    return _without(parts, other)
+    return _sound(table, column, parts, {f"should be one of {', '.join(PART_NAMES)}": parts.is_in(PART_NAMES).not_()})
 
 
 def read_bag(table: Table, column: str, separator: str) -> pl.Series:
     """Return lists of categories; text is split at the separator."""
-    raw = table.frame.get_column(column)
+    raw, element = table.frame.get_column(column), pl.element()
     if raw.dtype == pl.String:
-        lists = raw.str.split(separator).list.eval(pl.element().str.strip_chars())
-        lists = lists.list.eval(pl.element().filter(pl.element() != ""))
-    elif isinstance(raw.dtype, pl.List | pl.Array) and _is_text(raw.dtype.inner):
-        lists = raw.cast(pl.List(pl.String))
-    elif raw.dtype in (pl.Null, pl.List(pl.Null)):
+        lists = raw.str.split(separator).list.eval(element.str.strip_chars().filter(element.str.strip_chars() != ""))
+    elif raw.dtype == pl.Null or (isinstance(raw.dtype, pl.List | pl.Array) and _is_text(raw.dtype.inner)):
         lists = raw.cast(pl.List(pl.String))
     else:
         table.flag_column(column, f"has type {raw.dtype}; expected lists of categories, or text to split")
-        return _nothing(table, pl.List(pl.String))
-    hollow = lists.list.eval(pl.element().is_null()).list.any()
-    table.flag(column, hollow, "holds a missing value")
-    long = lists.list.eval(pl.element().str.len_chars() > MAX_VALUE_CHARS).list.any()
-    table.flag(column, long, f"holds a value that exceeds the maximum of {MAX_VALUE_CHARS} characters for a category")
-    return _without(lists, hollow | long)
+        return pl.Series([None] * raw.len(), dtype=pl.List(pl.String))
+    faults = {
+        "holds a missing value": lists.list.eval(element.is_null()).list.any(),
+        f"holds a value that exceeds {_LONGEST_VALUE}": lists.list.eval(
+            element.str.len_chars() > MAX_VALUE_CHARS
+        ).list.any(),
+    }
+    return _sound(table, column, lists, faults)
 
 
 def read_numeric(table: Table, column: str) -> pl.Series:
     """Return finite numbers (Float64)."""
     numbers = _as_numbers(table, column)
-    if numbers is None:
-        return _nothing(table, pl.Float64)
-    endless = numbers.is_finite().not_()
-    table.flag(column, endless, "is not a finite number; leave the cell empty where the value is missing")
-    return _without(numbers, endless)
+    message = "is not a finite number; leave the cell empty where the value is missing"
+    return _sound(table, column, numbers, {message: numbers.is_finite().not_()})
 
 
 def _is_text(dtype: "PolarsDataType") -> bool:
-    return dtype in _TEXT or dtype.is_integer()
+    return dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null) or dtype.is_integer()
 
 
-def _as_text(table: Table, column: str) -> pl.Series | None:
+def _as_text(table: Table, column: str) -> pl.Series:
+    """Return a column as text; nulls, with the problem noted, if it has another type."""
     raw = table.frame.get_column(column)
-    if _is_text(raw.dtype) or raw.dtype == pl.Null:
+    if _is_text(raw.dtype):
         return raw.cast(pl.String)
     table.flag_column(column, f"has type {raw.dtype}; expected text or whole numbers")
-    return None
+    return pl.Series([None] * raw.len(), dtype=pl.String)
 
 
-def _as_numbers(table: Table, column: str) -> pl.Series | None:
+def _as_numbers(table: Table, column: str) -> pl.Series:
+    """Return a column as numbers, null where it has none; the problems are noted."""
     raw = table.frame.get_column(column)
     if raw.dtype == pl.String and table.textual:
         numbers = raw.str.strip_chars().cast(pl.Float64, strict=False)
@@ -262,7 +245,7 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
     if raw.dtype.is_numeric() or raw.dtype == pl.Null:
         return raw.cast(pl.Float64)
     table.flag_column(column, f"has type {raw.dtype}; expected numbers")
-    return None
+    return pl.Series([None] * raw.len(), dtype=pl.Float64)
 
 
 def _parsed_times(raw: pl.Series) -> pl.Series:
@@ -305,10 +288,9 @@ def _seconds_of(read: Callable[[], datetime]) -> float | None:
         return None
 
 
-def _without(values: pl.Series, bad: pl.Series) -> pl.Series:
-    """Return the values, null where `bad` is true."""
-    return values.to_frame().select(pl.when(bad.fill_null(False).not_()).then(pl.first())).to_series()
-
-
-def _nothing(table: Table, dtype: "PolarsDataType") -> pl.Series:
-    return pl.Series([None] * table.frame.height, dtype=dtype)
+def _sound(table: Table, column: str, values: pl.Series, faults: Mapping[str, pl.Series]) -> pl.Series:
+    """Return a column's values, null where one of the faults (boolean, by message) is true, which is noted."""
+    for message, bad in faults.items():
+        table.flag(column, bad, message)
+        values = values.to_frame().select(pl.when(bad.fill_null(False).not_()).then(pl.first())).to_series()
+    return values

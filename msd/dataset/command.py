@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from msd.dataset.check import DatasetReport, check_dataset
-from msd.dataset.draft import NO_USER, Draft
+from msd.dataset.log.draft import NO_USER, Draft
+from msd.dataset.log.remote import local_copies
+from msd.dataset.log.roles import RoleName
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.ml_100k import write_ml_100k
-from msd.dataset.problem import Doubt, alike
-from msd.dataset.remote import local_copies
-from msd.dataset.roles import RoleName
-from msd.dataset.scaffold import SourceFiles, init_dataset
+from msd.dataset.problem import Doubt, lines_of
 from msd.dataset.upworthy import write_headline_tests
 
 app = typer.Typer(
@@ -71,6 +71,7 @@ def headlines(
 
 @app.command("init")
 def init(
+    context: typer.Context,
     table: Annotated[str, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the dataset: new or empty.")],
     items: Annotated[str | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
@@ -121,33 +122,14 @@ def init(
         raise typer.BadParameter("--time and --no-time contradict each other; give only one")
     if no_user and (user or users):
         raise typer.BadParameter("--no-user contradicts --user and --users; give one of them")
-    named: dict[RoleName, str | None] = {"user": user, "item": item, "time": time, "label": label}
-    named |= {"impressions": impressions, "clicks": clicks, "kind": kind, "request": request}
-    named |= {"conversion": conversion, "converted_at": converted_at}
     if converted and not clicked:
         raise typer.BadParameter("--converted needs --clicked too: conversions are those of clicks")
-    chosen = {role: column for role, column in named.items() if column is not None}
     if decimal not in (None, ".", ","):
         raise typer.BadParameter(f"--decimal {decimal}: is neither a point nor a comma")
-    console = Console()
-    answers = {"time_format": time_format, "decimal": decimal, "encoding": encoding, "position": position}
+    console, given = Console(), context.params
     with local_copies((table, items, users, clicked, converted)) as (log, *others):
         assert log is not None
-        draft, report = _ask(
-            console,
-            answers,
-            lambda: init_dataset(
-                SourceFiles(log, *others),
-                out,
-                chosen,
-                in_order=no_time,
-                no_user=no_user,
-                sample=sample,
-                leave_out=leave_out or (),
-                keep=keep or (),
-                **answers,
-            ),
-        )
+        draft, report = _ask(console, given, lambda: _init(SourceFiles(log, *others), given))
     _print_draft(draft, console)
     _print(report, console)
     if report.problems:
@@ -155,7 +137,16 @@ def init(
     console.print(f"{out}: written; read the reasons in dataset.toml", highlight=False, soft_wrap=True)
 
 
-def _ask(console: Console, answers: dict[str, str | None], make: Callable[[], Made]) -> Made:
+def _init(sources: SourceFiles, given: Mapping[str, Any]) -> tuple[Draft, DatasetReport]:
+    """Make the dataset by the values of all options."""
+    chosen: dict[RoleName, str] = {role: given[role] for role in get_args(RoleName) if given[role] is not None}
+    names = ("no_user", "sample", "time_format", "decimal", "encoding", "position")
+    options: dict[str, Any] = {name: given[name] for name in names}
+    options |= {name: given[name] or () for name in ("leave_out", "keep")}
+    return init_dataset(sources, given["out"], chosen, in_order=given["no_time"], **options)
+
+
+def _ask(console: Console, given: dict[str, Any], make: Callable[[], Made]) -> Made:
     """Return what `make` makes once the questions that it raises have answers: on a terminal, a person's."""
     while True:
         try:
@@ -167,7 +158,7 @@ def _ask(console: Console, answers: dict[str, str | None], make: Callable[[], Ma
             console.print(f"{doubt.question}.", markup=False, highlight=False, soft_wrap=True)
             for choice, meaning in doubt.choices.items():
                 console.print(f"  {choice}{f'  {meaning}' if meaning else ''}", markup=False, highlight=False)
-            answers[doubt.option] = typer.prompt(f"--{doubt.option.replace('_', '-')}")
+            given[doubt.option] = typer.prompt(f"--{doubt.option.replace('_', '-')}")
 
 
 def _print_draft(draft: Draft, console: Console) -> None:
@@ -181,7 +172,7 @@ def _print_draft(draft: Draft, console: Console) -> None:
     for feature in draft.features:
         table.add_row(*map(escape, (feature.source, f"{feature.side} {feature.kind}", feature.known, feature.reason)))
     for left in draft.left_out:
-        table.add_row(escape(left.column), "[dim]left out[/dim]", left.known, escape(left.reason))
+        table.add_row(escape(left.source), "[dim]left out[/dim]", left.known, escape(left.reason))
     console.print(table)
     for note in draft.notes:
         console.print(f"[bold]note[/bold] {escape(note)}", highlight=False, soft_wrap=True)
@@ -206,23 +197,17 @@ def check(
 
 
 def _print(report: DatasetReport, console: Console) -> None:
-    if report.problems:
-        title = f"{len(report.problems)} problem{'s'[: len(report.problems) > 1]}"
-        table = Table("file", "row", "column", "problem", title=title, title_style="bold red")
-        told = alike(report.problems)
-        for problem, count in told[:_SHOWN]:
-            row = "" if problem.row is None else str(problem.row)
-            message = f"{problem.message} (and so in {count - 1:,} more rows)" if count > 1 else problem.message
-            table.add_row(*map(escape, (problem.file, row, problem.column or "", message)))
-        console.print(table)
-        if len(told) > _SHOWN:
-            console.print(f"… and {sum(count for _, count in told[_SHOWN:]):,} more; --json lists them all")
+    if count := len(report.problems):
+        console.print(f"[bold red]{count} problem{'s' * (count > 1)}[/bold red]")
+        for line in lines_of(report.problems, _SHOWN):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if count > _SHOWN:
+            console.print("--json lists them all")
     if report.counts:
         table = Table("count", "value", title="Rows that are in order" if report.problems else "No problems")
         for name, value in report.counts.items():
-            if value is None:
-                continue
-            table.add_row(name.replace("_", " "), escape(str(value)))
+            if value is not None:
+                table.add_row(name.replace("_", " "), escape(str(value)))
         console.print(table)
     for note in report.notes:
         console.print(f"[bold]note[/bold] {escape(note)}", highlight=False, soft_wrap=True)

@@ -1,9 +1,12 @@
 """dataset.toml: files, columns, and which columns become features. Opens no other file."""
 
+import re
+import string
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, get_args
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,6 +39,22 @@ def _inside(file: str) -> str:
     return file
 
 
+def places_of(template: str) -> list[str]:
+    """Return the columns that a template of a text names. Raises ValueError if it is malformed, or names none."""
+    try:
+        places = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"the template is malformed: {error}") from None
+    if not places:
+        raise ValueError("the template names no column, as {title} would")
+    return list(dict.fromkeys(places))
+
+
+def _template(template: str) -> str:
+    places_of(template)
+    return template
+
+
 def _not_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("should not be true or false")
@@ -49,6 +68,7 @@ def _string_or_number(value: object) -> object:
 
 
 ColumnName = Annotated[str, Field(min_length=1)]
+TextTemplate = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 FileName = Annotated[str, AfterValidator(_inside)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -99,7 +119,7 @@ class ItemsConfig(_Section):
     file: FileName = Field(description=_FILE)
     item_id: ColumnName = Field(default="item_id", description="The ID in the events.")
     title: ColumnName | None = Field(default=None, description="A name for people.")
-    text: Annotated[str, Field(min_length=1)] | None = Field(
+    text: TextTemplate | None = Field(
         default=None,
         description="All that teacher and student read of an item: a template over the table's columns, such as "
         '"{title}. Genres: {genres}.". Without it items have no vectors.',
@@ -111,7 +131,7 @@ class UsersConfig(_Section):
 
     file: FileName = Field(description=_FILE)
     user_id: ColumnName = Field(default="user_id", description="The ID in the events.")
-    text: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="A template, as of the items.")
+    text: TextTemplate | None = Field(default=None, description="A template, as of the items.")
 
 
 class SplitConfig(_Section):
@@ -266,6 +286,14 @@ class DatasetConfig(_Section):
     def side(self, side: Literal["user", "item", "context"]) -> list[FeatureConfig]:
         """Return the features of one side, in order."""
         return [feature for feature in self.features if feature.side == side]
+
+
+def clean_name(name: str) -> str:
+    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`, `Gerät` → `gerat`."""
+    plain = re.sub("[\u0300-\u036f]", "", normalize("NFKD", name.replace("ß", "ss")))  # without accents
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
+    clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
+    return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
 
 
 def load_config(folder: Path) -> DatasetConfig:

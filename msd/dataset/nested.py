@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from msd.dataset.json_file import column_of
+from msd.dataset.json_file import frame_of
 from msd.dataset.text_file import Found, UnreadableError
 
 Record = Mapping[str, Any]
@@ -21,11 +21,10 @@ def flat_frame(frame: pl.DataFrame, found: Found) -> pl.DataFrame:
     if not nested:
         return frame
     records, rows = flatten(frame.select(nested).to_dicts(), found)
-    names = dict.fromkeys(name for record in records for name in record)
-    if twice := sorted(names.keys() & set(frame.columns) - set(nested)):
+    flat = frame_of(records)
+    if twice := sorted(set(flat.columns) & set(frame.columns) - set(nested)):
         raise UnreadableError(f"has a column {twice[0]} beside the nested one: rename it")
-    columns = [column_of(name, [record.get(name) for record in records]) for name in names]
-    return frame.drop(nested)[rows].hstack(columns)
+    return frame.drop(nested)[rows].hstack(flat)
 
 
 def _is_nested(dtype: pl.DataType) -> bool:

@@ -3,7 +3,9 @@ leakage and sampled negatives, which inflate offline figures.
 """
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 
 import polars as pl
 
@@ -23,75 +25,69 @@ _LARGE_SHARE = 0.3
 
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
     """Return notes on the effect on later steps; `parts` is the Part of each event."""
-    return [
-        *_of_features(dataset),
-        *_of_negatives(dataset.events),
-        *_of_texts(dataset),
-        *_of_one_user(dataset.events),
-        *_of_clicks_only(dataset, parts),
-        *_of_time(dataset),
-        *_of_clicks(dataset, parts),
-        *_of_order(dataset, parts),
-        *_of_pairs(dataset, parts),
-    ]
+    notes = (
+        _of_features(dataset),
+        _of_negatives(dataset.events),
+        _of_texts(dataset),
+        _of_users(dataset, parts),
+        _of_time(dataset),
+        _of_clicks(dataset, parts),
+        _of_order(dataset, parts),
+        _of_pairs(dataset, parts),
+    )
+    return list(chain.from_iterable(notes))
 
 
-def _of_texts(dataset: Dataset) -> list[str]:
-    texts = dataset.items["text"].drop_nulls()
+def _of_texts(dataset: Dataset) -> Iterator[str]:
+    texts, items = dataset.items["text"].drop_nulls(), dataset.items.height
     count = int((texts.str.strip_chars() != "").sum())
     if count < _FEWEST_TEXTS:
-        file = dataset.config.items.file
-        return [
+        yield (
             f"{count} items have a text, but the student needs {_FEWEST_TEXTS}, so `msd distill` will fail. Train "
             "without it: `msd train DATASET OUT --no-semantics`. "
-            f"Or add columns to {file} that describe an item, such as its "
+            f"Or add columns to {dataset.config.items.file} that describe an item, such as its "
             'category or brand, and name them in the template of [items]: text = "{brand}, {category}"'
-        ]
-    if count < dataset.items.height / 2:
-        return [f"{dataset.items.height - count} of {dataset.items.height} items have no text, hence no vector"]
-    return []
+        )
+    elif count < items / 2:
+        yield f"{items - count} of {items} items have no text, hence no vector"
 
 
-def _of_one_user(events: pl.DataFrame) -> list[str]:
-    """Note a user with a large share of the events: such an ID often means that the user is unknown."""
+def _of_users(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
+    """Note that all events are one user's, or many are, as where an ID stands for unknown users; and that of users only
+    clicks are known."""
+    events = dataset.events
     user, count = events["user_id"].value_counts(sort=True).row(0)
-    if count == events.height or count < max(_FEW_CLICKS, _LARGE_SHARE * events.height):
-        return []
-    return [
-        f"{count / events.height:.0%} of the events are of one user, {user}: if that stands for unknown users, their "
-        "clicks become one history; name another column of users"
-    ]
-
-
-def _of_clicks_only(dataset: Dataset, parts: pl.Series) -> list[str]:
+    if max(_FEW_CLICKS, _LARGE_SHARE * events.height) <= count < events.height:
+        yield (
+            f"{count / events.height:.0%} of the events are of one user, {user}: if that stands for unknown users, "
+            "their clicks become one history; name another column of users"
+        )
     if dataset.users["text"].null_count() < dataset.users.height:
-        return []
-    clicks = dataset.events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))
-    known, users = clicks["user_id"].n_unique(), dataset.events["user_id"].n_unique()
-    if users == 1:
-        return ["all events are one user's: parts are cut in time alone, and a history is everybody's latest clicks"]
-    return [
-        f"only clicks are known of users: {known} of {users} users have one in the profile window, and only "
-        "they get a text and a vector"
-    ]
+        return
+    if count == events.height:
+        yield "all events are one user's: parts are cut in time alone, and a history is everybody's latest clicks"
+        return
+    known = events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))["user_id"].n_unique()
+    yield (
+        f"only clicks are known of users: {known} of {events['user_id'].n_unique()} users have one in the profile "
+        "window, and only they get a text and a vector"
+    )
 
 
-def _of_time(dataset: Dataset) -> list[str]:
+def _of_time(dataset: Dataset) -> Iterator[str]:
     at = dataset.events["at"]
-    if at[-1] >= EARLIEST:
-        found = []
-        if late := int((at > time.time() + _DAY_S).sum()):
-            latest = datetime.fromtimestamp(at[-1], UTC).date()
-            effect = "live events from before then hardly count: correct or remove them"
-            found.append(f"{late} events lie in the future, the last on {latest}, and {effect}")
-        if at[0] == at[-1]:
-            found.append("all events have one time: parts are cut by item, and no event knows of an earlier one")
-        return found
-    return ["there are no times: the order of the rows stands for them, and requests need no `at`"]
+    if at[-1] < EARLIEST:
+        yield "there are no times: the order of the rows stands for them, and requests need no `at`"
+        return
+    if late := int((at > time.time() + _DAY_S).sum()):
+        latest = datetime.fromtimestamp(at[-1], UTC).date()
+        effect = "live events from before then hardly count: correct or remove them"
+        yield f"{late} events lie in the future, the last on {latest}, and {effect}"
+    if at[0] == at[-1]:
+        yield "all events have one time: parts are cut by item, and no event knows of an earlier one"
 
 
-def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
-    found = []
+def _of_clicks(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
     cuts = {"train": parts <= Part.TRAIN, "valid": parts == Part.VALID, "test": parts == Part.TEST}
     uses = {"train": "train on", "valid": "choose an epoch and calibrate by", "test": "measure a model on"}
     for name, rows in cuts.items():
@@ -99,83 +95,74 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
         if clicks in (0, shown):
             what = "no click" if clicks == 0 else "only clicks"
             effect = ", and `msd train` will fail" if name == "valid" else ""
-            found.append(
+            yield (
                 f"the {name} part has {what} in {shown} events, so there is nothing to {uses[name]}{effect}: "
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:
-            amount = "1 click" if clicks == 1 else f"{clicks} clicks"
-            found.append(
-                f"the {name} part has only {amount} to {uses[name]}: figures will differ by chance between seeds, "
-                "so compare several"
+            yield (
+                f"the {name} part has only {clicks} click{'s' * (clicks > 1)} to {uses[name]}: figures will differ by "
+                "chance between seeds, so compare several"
             )
-    return found
 
 
-def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
+def _of_order(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
     """Note test events before training events, which only a given split can have."""
     if dataset.config.split.column is None:
-        return []
+        return
     events = dataset.events.select("user_id", "at", part=parts)
     learned = events.filter(pl.col("part") <= Part.TRAIN).group_by("user_id").agg(until=pl.col("at").max())
-    early = (
-        events.filter(pl.col("part") == Part.TEST).join(learned, on="user_id").filter(pl.col("at") < pl.col("until"))
-    )
-    if early.is_empty():
-        return []
-    return [
-        f"{early.height} test events lie before a window or train event of the same user: the model learns from "
-        f"what came later. If test should represent the future, change {dataset.config.split.column} in "
-        f"{dataset.config.events.file}"
-    ]
+    test = events.filter(pl.col("part") == Part.TEST).join(learned, on="user_id")
+    if early := test.filter(pl.col("at") < pl.col("until")).height:
+        yield (
+            f"{early} test events lie before a window or train event of the same user: the model learns from "
+            f"what came later. If test should represent the future, change {dataset.config.split.column} in "
+            f"{dataset.config.events.file}"
+        )
 
 
-def _of_pairs(dataset: Dataset, parts: pl.Series) -> list[str]:
+def _of_pairs(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
     """Note a GAUC without information: if a user's clicked and other impressions are the same item, every model
     ties."""
     inputs = [feature.name for feature in dataset.config.side("context")]
     test = dataset.events.filter(parts == Part.TEST)
     both = test.filter(pl.col("label").n_unique().over("user_id") > 1)
     if both.is_empty():
-        return ["no user has both a click and an event without one in the test part: GAUC cannot be measured"]
-    if both.group_by("user_id").agg(one=pl.struct("item_id", "at", *inputs).n_unique())["one"].max() == 1:
-        return ["each user of the test part has seen one thing only, clicked or not: GAUC will be .5 for every model"]
-    return []
+        yield "no user has both a click and an event without one in the test part: GAUC cannot be measured"
+    elif both.group_by("user_id").agg(one=pl.struct("item_id", "at", *inputs).n_unique())["one"].max() == 1:
+        yield "each user of the test part has seen one thing only, clicked or not: GAUC will be .5 for every model"
 
 
-def _of_features(dataset: Dataset) -> list[str]:
-    found, events = [], dataset.events
-    shown = Shown.of(events)
+def _of_features(dataset: Dataset) -> Iterator[str]:
+    tables, shown = {"user": dataset.users, "item": dataset.items}, Shown.of(dataset.events)
     for feature in dataset.config.features:
         if feature.serving_value is not None:
             continue
-        values = events
-        if feature.side != "context":
-            key, table = (("user_id", dataset.users), ("item_id", dataset.items))[feature.side == "item"]
-            values = events.select(key).join(table, on=key, how="left", maintain_order="left")
+        values = dataset.events
+        if (table := tables.get(feature.side)) is not None:
+            key = f"{feature.side}_id"
+            values = values.select(key).join(table, on=key, how="left", maintain_order="left")
         if evidence := doubt(feature.source, values[feature.name], shown):
-            found.append(
+            yield (
                 f"the {feature.side} feature {feature.name} (column {feature.source}) may be known only after the "
                 f"impression: {evidence}. Then no request can bring it, and figures are too good: take it out of "
                 "[[features]]"
             )
-    return found
 
 
-def _of_negatives(events: pl.DataFrame) -> list[str]:
+def _of_negatives(events: pl.DataFrame) -> Iterator[str]:
     """Note a log with nearly all events in moments of several impressions to a user, and nearly always one click in
     such a moment: no real log looks like this."""
     if is_counted(events):
-        return []
+        return
     moments = events.group_by("user_id", "at").agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())
     groups = moments.filter(pl.col("shown") > 1)
-    covered = int(groups["shown"].sum()) / max(1, events.height)
+    shown, clicks = int(groups["shown"].sum()), int(groups["clicks"].sum())
     one_click = int((groups["clicks"] == 1).sum()) / max(1, groups.height)
-    if groups.height < _FEWEST_GROUPS or covered < _NEARLY_ALL or one_click < _NEARLY_ALL:
-        return []
-    beside = (int(groups["shown"].sum()) - int(groups["clicks"].sum())) / groups.height
-    return [
-        f"{one_click:.0%} of the moments hold exactly one click beside {beside:.1f} events without one: it looks as if "
-        "those had been sampled beside their click. A model then learns how they were drawn (how often an item occurs "
-        "among them) and gains what it will not gain online; bring impressions that were really shown"
-    ]
+    if groups.height >= _FEWEST_GROUPS and shown >= _NEARLY_ALL * events.height and one_click >= _NEARLY_ALL:
+        yield (
+            f"{one_click:.0%} of the moments hold exactly one click beside {(shown - clicks) / groups.height:.1f} "
+            "events without one: it looks as if those had been sampled beside their click. A model then learns how "
+            "they were drawn (how often an item occurs among them) and gains what it will not gain online; bring "
+            "impressions that were really shown"
+        )

@@ -38,23 +38,19 @@ def short(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 
 
-def alike(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
-    """Return problems in order; many rows with the same fault become the first and a count."""
+def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
+    """Return one line per problem, joining many rows with the same fault; after `shown` lines, the number left out."""
     groups: dict[tuple[str, str | None, str], list[Problem]] = {}
     for problem in problems:
         groups.setdefault((problem.file, problem.column, problem.fault or str(problem)), []).append(problem)
-    told: list[tuple[Problem, int]] = []
-    for group in groups.values():
-        told += [(group[0], len(group))] if len(group) > _ALIKE else [(one, 1) for one in group]
-    return told
-
-
-def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
-    """Return one line per problem, joining rows with the same fault; after `shown` lines, the number left out."""
-    told = alike(problems)
-    lines = [f"{one}{f' (and so in {count - 1:,} more rows)' if count > 1 else ''}" for one, count in told[:shown]]
-    left = sum(count for _, count in told[shown:])
-    return [*lines, f"… and {left:,} more"] if left else lines
+    lines: list[tuple[str, int]] = []
+    for first, *others in groups.values():
+        if len(others) >= _ALIKE:
+            lines.append((f"{first} (and so in {len(others):,} more rows)", 1 + len(others)))
+        else:
+            lines += [(str(one), 1) for one in (first, *others)]
+    left = sum(count for _, count in lines[shown:])
+    return [line for line, _ in lines[:shown]] + ([f"… and {left:,} more"] if left else [])
 
 
 class InitError(MsdError):
@@ -64,13 +60,14 @@ class InitError(MsdError):
 class Doubt(InitError):
     """The log alone does not tell: a person has to, by an option of `msd data init`.
 
-    `choices`: the option's likely values, with what each means.
+    `choices`: the option's likely values, with what each means. `otherwise`: what else helps, after the options.
     """
 
     def __init__(self, question: str, option: str, choices: Mapping[str, str], otherwise: str = "") -> None:
         self.question, self.option, self.choices = question, option, choices
-        ways = " or ".join(f"--{option.replace('_', '-')} {shlex.quote(choice)}" for choice in list(choices)[:_WAYS])
-        super().__init__(f"{question}; give {ways}{f', {otherwise}' if otherwise else ''}")
+        values = [shlex.quote(choice) for choice in list(choices)[:_WAYS]] or ["COLUMN"]
+        ways = " or ".join(f"--{option.replace('_', '-')} {value}" for value in values)
+        super().__init__(f"{question}; give {ways}{otherwise}")
 
 
 class ArchiveError(MsdError):

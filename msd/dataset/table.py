@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote
 
 import polars as pl
@@ -19,13 +20,12 @@ from msd.dataset.json_file import SERIES_ERRORS, frame_of, read_records
 from msd.dataset.mapped import BLOCK
 from msd.dataset.nested import flat_frame, flatten
 from msd.dataset.problem import POLARS_ERRORS, Problem, short
-from msd.dataset.text_file import UTF_8, Found, UnreadableError, encoding_of, in_utf_8
+from msd.dataset.text_file import Found, UnreadableError, read_utf_8
 
 _BINARY_ENDINGS = (".parquet", ".avro")
 _TEXT_ENDINGS = tuple(f".{name}{packed}" for name in ("csv", "tsv", "txt") for packed in ("", ".gz"))
 _JSON_ENDINGS = tuple(f".{name}{packed}" for name in ("jsonl", "ndjson", "json") for packed in ("", ".gz"))
 FILE_ENDINGS = (".parquet", *_TEXT_ENDINGS, *_JSON_ENDINGS, ".avro")
-_NO_BINARY = "cannot be read as {}, it is damaged or of another format: {}"
 _EMPTY = "is empty: it has no row of data"
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -52,7 +52,7 @@ class Table:
         """Whether numbers, too, are text."""
         return _is_textual(self.parts[0][0] if self.parts else self.file)
 
-    def only(self, kept: pl.Series) -> "Table":
+    def only(self, kept: pl.Series) -> Self:
         """Return the rows where `kept` (boolean) is true; problems name them as in the file."""
         rows = pl.Series(range(self.frame.height)) if self.rows is None else self.rows
         kept = kept.fill_null(False)
@@ -113,22 +113,15 @@ def read_blocks(folder: Path, file: str, problems: list[Problem]) -> Iterator[Ta
     if not (path.is_file() and file.endswith(".parquet")):
         yield from filter(None, [read_table(folder, file, problems)])
         return
-    start, frame = 0, None
+    start, height = 0, BLOCK
     zoned: dict[str, set[bool]] = {}
-    while frame is None or frame.height == BLOCK:
-        try:
-            frame = pl.scan_parquet(in_utf_8(path), glob=False).slice(start, BLOCK).collect()
-        except UnreadableError as error:
-            problems.append(Problem(file, str(error)))
-            return
-        except POLARS_ERRORS as error:
-            problems.append(Problem(file, _NO_BINARY.format("Parquet", error)))
-            return
-        if not start and not frame.height:
+    while height == BLOCK and (read := _read_file(path, file, problems, start=start)):
+        height = read[0].height
+        if height:
+            rows = pl.int_range(start, start + height, eager=True)
+            yield Table(file, read[0], problems, rows=rows, zoned=zoned)
+        elif not start:
             problems.append(Problem(file, _EMPTY))
-        if frame.height:
-            rows = pl.int_range(start, start + frame.height, eager=True)
-            yield Table(file, frame, problems, rows=rows, zoned=zoned)
         start += BLOCK
 
 
@@ -188,27 +181,41 @@ def _constant(value: str | None, textual: bool) -> pl.Expr:
     return pl.lit(value if value is None else int(value))
 
 
-def _read_file(path: Path, file: str, problems: list[Problem], found: Found | None) -> tuple[pl.DataFrame, str] | None:
-    """Read a file and its separator, if it has one; `file` is its name in problems."""
+def _read_file(
+    path: Path, file: str, problems: list[Problem], found: Found | None = None, start: int | None = None
+) -> tuple[pl.DataFrame, str] | None:
+    """Read a file, of Parquet only BLOCK rows from `start` on if that is given, and its separator, if it has one.
+    `file`: its name in problems."""
     try:
         if file.endswith(_BINARY_ENDINGS):
-            frame = _read_binary(path, file)
+            frame = _read_binary(path, start)
             return flat_frame(frame, found) if found else frame, ""
+        content = read_utf_8(path, found)
         if _is_textual(file):
-            return read_csv(path, found)
-        records = read_records(path, encoding_of(path, found) if found else UTF_8)
+            return read_csv(content)
+        records = read_records(content)
         return frame_of(flatten(records, found)[0] if found else records), ""
     except UnreadableError as error:
         problems.append(Problem(file, str(error), error.row))
-        return None
+    except OSError as error:
+        problems.append(Problem(file, f"cannot be read: {error.strerror or error}"))
+    return None
 
 
-def _read_binary(path: Path, file: str) -> pl.DataFrame:
-    is_parquet = file.endswith(".parquet")
+def _read_binary(path: Path, start: int | None) -> pl.DataFrame:
+    with path.open("rb") as file:
+        file.read(1)
     try:
-        return pl.read_parquet(in_utf_8(path)) if is_parquet else pl.read_avro(in_utf_8(path))
+        str(path).encode()
+        if path.suffix == ".avro":
+            return pl.read_avro(path)
+        rows = pl.scan_parquet(path, glob=False)
+        return (rows if start is None else rows.slice(start, BLOCK)).collect()
+    except UnicodeEncodeError:
+        raise UnreadableError("its path is not in UTF-8: rename its folder") from None
     except POLARS_ERRORS as error:
-        raise UnreadableError(_NO_BINARY.format("Parquet" if is_parquet else "Avro", error)) from None
+        kind = "Avro" if path.suffix == ".avro" else "Parquet"
+        raise UnreadableError(f"cannot be read as {kind}, it is damaged or of another format: {error}") from None
 
 
 def _is_textual(file: str) -> bool:

@@ -1,23 +1,17 @@
-"""A text file's encoding, and the file opened by it: UTF-8 or UTF-16 by their marks, any other if a person names it or
-the text shows it."""
+"""A text file's content in UTF-8: its encoding by a byte order mark, by a person's word, or as its letters show."""
 
 import codecs
 import gzip
-import io
 import re
 import shlex
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO, cast
 
-from msd.dataset.problem import Doubt
+from msd.dataset.problem import Doubt, InitError
 
-UTF_8 = "utf-8-sig"
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
-UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BLOCK, _MOST_WORDS = 2**20, 2_000
 _WORD = re.compile(rb'[^\s,;"]*[\x80-\xff][^\s,;"]*')
 _WINDOWS = ["cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "iso8859_2", "koi8_r"]
@@ -51,94 +45,104 @@ class Found:
             self.notes.append(said)
 
 
-@contextmanager
-def open_text(path: Path, encoding: str = UTF_8) -> Iterator[TextIO]:
-    """Open the file as text, decompressed if necessary. Raises UnreadableError if it is not readable text."""
-    with _open(path) as binary:
-        used = encoding
-        try:
-            mark = binary.peek(3)[:3]
-            used = "utf-16" if mark[:2] in UTF_16_MARKS else UTF_8 if mark == codecs.BOM_UTF8 else encoding
-            yield io.TextIOWrapper(binary, encoding=used, newline="")
-        except UnicodeError as error:
-            odd = f" (a byte is {error.object[error.start]:#x})" if isinstance(error, UnicodeDecodeError) else ""
-            raise UnreadableError(
-                f"is not text in {used.removesuffix('-sig').upper()}{odd}: save it as UTF-8, as "
-                f"`iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)} > new` does"
-            ) from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
+def read_utf_8(path: Path, found: Found | None = None) -> bytes:
+    """Return a text file's content in UTF-8, unpacked, without a byte order mark. Raises UnreadableError; Doubt if
+    `found` leaves the encoding open and the letters have several readings."""
+    content = _unpacked(path)
+    if content.startswith(codecs.BOM_UTF8):
+        content, encoding = content.removeprefix(codecs.BOM_UTF8), "utf-8"
+    else:
+        encoding = "utf-16" if content[:2] in _UTF_16_MARKS else _encoding(path, content, found) if found else "utf-8"
+    try:
+        text = content.decode(encoding)
+    except LookupError:
+        raise InitError(f"--encoding {encoding}: is unknown; such as latin-1, cp1252, utf-16 are known") from None
+    except UnicodeDecodeError as error:
+        raise UnreadableError(
+            f"is not text in {encoding.upper()} (a byte is {error.object[error.start]:#x}): save it as UTF-8, as "
+            f"`iconv -f ENCODING -t UTF-8 {shlex.quote(path.name)} > new` does",
+            _row(content, error.start),
+        ) from None
+    return content if encoding == "utf-8" else text.encode()
 
 
-def encoding_of(path: Path, found: Found) -> str:
-    """Return a text file's encoding: the given one, or what its bytes show. Raises Doubt if they leave several."""
-    if found.encoding:
-        return found.encoding
-    words, start, is_utf_8, row = dict[bytes, None](), b"", True, 0
-    with _open(path) as binary:
-        try:
-            while block := binary.read(_BLOCK):
-                block += binary.readline()
-                start = start or block
-                if start[:2] in UTF_16_MARKS:
-                    return UTF_8
-                if is_utf_8 and not block.isascii():
-                    try:
-                        block.decode()
-                    except UnicodeDecodeError as error:
-                        is_utf_8, row = False, row + block.count(b"\n", 0, error.start)
-                row += block.count(b"\n") * is_utf_8
-                if not is_utf_8 and len(words) < _MOST_WORDS:
-                    words |= dict.fromkeys(_WORD.findall(block))
-        except (gzip.BadGzipFile, EOFError, zlib.error):
-            return UTF_8  # reading says in which row the file ends
-    if wide := _utf_16(start):
-        found.note(f"read as {wide.upper()}, by the bytes of zero")
-        return wide
-    return UTF_8 if is_utf_8 else _guessed(path, b"\n".join(words), row, found)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file's bytes, decompressed if its name ends in .gz. Raises UnreadableError if its first bytes show another
-    format."""
-    start = start_of(path)
-    packed = path.suffix == ".gz"
+def _unpacked(path: Path) -> bytes:
+    """Return a file's bytes, decompressed if its name ends in .gz."""
+    packed, content = path.suffix == ".gz", bytearray()
+    with path.open("rb") as file:
+        start = file.read(4)
     if packed and start and not start.startswith(_GZIP):
         raise UnreadableError("is not compressed by gzip, though its name ends in .gz: rename it, or compress it")
     if not packed and start.startswith(_GZIP):
         raise UnreadableError("is compressed by gzip: let its name end in .gz")
     if start == _ZIP:
         raise UnreadableError("is a spreadsheet or an archive (zip) by its first bytes: save it as CSV in UTF-8")
-    with gzip.open(path) if packed else path.open("rb") as binary:
-        yield cast(io.BufferedReader, binary)
-
-
-def start_of(path: Path) -> bytes:
-    """Return a file's first four bytes. Raises UnreadableError if it cannot be read."""
+    if not packed:
+        return path.read_bytes()
     try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror}") from None
+        with gzip.open(path) as file:
+            while block := file.read1(_BLOCK):
+                content += block
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        fault = f"cannot be unpacked by gzip, it is damaged or cut short: {error}"
+        raise UnreadableError(fault, _row(content, len(content))) from None
+    return bytes(content)
 
 
-def in_utf_8(path: Path) -> Path:
-    """Return a path that Polars can read. Raises UnreadableError for another."""
-    start_of(path)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise UnreadableError("its path is not in UTF-8: rename its folder") from None
-    return path
+def _row(content: bytes | bytearray, place: int) -> int | None:
+    """Return the row of data at a place, below a header."""
+    return content.count(b"\n", 0, place) or None
 
 
-def _utf_16(start: bytes) -> str | None:
-    """Return UTF-16's name if about every second byte is zero, as in Western text; UTF-8 has hardly any."""
-    for name, zeros in (("utf-16-le", start[1:4_000:2]), ("utf-16-be", start[:4_000:2])):
+def _encoding(path: Path, content: bytes, found: Found) -> str:
+    """Return the encoding of a person's file without a mark: the given one, or what its bytes show."""
+    if found.encoding:
+        return found.encoding
+    for name, zeros in (("utf-16-le", content[1:4_000:2]), ("utf-16-be", content[:4_000:2])):
+        # Western text has a zero in about every second byte of UTF-16; UTF-8 has hardly any.
         if zeros and zeros.count(0) > 0.8 * len(zeros):
+            found.note(f"read as {name.upper()}, by the bytes of zero")
             return name
-    return None
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return _guessed(path, content, error.start, found)
+    return "utf-8"
+
+
+def _guessed(path: Path, content: bytes, place: int, found: Found) -> str:
+    """Return the encoding in which words that are not ASCII read best. Raises Doubt unless all that read well agree."""
+    from charset_normalizer import from_bytes
+
+    distinct = dict[bytes, None]()
+    for match in _WORD.finditer(content):
+        distinct[match[0]] = None
+        if len(distinct) == _MOST_WORDS:
+            break
+    if 2 * sum(map(_is_utf_8, distinct)) > len(distinct):
+        raise UnreadableError("holds a byte that is not UTF-8, while other rows are: mend it", _row(content, place))
+    words = b"\n".join(distinct)
+    known = [*_WINDOWS, *_ASIAN, *(_OLD if _OLD_LETTER.search(words) else ())]
+    read = list(from_bytes(words, cp_isolation=known))
+    good = [
+        one for one in read if one.chaos <= read[0].chaos + _CHAOS and one.coherence >= read[0].coherence - _COHERENCE
+    ]
+    ways = {min(one.could_be_from_charset, key=known.index): str(one) for one in good}
+    if len(good) == 1:
+        ((name, text),) = ways.items()
+        if not any(f"read as {name}," in said for said in found.notes):
+            shown = ", ".join(text.split("\n")[:3])
+            found.note(f"read as {name}, which makes words such as {shown}; else --encoding NAME")
+        return name
+    names = sorted(ways, key=known.index) or ["cp1252"]
+    choices = {name: ways.get(name, words.decode("cp1252", "replace")).partition("\n")[0] for name in names}
+    told = " or ".join(f"{text!r} ({name})" for name, text in list(choices.items())[:4])
+    raise Doubt(
+        f"{path}, row {_row(content, place) or 0}: is not text in UTF-8, and may hold {told}",
+        "encoding",
+        choices,
+        f", or convert it: iconv -f {names[0].upper()} -t UTF-8 {shlex.quote(path.name)} > new",
+    )
 
 
 def _is_utf_8(word: bytes) -> bool:
@@ -147,36 +151,3 @@ def _is_utf_8(word: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _guessed(path: Path, words: bytes, row: int, found: Found) -> str:
-    """Return the encoding in which words that are not ASCII read best. Raises Doubt unless all that read well agree."""
-    from charset_normalizer import from_bytes
-
-    if 2 * sum(_is_utf_8(word) for word in words.split(b"\n")) > words.count(b"\n"):
-        raise UnreadableError("holds a byte that is not UTF-8, while other rows are: mend it", row)
-    known = [*_WINDOWS, *_ASIAN, *(_OLD if _OLD_LETTER.search(words) else ())]
-    read = list(from_bytes(words, cp_isolation=known))
-    good = [
-        one for one in read if one.chaos <= read[0].chaos + _CHAOS and one.coherence >= read[0].coherence - _COHERENCE
-    ]
-    ways: dict[str, str] = {}
-    for one in good:
-        ways[min(one.could_be_from_charset, key=known.index)] = str(one)
-    ways = dict(sorted(ways.items(), key=lambda way: known.index(way[0]))) or {
-        "cp1252": words.decode("cp1252", "replace")
-    }
-    if len(good) == 1:
-        ((name, text),) = ways.items()
-        shown = ", ".join(text.split("\n")[:3])
-        if not any(f"read as {name}," in said for said in found.notes):
-            found.note(f"read as {name}, which makes words such as {shown}; else --encoding NAME")
-        return name
-    ways = {name: text.partition("\n")[0] for name, text in ways.items()}
-    told = " or ".join(f"{text!r} ({name})" for name, text in list(ways.items())[:4])
-    raise Doubt(
-        f"{path}, row {row}: is not text in UTF-8, and may hold {told}",
-        "encoding",
-        ways,
-        f"or convert it: iconv -f {next(iter(ways)).upper()} -t UTF-8 {shlex.quote(path.name)} > new",
-    )

@@ -6,7 +6,6 @@ project contains no part of it.
 
 import html
 import time
-from dataclasses import replace
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -75,12 +74,6 @@ def _read(archive: Path) -> pl.DataFrame:
     table = read_table(archive.parent, archive.name, problems)
     if table is None:
         raise ArchiveError("\n".join([f"{archive} cannot be read:", *lines_of(problems)]))
-    if "created_at" not in table.frame.columns and "test_week" in table.frame.columns:
-        # Such as 201446, and 201400 before the year's first full week; its first day stands for the day.
-        week = pl.col("test_week").cast(pl.Int64, strict=False)
-        usable = pl.when(week.is_between(190_000, 299_953) & (week % 100 <= 53)).then(week)
-        first = pl.date(usable // 100, 1, 1) + pl.duration(days=7 * (usable % 100))
-        table = replace(table, frame=table.frame.with_columns(created_at=first))
     if missing := [name for name in _NEEDED if name not in table.frame.columns]:
         raise ArchiveError(
             f"{archive} has no column {', '.join(missing)}: not a file of packages of the Upworthy Research Archive "

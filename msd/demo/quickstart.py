@@ -15,7 +15,7 @@ from msd.contract.files import write_text_atomic
 from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.remote import is_remote
+from msd.dataset.log.remote import is_remote
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.service import DemoError, Line, score, serve

@@ -21,8 +21,8 @@ from msd.dataset.config import (
     UsersConfig,
 )
 from msd.dataset.conversions import CONVERSION, CONVERSION_VALUE, CONVERTED_AT, has_conversions
-from msd.dataset.draft import toml_value
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.log.draft import toml_value
 from msd.dataset.mapped import BLOCK, mapped
 from msd.dataset.order import ranges, sort_blocks
 from msd.dataset.table import write_parquet

@@ -3,12 +3,15 @@
 import random
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, get_args
 
 import polars as pl
 
+from msd.dataset.check import DatasetReport
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.roles import RoleName
-from msd.dataset.scaffold import SourceFiles, init_dataset
+from msd.dataset.log.draft import Draft
+from msd.dataset.log.roles import RoleName
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 
 START = 1_714_550_400
 
@@ -124,12 +127,22 @@ def write(frame: pl.DataFrame, path: Path) -> Path:
     return path
 
 
-def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: object) -> Dataset:
-    """A dataset of one log, made, checked and loaded. `options`: columns by role, and those of `init_dataset`."""
+def init(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: Any) -> tuple[Draft, DatasetReport]:  # noqa: ANN401
+    """The draft of one log and the report on its dataset, which has no problem. `options`: columns by role, and those
+    of `init_dataset`."""
     folder.mkdir(exist_ok=True)
-    others = {name: options.pop(name) for name in ("leave_out", "keep", "time_format", "no_user") if name in options}
-    chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
-    sources = SourceFiles(write(frame, folder / f"log{ending}"))
-    _, report = init_dataset(sources, folder / "out", chosen, **others)  # type: ignore[arg-type]
+    chosen: dict[RoleName, str] = {role: options.pop(role) for role in get_args(RoleName) if role in options}
+    draft, report = init_dataset(SourceFiles(write(frame, folder / f"log{ending}")), folder / "out", chosen, **options)
     assert report.problems == ()
+    return draft, report
+
+
+def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: Any) -> Dataset:  # noqa: ANN401
+    """A dataset of one log."""
+    init(folder, frame, ending, **options)
     return load_dataset(folder / "out")
+
+
+def left_out(draft: Draft) -> dict[str, str]:
+    """The reasons of the columns that are left out."""
+    return {column.source: column.reason for column in draft.left_out}

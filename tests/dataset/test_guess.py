@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.dataset.guess import guess
-from msd.dataset.position import as_position
-from msd.dataset.roles import clean_name
+from msd.dataset.config import clean_name
+from msd.dataset.log.guess import guess
+from msd.dataset.log.position import as_position
 
 N = 60
 
@@ -56,21 +56,6 @@ def test_guesses_the_kind_of_a_column(raw: pl.Series, kind: str, options: dict[s
     found = guess(raw)
     assert (found.kind, found.options) == (kind, options), found.reason
     assert found.reason
-
-
-@pytest.mark.parametrize(
-    ("written", "more", "numbers"),
-    [
-        (["3,16", "-1.200,50", "7"], "{},5", [3.16, -1200.5, 7.0]),
-        (["1,200", "3,4", None], "{},5", [1.2, 3.4, None]),
-        (["1,200.5", "3", "12,000"], "{}.5", [1200.5, 3.0, 12_000.0]),
-        (["1.250", "950", "12.000"], "{}", [1250.0, 950.0, 12_000.0]),
-        (["1.250", "0.950", "12.5"], "{}", [1.25, 0.95, 12.5]),
-    ],
-)
-def test_numbers_of_any_notation(written: list[str | None], more: str, numbers: list[float | None]) -> None:
-    found = guess(pl.Series("price", [*written, *(more.format(number) for number in range(N))]))
-    assert (found.kind, found.values[:3].to_list()) == ("numeric", numbers)
 
 
 @pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), ([0, 1, 2], "0"), (["top", "top", "side"], "top")])

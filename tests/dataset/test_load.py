@@ -171,10 +171,10 @@ def test_reads_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 
 
 def test_reads_a_wide_header(tmp_path: Path) -> None:
+    """Wider than 2¹⁷ characters, of which `csv` reads no more in one cell."""
     header, *rows = EVENTS.splitlines()
-    wide = "\n".join(
-        [",".join([header, *(f"c{place}" for place in range(20_000))]), *(row + "," * 20_000 for row in rows)]
-    )
+    names = [f"c{place:0300}" for place in range(500)]
+    wide = "\n".join([",".join([header, *names]), *(row + "," * len(names) for row in rows)])
     folder = write_small(tmp_path, events=wide)
     assert_frame_equal(load_dataset(folder).events, load_dataset(write_small(tmp_path / "narrow")).events)
 
@@ -188,9 +188,8 @@ def test_lines_may_end_as_on_old_macs(tmp_path: Path) -> None:
         assert_frame_equal(getattr(found, name), getattr(whole, name))
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_rejects_a_path_that_is_not_in_utf_8(tmp_path: Path, ending: str) -> None:
-    folder = write_small(tmp_path / os.fsdecode(b"\xff"), config=CONFIG.replace("events.csv", f"events.{ending}"))
+def test_rejects_a_path_that_polars_cannot_read(tmp_path: Path) -> None:
+    folder = write_small(tmp_path / os.fsdecode(b"\xff"), config=CONFIG.replace("events.csv", "events.parquet"))
     (folder / "events.parquet").touch()
     _, problems = inspect_dataset(folder)
 

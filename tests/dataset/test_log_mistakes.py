@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.problem import InitError
-from msd.dataset.scaffold import SourceFiles, init_dataset
 
 START = 1_714_550_400
 N = pl.int_range(pl.len())
@@ -50,15 +50,15 @@ COUNTED = {"clicked": DROP, "impressions": pl.lit("2"), "clicks": (N % 2 * 5).ca
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"user_id": DROP}, {}, "or give --no-user to treat all rows as one user's"),
         ({"user_id": pl.lit(None, pl.String)}, {}, "no column name identifies the user"),
-        ({"ad_id": DROP, "C14": pl.col("ad_id")}, {}, "name it with --item COLUMN, perhaps C14. Its columns are"),
         ({"ad_id": DROP, "summary": pl.lit("so very good")}, {}, "no column name identifies the item"),
         ({"ad_id": in_row(4, "ad_id", "x" * 300)}, {}, "row 4, ad_id: 'xxxx"),
         ({}, {"user": "ad_id", "item": "ad_id"}, "--item ad_id: is also given by --user; a column has one role"),
-        ({"clicked": DROP}, {}, "no column says whether it was clicked, 0 or 1. Name it with --label COLUMN; if all"),
-        ({"clicked": DROP, "is_new": pl.col("clicked")}, {}, "--label COLUMN (is_new would fit by values)"),
-        ({"clicked": DROP, "a": pl.col("clicked"), "b": pl.col("clicked")}, {}, "(a and b would fit by values)"),
+        (
+            {"clicked": DROP, "a": pl.col("clicked"), "b": pl.col("clicked")},
+            {},
+            "clicked, 0 or 1, among user_id, ad_id, at, device, a, b; give --label a or --label b; if all",
+        ),
         ({"clicked": (N % 5).cast(pl.String)}, {}, "clicked: holds 0, 1, 2, 3, not 0 or 1, or no or yes; if all rows"),
         (
             {"clicked": in_row(4, "clicked", "NaN")},
@@ -81,10 +81,13 @@ COUNTED = {"clicked": DROP, "impressions": pl.lit("2"), "clicks": (N % 2 * 5).ca
             {},
             "at: 'day 0' is neither unix seconds since 1990 nor an ISO 8601 time such",
         ),
-        ({"at": in_row(4, "at", "soon")}, {}, "at: 'soon' is neither unix seconds since 1990"),
         ({"at": in_row(4, "at", "1714551466000")}, {}, "and '1714551466000' are written in different forms, though"),
         ({"at": ZONED + " CEST"}, {}, "say how it is written, as --time-format"),
-        ({"at": DROP, "t": pl.col("at"), "s": pl.col("at")}, {}, "t, s all hold times; name the one of the impression"),
+        (
+            {"at": DROP, "t": pl.col("at"), "s": pl.col("at")},
+            {},
+            "these hold times: t, s; give --time t or --time s, or --no-time",
+        ),
         ({}, {"leave_out": ["price"]}, "--leave-out price: there is no such column; there are user_id, ad_id, at"),
         ({}, {"keep": ["price"]}, "--keep price: there is no such column"),
         ({}, {"leave_out": ["ad_id"]}, "no column name identifies the item"),
@@ -122,19 +125,12 @@ HEAD = "user_id,ad_id,at,clicked\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("log.csv", HEAD.encode(), "log.csv: is empty: it has no row of data"),
         ("log.csv", b"\n" + HEAD.encode(), "log.csv: its first line is blank: let it be the columns' names"),
-        ("log.csv", b"Report\n" + HEAD.encode(), "row 1: has 4 cells where the header has 1: quote cells that hold"),
         ("log.csv", b"Report\n" + HEAD.encode(), "',', or remove what stands above the header"),
         (
             "log.txt",
             b"0\t1\t\t\t05db\n1\t2\t3\t\t05db\n",
             "these columns occur twice in the header: ''; rename one, or add",
-        ),
-        (
-            "log.tsv",
-            HEAD.replace(",", "\t").encode() + b"u1\ta1\n",
-            "log.tsv, row 1: has 2 cells where the header has 4",
         ),
         ("log.csv", gzip.compress(HEAD.encode(), mtime=0), "log.csv: is compressed by gzip: let its name end in .gz"),
         ("parts/day=1/log.csv.gz", b"\x1f\x8b\x08cut", "parts/day=1/log.csv.gz: cannot be unpacked by gzip"),

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 
 from msd.contract.errors import MsdError
-from msd.dataset.draft import Side
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.roles import RoleName
-from msd.dataset.scaffold import SourceFiles, init_dataset
+from msd.dataset.log.guess import Side
+from msd.dataset.log.roles import RoleName
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from tests.dataset.odd.columns import IDS, MEANINGS, ROLES, TIMES
 from tests.dataset.odd.kept_back import KEPT_BACK
 from tests.dataset.odd.layouts import FILES, NESTINGS

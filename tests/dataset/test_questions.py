@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 from msd.dataset.load import load_dataset
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.problem import Doubt, InitError
-from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.dataset.logs import outcomes
 from tests.dataset.odd.columns import MEANINGS
 from tests.dataset.odd.notations import ENCODINGS, NUMBERS
 from tests.dataset.odd.world import OddLog
+from tests.service.live import run_msd
 
 LOGS = {log.name: log for log in (*NUMBERS, *ENCODINGS, *MEANINGS)}
 
@@ -28,25 +28,24 @@ def written(log: OddLog, folder: Path) -> Path:
     return log.write(log.frame(), folder)
 
 
-def command(log: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "msd", "data", "init", str(log), str(out), *options]
-
-
 def test_a_terminal_is_asked(tmp_path: Path) -> None:
     log, out = written(LOGS["comma-in-doubt-decimal"], tmp_path), tmp_path / "out"
+    log.write_text(log.read_text().replace("time", "served", 1))
     ours, theirs = pty.openpty()
-    os.write(ours, b",\n")
-    done = subprocess.run(command(log, out), stdin=theirs, capture_output=True, text=True)
+    os.write(ours, b"served\n,\n")
+    command = [sys.executable, "-m", "msd", "data", "init", str(log), str(out)]
+    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True)
     os.close(ours)
     os.close(theirs)
     assert done.returncode == 0, done.stderr
+    assert "no name says which column is the impression's time, and these hold times: served." in done.stdout
     assert "price: '159,108' is 159.108 or 159108, and nothing else in the file tells which" in done.stdout
     assert load_dataset(out).items["price"].max() == LOGS["comma-in-doubt-decimal"].frame()["price"].max()
 
 
 def test_without_a_terminal_the_error_names_the_option(tmp_path: Path) -> None:
     log, out = written(LOGS["comma-in-doubt-decimal"], tmp_path), tmp_path / "out"
-    done = subprocess.run(command(log, out), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = run_msd("data", "init", str(log), str(out))
     assert done.returncode == 2
     assert "tells which; give --decimal , or --decimal ." in re.sub(r"\s+", " ", done.stderr)
     assert not out.exists()
@@ -113,17 +112,3 @@ def test_what_was_read_is_said(tmp_path: Path) -> None:
     draft, _ = init_dataset(SourceFiles(log), tmp_path / "out", {})
     assert draft.notes == ["read as cp1252, which makes words such as Zürich, Köln, Düsseldorf; else --encoding NAME"]
     assert f"# {draft.notes[0]}" in (tmp_path / "out" / "dataset.toml").read_text()
-
-
-def test_columns_of_a_version_leave_commas_open(tmp_path: Path) -> None:
-    """Points in one column, and semicolons that go with decimal commas: a person has to tell."""
-    frame = outcomes(600).select("user_id", "ad_id", "ts", "clicked")
-    numbers = pl.int_range(frame.height) * 7 % 97
-    frame = frame.with_columns(os_version=pl.format("17.{}", numbers % 5), price=pl.format("1,{}", numbers + 200))
-    frame.write_csv(tmp_path / "log.csv", separator=";")
-    with pytest.raises(Doubt, match="price"):
-        init_dataset(SourceFiles(tmp_path / "log.csv"), tmp_path / "out", {})
-    for decimal, largest in ((",", 1.296), (".", 1_296.0)):
-        out = tmp_path / f"out{decimal}"
-        init_dataset(SourceFiles(tmp_path / "log.csv"), out, {}, decimal=decimal)
-        assert load_dataset(out).events["price"].max() == largest

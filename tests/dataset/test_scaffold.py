@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.command import app
-from msd.dataset.draft import LeftOut
 from msd.dataset.load import load_dataset
-from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.dataset.logs import START, log, make, write
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
+from tests.dataset.logs import START, init, log, make, write
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
@@ -66,7 +65,7 @@ def test_tables_of_items_and_users_are_joined(tmp_path: Path) -> None:
     sources = SourceFiles(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
     draft, report = init_dataset(sources, tmp_path / "out", {})
     assert report.problems == ()
-    assert LeftOut("Price", "of the events: the table of items has it") in draft.left_out
+    assert ("Price", "of the events: the table of items has it") in [(one.source, one.reason) for one in draft.left_out]
     dataset = load_dataset(tmp_path / "out")
     assert dataset.items.height == 17
     assert dataset.items["price"].to_list()[:2] == [0.0, 0.25]
@@ -76,8 +75,7 @@ def test_tables_of_items_and_users_are_joined(tmp_path: Path) -> None:
 
 def test_log_without_users_texts_or_times(tmp_path: Path) -> None:
     frame = log().select("Visitor ID", "adId", "Clicked?", "Price", "pos")
-    draft, report = init_dataset(SourceFiles(write(frame, tmp_path / "log.csv")), tmp_path / "out", {})
-    assert report.problems == ()
+    draft, report = init(tmp_path, frame)
     assert "time" not in draft.roles
     dataset = load_dataset(tmp_path / "out")
     assert dataset.events["at"].to_list() == list(range(240))
@@ -109,20 +107,6 @@ def test_named_columns_win_and_prose_is_a_text(tmp_path: Path) -> None:
     dataset = make(tmp_path, frame, label="q", user="a", item="b", time="c")
     assert dataset.events["label"].sum() == (frame["q"] == "yes").sum()
     assert dataset.config.items.text == "{headline}. {summary_of_it}. Tags: {tags}."
-
-
-@pytest.mark.parametrize(
-    "time",
-    [
-        pl.col("Time") // 1000,
-        pl.col("Time") * 1000,
-        pl.col("Time").cast(pl.Datetime("ms")),
-        pl.col("Time").cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S"),
-    ],
-)
-def test_times_of_all_kinds(tmp_path: Path, time: pl.Expr) -> None:
-    dataset = make(tmp_path, log().with_columns(time.alias("Time")))
-    assert dataset.events["at"].to_list()[:2] == [START, START + 60]
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:

@@ -1,19 +1,16 @@
 """`msd data init` on packed, partitioned and aggregated logs; refusals name the fault and write nothing."""
 
 import gzip
-import json
 import resource
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from msd.dataset.check import DatasetReport
-from msd.dataset.draft import Draft
 from msd.dataset.load import load_dataset
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.problem import InitError
-from msd.dataset.scaffold import SourceFiles, init_dataset
-from tests.dataset.logs import START, log, make, write
+from tests.dataset.logs import START, init, left_out, log, make, write
 
 
 def test_flag_is_no_label(tmp_path: Path) -> None:
@@ -66,22 +63,15 @@ def headlines(rows: int = 300) -> pl.DataFrame:
     )
 
 
-def init(folder: Path, frame: pl.DataFrame, **options: object) -> tuple[Draft, DatasetReport]:
-    draft, report = init_dataset(SourceFiles(write(frame, folder / "log.csv")), folder / "out", {}, **options)  # type: ignore[arg-type]
-    assert report.problems == ()
-    return draft, report
-
-
 def test_rows_that_are_items_keep_their_texts(tmp_path: Path) -> None:
-    draft, report = init(tmp_path, headlines())
+    draft, report = init(tmp_path, headlines(), item="headline", no_user=True)
     dataset = load_dataset(tmp_path / "out")
-    assert draft.roles["item"].column == "headline"
     assert "user" not in draft.roles
     assert dataset.config.items.text == "{headline}. {lede}. Format: {format}."
     assert dataset.items["text"].null_count() == 0
     assert dataset.items["title"][0] == "What nobody told you about bread, part 0"
     assert [(feature.name, feature.side) for feature in dataset.config.features] == [("format", "item")]
-    left = {column: reason for column, reason, _ in draft.left_out}
+    left = left_out(draft)
     assert {"winner", "significance"} <= set(left)
     assert "what happens after the impression" in left["winner"]
     assert any("all events are one user's" in note for note in report.notes)
@@ -93,24 +83,6 @@ def test_sample_keeps_users_whole(tmp_path: Path) -> None:
     events = load_dataset(tmp_path / "out").events
     assert report.counts["events"] == 1_000
     assert events.group_by("user_id").len()["len"].unique().to_list() == [20]
-
-
-@pytest.mark.parametrize("ending", [".csv.gz", ".jsonl.gz", ".ndjson", ".json", ".tsv as .csv"])
-def test_reads_packed_files_and_lists(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"log{ending}"
-    if ending == ".csv.gz":
-        path.write_bytes(gzip.compress(log().write_csv().encode()))
-    elif ending == ".jsonl.gz":
-        path.write_bytes(gzip.compress(log().write_ndjson().encode()))
-    elif ending == ".ndjson":
-        path.write_text(log().write_ndjson())
-    elif ending == ".json":
-        path.write_text(json.dumps(log().to_dicts()))
-    else:
-        path = tmp_path / "log.csv"
-        path.write_text(log().write_csv(separator="\t"))
-    _, report = init_dataset(SourceFiles(path), tmp_path / "out", {})
-    assert (report.problems, report.counts["events"]) == ((), 240)
 
 
 def parts(folder: Path) -> Path:
@@ -171,6 +143,5 @@ def test_sampled_negatives_are_noted(tmp_path: Path) -> None:
 
 def test_uninformative_gauc_is_noted(tmp_path: Path) -> None:
     frame = headlines().with_columns(site=pl.Series([f"s{n % 30}" for n in range(300)]))
-    _, report = init_dataset(SourceFiles(write(frame, tmp_path / "l.csv")), tmp_path / "out", {"user": "site"})
-    assert report.problems == ()
+    _, report = init(tmp_path, frame, user="site", item="headline")
     assert any("GAUC will be .5 for every model" in note for note in report.notes)

@@ -40,23 +40,6 @@ def write(folder: Path, table: pl.DataFrame) -> pl.DataFrame:
     return load_dataset(folder / "out").events
 
 
-def test_week_stands_for_a_missing_day(tmp_path: Path) -> None:
-    """Tables that others cleaned have the week alone, such as 201404."""
-    weeks = packages().with_columns(
-        test_week=pl.col("created_at").str.slice(0, 10).str.to_date().dt.strftime("%Y%U").cast(pl.Int64)
-    )
-    events = write(tmp_path, weeks.drop("created_at"))
-    assert events.select("item_id").n_unique() == write(tmp_path / "days", packages()).select("item_id").n_unique()
-    assert pl.from_epoch(events["at"]).dt.date().to_list()[0] == date(2014, 1, 29)
-
-
-@pytest.mark.parametrize("week", [201499, 7, "soon"])
-def test_impossible_week_is_a_problem(tmp_path: Path, week: object) -> None:
-    odd = packages().drop("created_at").with_columns(test_week=pl.lit(week))
-    with pytest.raises(ArchiveError, match="should begin with a day"):
-        write(tmp_path, odd)
-
-
 def test_headlines_of_one_picture_are_compared(tmp_path: Path) -> None:
     events = write(tmp_path, packages())
     first = events.filter(user_id="t00").group_by("item_id").agg(pl.sum("impressions")).sort("item_id")

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from msd.__main__ import main
-from msd.dataset.scaffold import SourceFiles, init_dataset
+from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from tests.bundles.factory import build_bundle
 
 Content = str | bytes | Callable[[Path], object]
@@ -58,7 +58,7 @@ def with_column(column: str, value: Callable[[int], str], name: str | None = Non
 
 
 LOG = text(rows())
-COUNTS = "headline,impressions,clicks\n" + "".join(f"Story number {n},{20 + n},{n % 5}\n" for n in range(40))
+COUNTS = "user_id,ad_id,impressions,clicks\n" + "".join(f"s{n % 9},a{n},{20 + n},{n % 5}\n" for n in range(40))
 
 
 def _made(path: Path) -> object:
@@ -132,7 +132,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake(
             "more clicks than impressions",
             INIT,
-            {"log.csv": COUNTS.replace("Story number 3,23,3", "Story number 3,2,3")},
+            {"log.csv": COUNTS.replace("a3,23,3", "a3,2,3")},
         ),
         Mistake("too few rows", INIT, {"log.csv": text(rows(3))}),
     ],
@@ -205,7 +205,7 @@ def message_of(mistake: Mistake, folder: Path) -> tuple[str, int]:
     message = _one_line(err.getvalue())
     if not message:
         # Of a report on a dataset, the first problem: its file, its column and what is wrong.
-        message = _one_line(out.getvalue()).partition(" file row column problem ")[2].partition(" Rows that")[0]
+        message = re.split(r"\d problems? ", _one_line(out.getvalue()))[-1].partition(" Rows that")[0]
     return re.split(r"(?:^| )(?:[Ee]rror:?) ", message, maxsplit=1)[-1].removeprefix("Invalid value: "), code
 
 

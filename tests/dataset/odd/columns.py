@@ -76,50 +76,27 @@ def answering(frame: pl.DataFrame, folder: Path) -> Path:
     return text(frame.with_columns(request_id=pl.format("q{}", pl.int_range(pl.len()) // 5)), folder)
 
 
+def called(
+    name: str, odd: str, values: Callable[[int], object], title: str = "", position: str | None = None
+) -> OddLog:
+    """A log with a column of the context."""
+    return OddLog(title or name, odd, csv(), partial(named, name, values), context(name), position=position)
+
+
+def user_column(name: str, odd: str, kind: str, values: Callable[[int], object]) -> OddLog:
+    """A log with a column that has one value a user."""
+    return OddLog(name, odd, csv(), partial(of_users, name, values), SIDES | {name: f"user {kind}"})
+
+
 MEANINGS = (
-    OddLog(
-        "slot",
-        "slot: 1 to 6, an ad network's places",
-        csv(),
-        partial(named, "slot", lambda row: row * 7 % 6 + 1),
-        context("slot"),
-    ),
-    OddLog(
-        "slot-id",
-        "slot_id: 101 to 104",
-        csv(),
-        partial(named, "slot_id", lambda row: 101 + row * 7 % 4),
-        context("slot_id"),
-    ),
-    OddLog(
-        "tagid",
-        "tagid: codes of places",
-        csv(),
-        partial(named, "tagid", lambda row: 33_120 + row * 7 % 9),
-        context("tagid"),
-    ),
-    OddLog(
-        "placement",
-        "placement: top, side",
-        csv(),
-        partial(named, "placement", lambda row: ("top", "side", "feed")[row * 7 % 3]),
-        context("placement"),
-    ),
-    OddLog(
-        "placement-number",
-        "placement: 1 to 4",
-        csv(),
-        partial(named, "placement", lambda row: row * 7 % 4 + 1),
-        context("placement"),
-    ),
-    OddLog(
-        "pos",
-        "pos: a position by its name",
-        csv(),
-        partial(named, "pos", lambda row: row * 7 % 4 + 1),
-        context("pos"),
-        position="pos",
-    ),
+    called("slot", "slot: 1 to 6, an ad network's places", lambda row: row * 7 % 6 + 1),
+    called("slot_id", "slot_id: 101 to 104", lambda row: 101 + row * 7 % 4),
+    called("tagid", "tagid: codes of places", lambda row: 33_120 + row * 7 % 9),
+    called("placement", "placement: top, side", lambda row: ("top", "side", "feed")[row * 7 % 3]),
+    called("placement", "placement: 1 to 4", lambda row: row * 7 % 4 + 1, "placement-number"),
+    called("pos", "pos: a position by its name", lambda row: row * 7 % 4 + 1, position="pos"),
+    user_column("plan", "plan: one value a user", "categorical", lambda user: ("free", "gold")[user % 2]),
+    user_column("age", "age: a number a user", "numeric", lambda user: 18 + user * 7 % 50),
     OddLog("rank-by-shape", "idx: 1 to 5 in every request", answering, ranked("idx"), context("idx"), position="idx"),
     OddLog(
         "rank-from-zero",
@@ -147,20 +124,6 @@ MEANINGS = (
         context("slot"),
         asks="position",
         answer="none",
-    ),
-    OddLog(
-        "plan",
-        "plan: one value a user",
-        csv(),
-        partial(of_users, "plan", lambda user: ("free", "gold")[user % 2]),
-        SIDES | {"plan": "user categorical"},
-    ),
-    OddLog(
-        "age",
-        "age: a number a user",
-        csv(),
-        partial(of_users, "age", lambda user: 18 + user * 7 % 50),
-        SIDES | {"age": "user numeric"},
     ),
 )
 TIMES = (

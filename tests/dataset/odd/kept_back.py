@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tests.dataset.odd.columns import context, of_users, stamp
+from tests.dataset.odd.columns import called, context, stamp, user_column
 from tests.dataset.odd.layouts import hive, lines, plain
-from tests.dataset.odd.notations import BUDGET, CENTS, SITE, cities, comma, csv, tenths, whole_and_budget
+from tests.dataset.odd.notations import BUDGET, CENTS, cities, comma, csv, lettered, tenths, whole_and_budget
 from tests.dataset.odd.world import SIDES, OddLog, german, world
 
 
@@ -76,30 +76,13 @@ KEPT_BACK = (
         lines(sparse),
         sides={"meta_device": "context categorical", "meta_price": "item numeric"},
     ),
-    OddLog(
-        "polish",
-        "cp1250: Łódź",
-        csv(encoding="cp1250"),
-        partial(cities, *POLISH),
-        SITE,
-        asks="encoding",
-        answer="cp1250",
-    ),
-    OddLog(
-        "french-letters",
-        "cp1252: été",
-        csv(encoding="cp1252"),
-        partial(cities, *FRENCH),
-        SITE,
-        asks="encoding",
-        answer="cp1252",
-    ),
-    OddLog(
+    lettered("polish", "cp1250: Łódź", csv(encoding="cp1250"), *POLISH, asks="encoding", answer="cp1250"),
+    lettered("french-letters", "cp1252: été", csv(encoding="cp1252"), *FRENCH, asks="encoding", answer="cp1252"),
+    lettered(
         "utf-16-be",
         "UTF-16, the other byte order, with a BOM",
         csv("\t", encoding="utf-16-be", before="\ufeff"),
-        partial(cities, "Zürich", "Köln"),
-        SITE,
+        *("Zürich", "Köln"),
     ),
     OddLog("decimal-type", "Parquet's decimals", decimals),
     OddLog("typed", "Parquet with categories, truth values, times of a zone", typed),
@@ -113,20 +96,8 @@ KEPT_BACK = (
         context("banner_position"),
         position="banner_position",
     ),
-    OddLog(
-        "home-town",
-        "city: one a user",
-        csv(),
-        partial(of_users, "city", lambda user: ("Leeds", "York", "Bath")[user % 3]),
-        SIDES | {"city": "user categorical"},
-    ),
-    OddLog(
-        "sizes",
-        "size: 300x250",
-        csv(),
-        lambda: cities("300x250", "728x90", "160x600").rename({"site": "size"}),
-        context("size"),
-    ),
+    user_column("city", "city: one a user", "categorical", lambda user: ("Leeds", "York", "Bath")[user % 3]),
+    called("size", "size: 300x250", lambda row: ("300x250", "728x90", "160x600")[row % 3]),
     OddLog(
         "quoted-thousands",
         'quoted "1,218" and no other sign',
@@ -141,5 +112,5 @@ KEPT_BACK = (
         csv(";", at=stamp("%d.%m.%y %H:%M"), price=comma),
         lambda: world().with_columns(pl.col("at") // 60 * 60 + 30 * 86_400),
     ),
-    OddLog("countries", "country: DE, NA (Namibia)", csv(), partial(cities, "DE", "NA", "FR"), SITE),
+    lettered("countries", "country: DE, NA (Namibia)", csv(), "DE", "NA", "FR"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tests.dataset.odd.world import SIDES, OddLog, german, told, world
+from tests.dataset.odd.world import SIDES, OddLog, Write, german, told, world
 
 Way = Callable[[Any], object]
 
@@ -31,18 +31,9 @@ def text(
     return path
 
 
-def csv(
-    separator: str = ",",
-    *,
-    encoding: str = "utf-8",
-    names: dict[str, str] | None = None,
-    before: str = "",
-    after: str = "",
-    **ways: Way,
-) -> Callable[[pl.DataFrame, Path], Path]:
-    return lambda frame, folder: text(
-        frame, folder, separator=separator, encoding=encoding, names=names, before=before, after=after, **ways
-    )
+def csv(separator: str = ",", **options: Any) -> Callable[[pl.DataFrame, Path], Path]:  # noqa: ANN401
+    """A writer of CSV, with the options of `text`."""
+    return partial(text, separator=separator, **options)
 
 
 def with_budget() -> pl.DataFrame:
@@ -193,6 +184,15 @@ NUMBERS = (
         asks="decimal",
         answer=",",
     ),
+    OddLog(
+        "points-of-a-version",
+        "semicolons; 17.1 in one column, 1,218 in another",
+        csv(";", price=partial(german, pattern=".3f")),
+        lambda: DEAR().filter(pl.col("price") < 1000).with_columns(version=17 + pl.int_range(pl.len()) * 7 % 5 / 10),
+        SIDES | {"version": "context numeric"},
+        asks="decimal",
+        answer=",",
+    ),
 )
 LABELS = (
     OddLog("minus-one", "labels -1 and 1", csv(label=lambda value: 1 if value else -1)),
@@ -259,43 +259,38 @@ def half_converted(frame: pl.DataFrame, folder: Path) -> Path:
 
 
 SITE = SIDES | {"site": "context categorical"}
-GERMAN = partial(cities, "Zürich", "Köln", "Düsseldorf", "Weißenfels", "Gänserndorf", "Bonn", "Görlitz", "München")
+GERMAN = ("Zürich", "Köln", "Düsseldorf", "Weißenfels", "Gänserndorf", "Bonn", "Görlitz", "München")
+
+
+def lettered(name: str, odd: str, write: Write, *names: str, asks: str = "", answer: object = None) -> OddLog:
+    """A log of sites with these names."""
+    return OddLog(name, odd, write, partial(cities, *names), SITE, asks=asks, answer=answer)
+
+
+def one_odd() -> pl.DataFrame:
+    """The world with a single letter that is not ASCII."""
+    odd = pl.when(pl.int_range(pl.len()) == 700).then(pl.lit("Ørs")).otherwise("site")
+    return cities("north", "south", "east").with_columns(site=odd)
+
+
+CP1252 = ("über 5 €", "für „Käufer“", "größer – 10 €", "früher…", "Äpfel", "Öl")
+RUSSIAN = ("Москва", "Санкт-Петербург", "Новосибирск", "Екатеринбург", "Казань", "Нижний Новгород")
+BROKEN = "row 1: holds a byte that is not UTF-8"
 ENCODINGS = (
-    OddLog("latin-1", "Latin-1: Zürich", csv(";", encoding="latin-1", price=comma), GERMAN, SITE),
-    OddLog(
-        "cp1252",
-        "cp1252: 5 € and dashes",
-        csv(encoding="cp1252"),
-        partial(cities, "über 5 €", "für „Käufer“", "größer – 10 €", "früher…", "Äpfel", "Öl"),
-        SITE,
-    ),
-    OddLog("utf-16", "UTF-16 with a BOM", csv("\t", encoding="utf-16"), GERMAN, SITE),
-    OddLog("utf-8-bom", "UTF-8 with a BOM", csv(encoding="utf-8-sig"), GERMAN, SITE),
-    OddLog("utf-16-no-bom", "UTF-16 without a BOM", csv(encoding="utf-16-le"), GERMAN, SITE),
-    OddLog(
-        "broken-utf-8",
-        "UTF-8 but for one row",
-        half_converted,
-        GERMAN,
-        SITE,
-        refused="row 1: holds a byte that is not UTF-8",
-    ),
+    lettered("latin-1", "Latin-1: Zürich", csv(";", encoding="latin-1", price=comma), *GERMAN),
+    lettered("cp1252", "cp1252: 5 € and dashes", csv(encoding="cp1252"), *CP1252),
+    lettered("utf-16", "UTF-16 with a BOM", csv("\t", encoding="utf-16"), *GERMAN),
+    lettered("utf-8-bom", "UTF-8 with a BOM", csv(encoding="utf-8-sig"), *GERMAN),
+    lettered("utf-16-no-bom", "UTF-16 without a BOM", csv(encoding="utf-16-le"), *GERMAN),
+    lettered("cp1251", "Windows' Cyrillic: Москва", csv(encoding="cp1251"), *RUSSIAN),
+    OddLog("broken-utf-8", "UTF-8 but for one row", half_converted, partial(cities, *GERMAN), SITE, refused=BROKEN),
     OddLog(
         "one-odd-byte",
         "one letter in Latin-1, and no other sign",
         csv(encoding="latin-1"),
-        lambda: cities("north", "south", "east").with_columns(
-            site=pl.when(pl.int_range(pl.len()) == 700).then(pl.lit("Ørs")).otherwise("site")
-        ),
+        one_odd,
         SITE,
         asks="encoding",
         answer="latin-1",
-    ),
-    OddLog(
-        "cp1251",
-        "Windows' Cyrillic: Москва",
-        csv(encoding="cp1251"),
-        partial(cities, "Москва", "Санкт-Петербург", "Новосибирск", "Екатеринбург", "Казань", "Нижний Новгород"),
-        SITE,
     ),
 )

@@ -3,28 +3,13 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
 
-import polars as pl
+from msd.dataset.log.guess import Guess, Side
+from msd.dataset.log.roles import NAMING, Role, RoleName
 
-from msd.dataset.roles import NAMING, Role, RoleName
-
-Side = Literal["user", "item", "context"]
+_ITEMS = "# One row an item. `text` is all that the language model and the student read of it."
 NO_USER = "all rows are those of one user, whose clicks are everybody's; parts are cut in time alone"
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A [[features]] entry, its source column, the reason, and whether it is known before the impression."""
-
-    name: str
-    side: Side
-    kind: str
-    options: dict[str, str | int | bool]
-    source: str
-    reason: str
-    known: str
 
 
 @dataclass(frozen=True)
@@ -34,14 +19,6 @@ class Template:
     text: str | None
     reason: str
     title: str | None = None
-
-
-class LeftOut(NamedTuple):
-    """An unused column, the reason, and whether it is known before the impression."""
-
-    column: str
-    reason: str
-    known: str = "–"
 
 
 @dataclass(frozen=True)
@@ -54,9 +31,18 @@ class Draft:
     click_rate: float
     items: Template
     users: Template | None
-    features: list[Feature] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    columns: Sequence[Guess]
+    notes: Sequence[str]
+
+    @property
+    def features(self) -> list[Guess]:
+        """The columns that the model sees."""
+        return [column for column in self.columns if column.is_feature]
+
+    @property
+    def left_out(self) -> list[Guess]:
+        """The unused columns."""
+        return [column for column in self.columns if column.kind == "none"]
 
 
 def draft_text(draft: Draft) -> str:
@@ -69,8 +55,8 @@ def draft_text(draft: Draft) -> str:
         f"name = {toml_value(draft.name)}",
         f"description = {toml_value(f'from {draft.origin}')}",
         *_events(draft),
-        *_items(draft.items),
-        *_users(draft.users),
+        *_entities("items", _ITEMS, draft.items),
+        *_entities("users", "# One row a user.", draft.users),
         *_counts(draft),
     ]
     for feature in draft.features:
@@ -79,7 +65,7 @@ def draft_text(draft: Draft) -> str:
         lines += [f"{key} = {toml_value(value)}" for key, value in values.items()]
     if draft.left_out:
         lines += ["", "# Left out; `msd data init` takes a doubtful one with --keep COLUMN:"]
-        lines += [_comment(f"  {left.column}: {left.reason}") for left in draft.left_out]
+        lines += [_comment(f"  {left.source}: {left.reason}") for left in draft.left_out]
     return "\n".join(lines) + "\n"
 
 
@@ -101,28 +87,15 @@ def _events(draft: Draft) -> list[str]:
     return lines
 
 
-def _items(template: Template) -> list[str]:
-    lines = ["", "# One row an item. `text` is all that the language model and the student read of it.", "[items]"]
-    lines += ['file = "items.parquet"', 'item_id = "item_id"']
+def _entities(name: str, about: str, template: Template | None) -> list[str]:
+    """Return the section of items or users."""
+    if template is None:
+        return ["", "# Nothing is known of users but their events, so there is no [users] section."]
+    key = f"{name.removesuffix('s')}_id"
+    lines = ["", about, f"[{name}]", f'file = "{name}.parquet"', f'{key} = "{key}"']
     if template.title:
         lines.append(f"title = {toml_value(template.title)}")
     lines.append(_comment(template.reason))
-    if template.text:
-        lines.append(f"text = {toml_value(template.text)}")
-    return lines
-
-
-def _users(template: Template | None) -> list[str]:
-    if template is None:
-        return ["", "# Nothing is known of users but their events, so there is no [users] section."]
-    lines = [
-        "",
-        "# One row a user.",
-        "[users]",
-        'file = "users.parquet"',
-        'user_id = "user_id"',
-        _comment(template.reason),
-    ]
     return [*lines, f"text = {toml_value(template.text)}"] if template.text else lines
 
 
@@ -158,27 +131,25 @@ def _comment(text: str) -> str:
     return "# " + re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)
 
 
-def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) -> Template:
+def template_of(side: Side, columns: Sequence[Guess]) -> Template:
     """Return the template: title, other texts, then categories and, for users, numbers, each with its name."""
-    own = {feature.name: feature for feature in features if feature.side == side}
-    texts = [name for name in table.columns[1:] if name not in own]
-    lengths = {name: float(table[name].str.len_chars().cast(pl.Float64).mean() or 0.0) for name in texts}  # type: ignore[arg-type]
-    texts.sort(key=lambda name: (NAMING.search(name) is None, lengths[name]))
-    said = [name for name, feature in own.items() if _tells(feature, table[name])]
-    parts = [f"{{{name}}}." for name in texts]
+    own = [column for column in columns if column.side == side]
+    texts = {column.name: column.values.drop_nulls().str.len_chars() for column in own if column.kind == "text"}
+    names = sorted(texts, key=lambda name: (NAMING.search(name) is None, texts[name].sum() / max(1, texts[name].len())))
+    said = [column.name for column in own if column.is_feature and _tells(column)]
+    parts = [f"{{{name}}}." for name in names]
     parts += [f"{name.replace('_', ' ').capitalize()}: {{{name}}}." for name in said]
-    title = texts[0] if texts and side == "item" else None
     if not parts:
-        whom = {"item": "an item", "user": "a user"}.get(side)
-        what = f"NO TEXT: no column describes {whom} in words; add one, and a template such as"
-        return Template(None, f'{what} text = "{{title}}. {{description}}"')
-    what = "texts first, then categories in words" if texts else "there is no text, so categories are used"
+        what = f"NO TEXT: no column describes {'an item' if side == 'item' else 'a user'} in words; add one, and a"
+        return Template(None, f'{what} template such as text = "{{title}}. {{description}}"')
+    what = "texts first, then categories in words" if names else "there is no text, so categories are used"
+    title = names[0] if names and side == "item" else None
     return Template(" ".join(parts), f"{what}; a missing value leaves its place empty.", title)
 
 
-def _tells(feature: Feature, values: pl.Series) -> bool:
+def _tells(column: Guess) -> bool:
     """Return whether the values are meaningful to a reader: words rather than codes; for users, numbers too."""
-    if feature.kind == "numeric":
-        return feature.side == "user"
-    flat = (values.explode() if feature.kind == "bag" else values).drop_nulls().unique()
+    if column.kind == "numeric":
+        return column.side == "user"
+    flat = (column.values.explode() if column.kind == "bag" else column.values).drop_nulls().unique()
     return flat.len() > 0 and int(flat.str.contains(r"^[^\d]*[^\W\d_]{2,}[^\d]*$").sum()) >= flat.len() / 2

@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING
 from msd.dataset.problem import InitError
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 _URL = re.compile(r"(s3|gs|az)://([^/]*)/?(.*)")
 _CHUNK_BYTES = 2**20
 _RETRY: "RetryConfig" = {"max_retries": 4, "retry_timeout": timedelta(minutes=1)}
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    "gs": ("GOOGLE_BASE_URL",),
-    "az": ("AZURE_STORAGE_ENDPOINT",),
-}
 # Each names credentials. Without any, requests to S3 are not signed, as a public bucket expects.
 _AWS_IDENTITIES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE"),
@@ -57,11 +52,16 @@ def _copy(place: str, folder: Path) -> Path:
     try:
         import obstore
         from obstore.exceptions import BaseError
+        from obstore.store import from_url
     except ImportError:
         raise InitError(f"{place}: needs the package obstore: pip install 'msd-ctr[fetch]'") from None
+    # Each store's endpoint is the person's choice, by its usual name, and may be one of HTTP.
+    client: ClientConfig = {"allow_http": True}
+    is_public = scheme == "s3" and not any(os.environ.get(name) for name in _AWS_IDENTITIES)
+    signature: S3Config = {"skip_signature": True} if is_public else {}
     is_prefix, path = key.endswith("/"), folder / Path(key).name
     try:
-        store = _store(scheme, bucket)
+        store = from_url(f"{scheme}://{bucket}", config=signature, client_options=client, retry_config=_RETRY)
         keys = [found["path"] for batch in obstore.list(store, key) for found in batch] if is_prefix else [key]
         for name in keys:
             target = path / name.removeprefix(key) if is_prefix else path
@@ -75,14 +75,3 @@ def _copy(place: str, folder: Path) -> Path:
     if not keys:
         raise InitError(f"{place}: no object is below this prefix")
     return path
-
-
-def _store(scheme: str, bucket: str) -> "ObjectStore":
-    from obstore.store import AzureStore, GCSStore, S3Store
-
-    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS[scheme]]
-    client: ClientConfig = {"allow_http": any(endpoint.startswith("http://") for endpoint in endpoints)}
-    if scheme == "s3":
-        is_public = not any(os.environ.get(name) for name in _AWS_IDENTITIES)
-        return S3Store(bucket, skip_signature=is_public, client_options=client, retry_config=_RETRY)
-    return (GCSStore if scheme == "gs" else AzureStore)(bucket, client_options=client, retry_config=_RETRY)

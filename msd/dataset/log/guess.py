@@ -8,9 +8,11 @@ import polars as pl
 
 from msd.contract.schema import MAX_VALUE_CHARS
 from msd.dataset.column import time_forms
-from msd.dataset.notation import Notation, missing_code
-from msd.dataset.roles import TITLES, clean_name
+from msd.dataset.config import clean_name
+from msd.dataset.log.notation import LogTable, missing_code
+from msd.dataset.log.roles import TITLES
 
+Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]
 _FEW_NUMBERS = 32  # whole numbers with at most this many values are categories, such as hours and positions
 _MANY_VALUES = 2_000  # more are hashed
@@ -29,16 +31,30 @@ _OF_THE_MOMENT += "shown, name its column with --item; if it tells of the item, 
 
 @dataclass(frozen=True)
 class Guess:
-    """A column as a feature: `values` are canonical for its kind, `options` are keys of [[features]]."""
+    """A column of a log and what it is taken for: a feature, a text, or nothing.
+
+    `values`: canonical for its kind. `options`: keys of [[features]]. `source`: its name in the log. `side`: whose it
+    is. `known`: whether it is known before the impression. `name`: its name in the dataset.
+    """
 
     kind: Kind
     reason: str
     values: pl.Series
     options: dict[str, str | int | bool] = field(default_factory=dict)
+    source: str = ""
+    side: Side = "context"
+    known: str = "–"
+    name: str = ""
+
+    @property
+    def is_feature(self) -> bool:
+        """Whether it has an entry of [[features]]."""
+        return self.kind not in ("text", "none")
 
 
-def guess(raw: pl.Series, *, context: bool = False, notation: Notation | None = None) -> Guess:
-    """Guess one column of a table: of items, of users, or, in `context`, of requests; `notation` is the file's. Raises
+def guess(raw: pl.Series, *, context: bool = False, log: LogTable | None = None) -> Guess:
+    """Guess one column of a table: of items, of users, or, in `context`, of requests; `log`: its
+    table, by which its numbers are read. Raises
     Doubt if its numbers can be read in two ways."""
     name = clean_name(raw.name)
     present = raw.drop_nulls()
@@ -52,10 +68,10 @@ def guess(raw: pl.Series, *, context: bool = False, notation: Notation | None = 
         return _category(raw.cast(pl.String), "true or false")
     if raw.dtype.is_nested() or raw.dtype in (pl.Binary, pl.Object):
         return Guess("none", f"a column of type {raw.dtype} cannot be a feature", raw)
-    return _scalar(name, raw, context, notation or Notation())
+    return _scalar(name, raw, context, log or LogTable("", pl.DataFrame()))
 
 
-def _scalar(name: str, raw: pl.Series, context: bool, notation: Notation) -> Guess:
+def _scalar(name: str, raw: pl.Series, context: bool, log: LogTable) -> Guess:
     if raw.drop_nulls().n_unique() == 1 and not raw.null_count():
         return Guess("none", "it has one value everywhere", raw)
     if raw.dtype.is_temporal() or time_forms(raw):
@@ -63,15 +79,13 @@ def _scalar(name: str, raw: pl.Series, context: bool, notation: Notation) -> Gue
     text = raw.cast(pl.String).str.strip_chars()
     if bool(text.drop_nulls().str.contains(r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?$").all()):
         return Guess("none", "times of the day; if a date is beside them, write both into one column", raw)
-    if found := notation.numbers(text):
+    if found := log.numbers(text):
         numbers, reason = found.values, found.reason
         distinct, whole = text.drop_nulls().n_unique(), bool((numbers.drop_nulls() % 1 == 0).all())
         if context and whole and _FEW_NUMBERS < distinct >= _UNIQUE_SHARE * text.count():
             return Guess("none", _UNIQUE, raw)
-        guessed = _number(name, text, numbers, reason)
-    else:
-        guessed = _text(name, text, context)
-    return guessed
+        return _number(name, text, numbers, reason)
+    return _text(name, text, context)
 
 
 def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Guess:
@@ -151,20 +165,20 @@ def _bag(lists: pl.Series, reason: str) -> Guess:
     distinct = lists.explode().drop_nulls().n_unique()
     if distinct == 0:
         return Guess("none", "it is empty", lists)
-    options: dict[str, str | int | bool] = {"max_values": most}
-    if distinct > _MANY_VALUES:
-        options["buckets"] = _buckets(distinct)
-        return Guess("bag", f"{reason}; {distinct:,} values, so they are hashed", lists, options)
-    return Guess("bag", f"{reason}; {distinct} values, 99 % of rows with {most} at most", lists, options)
+    told, options = _table(distinct)
+    told += f", 99 % of rows with {most} at most" if not options else ""
+    return Guess("bag", reason + told, lists, {"max_values": most, **options})
 
 
 def _category(values: pl.Series, reason: str) -> Guess:
-    distinct = values.drop_nulls().n_unique()
-    if distinct > _MANY_VALUES:
-        reason = f"{reason}; {distinct:,} values, so they are hashed"
-        return Guess("categorical", reason, values, {"buckets": _buckets(distinct)})
-    return Guess("categorical", f"{reason}; {distinct} values", values)
+    told, options = _table(values.drop_nulls().n_unique())
+    return Guess("categorical", reason + told, values, {**options})
 
 
-def _buckets(distinct: int) -> int:
-    return min(_LARGEST_TABLE, 1 << (2 * distinct - 1).bit_length())
+def _table(distinct: int) -> tuple[str, dict[str, int]]:
+    """Return what is said of a number of values, and options for the table of their embeddings."""
+    if distinct <= _MANY_VALUES:
+        return f"; {distinct} values", {}
+    return f"; {distinct:,} values, so they are hashed", {
+        "buckets": min(_LARGEST_TABLE, 1 << (2 * distinct - 1).bit_length())
+    }

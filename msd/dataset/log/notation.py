@@ -3,8 +3,8 @@ words for what is missing."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Self
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 import polars as pl
 
@@ -31,8 +31,7 @@ _FEW, _FEW_VALUES, _MOST_WORDS = 50, 32, 4
 _STANDS_FOR_NOTHING = re.compile(r"-9{3,}(\.0+)?")
 
 
-@dataclass(frozen=True)
-class Numbers:
+class Numbers(NamedTuple):
     """A column's numbers, null where missing, and what they are in words."""
 
     values: pl.Series
@@ -40,19 +39,18 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Notation:
-    """The notation of a file's numbers. `given`: the decimal mark that a person named. `marks`: those that columns show
-    which can be read in one way only. `gone`: by column, which words were taken for missing."""
+class LogTable(Table):
+    """A table of a person's log, with the notation of its numbers. `given`: the decimal mark that a person named.
+    `marks`: those that columns show which can be read in one way only. `gone`: by column, which words were taken for
+    missing."""
 
-    file: str = ""
-    separator: str = ""
     given: str | None = None
     marks: frozenset[str] = frozenset()
     gone: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, table: Table, given: str | None) -> tuple[Self, Table]:
-        """Return the table's notation, and the table with its words for missing values as such."""
+    def of(cls, table: Table, given: str | None) -> Self:
+        """Return a table with its notation, and with its words for missing values as such."""
         present, gone = table.frame, dict[str, str]()
         for raw in table.frame.select(pl.col(pl.String)):
             words = raw.filter(raw.is_in(NOTHING)).value_counts()
@@ -66,7 +64,7 @@ class Notation:
         distinct = (column.drop_nulls().unique() for column in present.select(pl.col(pl.String)))
         shown = (_mark(_bare(_voted(column)[0])) for column in distinct if _may_be_numbers(column))
         marks = frozenset(mark for mark in shown if mark in _OTHER)
-        return cls(table.file, table.separator, given, marks, gone), replace(table, frame=present)
+        return cls(**{**vars(table), "frame": present}, given=given, marks=marks, gone=gone)
 
     def numbers(self, text: pl.Series) -> Numbers | None:
         """Return text as finite numbers; None if a cell holds another value. Raises Doubt if its marks have two

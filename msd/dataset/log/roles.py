@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from unicodedata import normalize
 
 import polars as pl
 
 from msd.dataset.column import sample_of, time_forms
+from msd.dataset.config import clean_name
 from msd.dataset.problem import Doubt, InitError
 from msd.dataset.table import Table
 
@@ -52,6 +52,18 @@ _YES_WORDS = "1 1.0 1,0 true t yes y ja j wahr oui si sí sim click clicked".spl
 _NOT_CLICKED = ("not clicked", "not_clicked", "no click", "no_click")
 WORDS = dict.fromkeys((*_NO_WORDS, *_NOT_CLICKED), 0) | dict.fromkeys(_YES_WORDS, 1)
 _SIGNS = {"-1": 0, "-1.0": 0, "1": 1, "1.0": 1, "+1": 1}
+_WITHOUT_ID: dict[RoleName, tuple[str, str]] = {
+    "user": (
+        "who saw the ad",
+        "; if users are unknown, a column that groups views, such as a site or a segment, or --no-user to treat all "
+        "rows as one user's",
+    ),
+    "item": ("what was shown", ""),
+}
+_WITHOUT_LABEL = (
+    "if all rows are clicks, add the impressions that were not clicked; if it is a rating, write 1 for those that mean "
+    "yes. Counts are named with --impressions and --clicks, rows of impressions and clicks with --kind"
+)
 _FEWEST_ROWS = 2  # of an item, on average
 _MOST_HOURS = 31  # or days: fewer values are no times
 _MOST_NAMED = 5
@@ -66,36 +78,35 @@ class Role:
     form: str | None = None
 
 
-def clean_name(name: str) -> str:
-    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`, `Gerät` → `gerat`."""
-    plain = re.sub("[\u0300-\u036f]", "", normalize("NFKD", name.replace("ß", "ss")))  # without accents
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
-    clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
-    return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
-
-
 def find_roles(
     events: Table,
     chosen: Mapping[RoleName, str],
+    joined: Mapping[RoleName, Role],
     *,
     in_order: bool,
     no_user: bool = False,
     time_format: str | None = None,
 ) -> dict[RoleName, Role]:
     """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
-    it, and the user if users are unknown.
+    it, and the user if all rows are one user's.
 
-    `chosen`: columns named by a person. Raises InitError with the option to give if the columns do not tell.
+    `chosen`: columns named by a person. `joined`: roles of outcomes that were joined to the events. Raises InitError
+    with the option to give if the columns do not tell.
     """
-    roles = chosen_roles(events, chosen)
-    no_user = no_user or ("user" not in roles and _is_aggregated(events, roles))
-    for role in ("user", "item"):
-        if role not in roles and (found := _id_role(events, role, roles, no_user)):
-            roles[role] = found
+    roles = chosen_roles(events, {role: chosen[role] for role in chosen if role not in ("kind", "request")})
+    roles.update(joined)
+    columns = ", ".join(events.frame.columns)
+    for role, advice in _WITHOUT_ID.items():
+        if role in roles or (role == "user" and no_user):
+            continue
+        found = find_id(events, role, roles)
+        if found is None:
+            question = f"{events.file}: no column name identifies the {role}, {advice[0]}, among {columns}"
+            raise Doubt(question, role, dict.fromkeys(_repeated(events, roles), ""), advice[1])
+        roles[role] = found
     if not in_order and (time := find_time(events, roles, time_format)):
         roles["time"] = time
-    _outcome(events, roles)
-    return roles
+    return roles | _outcome(events, roles)
 
 
 def chosen_roles(events: Table, chosen: Mapping[RoleName, str]) -> dict[RoleName, Role]:
@@ -112,55 +123,15 @@ def chosen_roles(events: Table, chosen: Mapping[RoleName, str]) -> dict[RoleName
     return roles
 
 
-def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
-    """Return whether rows are aggregated over users."""
-    if "impressions" in taken:
-        return "label" not in taken
-    free = _free(events, taken)
-    return all(role in taken or _by_name(events, role, free, _is_count) for role in ("impressions", "clicks"))
-
-
-def _id_role(events: Table, role: RoleName, taken: Mapping[RoleName, Role], no_user: bool) -> Role | None:
-    """Return the role of the user or item; None for the user if all rows are one user's. Raises InitError if no column
-    fits."""
-    if found := find_id(events, role, taken):
-        return found
-    free = _free(events, taken)
-    if role == "user" and no_user:
-        return None
-    if role == "item" and (headline := _headline(events, free, _is_aggregated(events, taken))):
-        return Role(headline, "no column is an id of the item, so each distinct text is an item")
-    option, what = f"--{role}", {"user": "who saw the ad", "item": "what was shown"}[role]
-    advice = f"name it with {option} COLUMN"
-    if role == "user":
-        advice += "; if users are unknown, name a column that groups views, such as a site or a segment, "
-        advice += "or give --no-user to treat all rows as one user's"
-    elif repeated := _repeated(events, free):
-        advice += f", perhaps {' or '.join(repeated)}"
-    raise InitError(f"{events.file}: no column name identifies the {role}, {what}; {advice}. {_columns(events)}")
-
-
 def find_id(events: Table, role: RoleName, taken: Mapping[RoleName, Role]) -> Role | None:
     """Return the free column whose name says that it identifies a user, item or request."""
     return _by_name(events, role, _free(events, taken), lambda values: bool(values.null_count() < values.len()))
 
 
-def _headline(events: Table, free: Sequence[str], aggregated: bool) -> str | None:
-    """Return the first column that is called a title, has no missing values, and two or more words on average. Texts of
-    single impressions should repeat: otherwise they are of the moment."""
-    for column in free:
-        values = events.frame.get_column(column)
-        if not NAMING.search(clean_name(column)) or values.dtype != pl.String or values.null_count():
-            continue
-        repeats = aggregated or values.n_unique() * _FEWEST_ROWS <= values.len()
-        if repeats and values.str.count_matches(r"\S+").sum() >= 2 * values.len():
-            return column
-    return None
-
-
-def _repeated(events: Table, free: Sequence[str]) -> list[str]:
-    """Return the columns whose values could be items', most values first: each has several rows."""
-    flat = [column for column in events.frame.select(free) if not column.dtype.is_nested() and not column.null_count()]
+def _repeated(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
+    """Return the columns whose values could be items' or users', most values first: each has several rows."""
+    free = events.frame.select(_free(events, taken))
+    flat = [column for column in free if not column.dtype.is_nested() and not column.null_count()]
     counts = {column.name: column.n_unique() for column in flat if not column.dtype.is_float()}
     fitting = [name for name, count in counts.items() if 2 < count <= events.frame.height / _FEWEST_ROWS]
     fitting = [name for name in fitting if clean_name(name) not in NAMES["time"]]
@@ -168,23 +139,14 @@ def _repeated(events: Table, free: Sequence[str]) -> list[str]:
 
 
 def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = None) -> Role | None:
-    """Return the role of the time, with its form; None if no column holds times. Raises InitError if several columns,
-    or forms, are possible."""
+    """Return the role of the time, with its form; None if no column holds times. Raises Doubt if other columns than
+    those called a time hold times, or several forms are possible; InitError if a column called a time holds none."""
     if named := taken.get("time"):
         return _formed(events, named, form)
     free = _free(events, taken)
     forms = {column: time_forms(events.frame.get_column(column), form) for column in free}
     if found := _by_name(events, "time", free, lambda values: bool(forms[values.name])):
         return _formed(events, found, form)
-    keys = [events.frame.get_column(taken[role].column) for role in ("user", "item") if role in taken]
-    # Unlike a birthday, or an ad's start, an impression's time differs between its user's and item's rows.
-    fitting = [name for name in free if forms[name] and not any(depends(events.frame[name], key) for key in keys)]
-    if len(fitting) == 1:
-        return _formed(events, Role(fitting[0], "the only column that holds times"), form)
-    if len(fitting) > 1:
-        raise InitError(
-            f"{events.file}: {', '.join(fitting)} all hold times; name the one of the impression with --time COLUMN"
-        )
     if named := _by_name(events, "time", free, lambda values: values.n_unique() > _MOST_HOURS):
         fault = _no_times(events.frame.get_column(named.column), form)
         raise InitError(
@@ -192,19 +154,23 @@ def find_time(events: Table, taken: Mapping[RoleName, Role], form: str | None = 
             'it is written, as --time-format "%d.%m.%Y %H:%M", rewrite the column, name another with --time COLUMN, or '
             "give --no-time if the rows are in the order of time"
         )
+    if fitting := [column for column in free if forms[column]]:
+        told = f"{events.file}: no name says which column is the impression's time, and these hold times"
+        choices, order = dict.fromkeys(fitting, ""), ", or --no-time if the rows are in the order of time"
+        raise Doubt(f"{told}: {', '.join(fitting)}", "time", choices, order)
     if form:
         raise InitError(f"--time-format {form}: no column of {events.file} holds times of this form")
     return None
 
 
 def _no_times(values: pl.Series, form: str | None) -> str:
-    """Return why values are no times: one has no form of a time, or two have no form in common."""
+    """Return why values are no times: one has no form of a time, or none in common with the first."""
     shown = sample_of(values).alias("time")
-    forms = [set(time_forms(shown.slice(place, 1), form)) for place in range(shown.len())]
-    place = next((place for place, own in enumerate(forms) if not own), None)
-    if place is None:
-        other = next((place for place, own in enumerate(forms) if not own & forms[0]), -1)
-        return f"{shown[0]!r} and {shown[other]!r} are written in different forms"
+    forms = (set(time_forms(shown[place : place + 1], form)) for place in range(shown.len()))
+    first = set(time_forms(shown[:1], form))
+    place, own = next((found for found in enumerate(forms) if not found[1] & first), (-1, first))
+    if own:
+        return f"{shown[0]!r} and {shown[place]!r} are written in different forms"
     known = "neither unix seconds since 1990 nor an ISO 8601 time such as 2024-05-01T12:30:00Z"
     return f"{shown[place]!r} is {f'not a time of the form {form}' if form else known}"
 
@@ -222,30 +188,25 @@ def _formed(events: Table, role: Role, form: str | None) -> Role:
     return Role(role.column, role.reason + written, forms[0])
 
 
-def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
-    """Find the outcome: both counts, or else a label."""
-    free = _free(events, roles)
-    if "label" not in roles:
-        counts: dict[RoleName, Role] = {}
-        for role in ("impressions", "clicks"):
-            if found := roles.get(role) or _by_name(events, role, free, _is_count):
-                counts[role] = found
-        if len(counts) == 2:
-            roles.update(counts)
-            return
+def _outcome(events: Table, roles: Mapping[RoleName, Role]) -> dict[RoleName, Role]:
+    """Return the roles of the outcome: of both counts, or else of a label."""
+    if "label" in roles:
         if "clicks" in roles:
-            raise InitError(f"--clicks {roles['clicks'].column}: name the column of impressions with --impressions too")
-        roles["label"] = _label(events, free)
-    elif "clicks" in roles:
-        raise InitError("--label and --clicks both say what was clicked; give one of them")
+            raise InitError("--label and --clicks both say what was clicked; give one of them")
+        return {}
+    free, names = _free(events, roles), list[RoleName](("impressions", "clicks"))
+    counts = {role: roles.get(role) or _by_name(events, role, free, _is_count) for role in names}
+    found = {role: column for role, column in counts.items() if column}
+    if len(found) == len(names):
+        return found
+    if "clicks" in roles:
+        raise InitError(f"--clicks {roles['clicks'].column}: name the column of impressions with --impressions too")
+    return {"label": _label(events, free)}
 
 
 def _label(events: Table, free: Sequence[str]) -> Role:
     if found := _by_name(events, "label", free, lambda values: is_binary(values, 1)):
         return found
-    advice = "if all rows are clicks, add the impressions that were not clicked; "
-    advice += "if it is a rating, write 1 for those that mean yes. Counts are named with --impressions and --clicks, "
-    advice += "rows of impressions and clicks with --kind"
     for column in free:
         if clean_name(column) in NAMES["label"]:
             texts = events.frame.get_column(column).cast(pl.String, strict=False)
@@ -253,13 +214,10 @@ def _label(events: Table, free: Sequence[str]) -> Role:
             shown = ", ".join(sorted(set(texts.drop_nulls().head(1_000)))[:4]) or "nothing"
             if odd.any() and texts.filter(odd).n_unique() < 3:
                 shown = f"{texts.filter(odd)[0]} in row {odd.arg_true()[0] + 1}"
-            raise InitError(f"{events.file}, {column}: holds {shown}, not 0 or 1, or no or yes; {advice}")
+            raise InitError(f"{events.file}, {column}: holds {shown}, not 0 or 1, or no or yes; {_WITHOUT_LABEL}")
     fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
-    perhaps = f" ({' and '.join(fitting)} would fit by values)" if fitting else ""
-    raise InitError(
-        f"{events.file}: no column says whether it was clicked, 0 or 1. Name it with --label COLUMN{perhaps}; "
-        f"{advice}. {_columns(events)}"
-    )
+    question = f"{events.file}: no column says whether it was clicked, 0 or 1, among {', '.join(events.frame.columns)}"
+    raise Doubt(question, "label", dict.fromkeys(fitting, ""), f"; {_WITHOUT_LABEL}")
 
 
 def _by_name(events: Table, role: RoleName, free: Sequence[str], fits: Callable[[pl.Series], bool]) -> Role | None:
@@ -276,10 +234,6 @@ def _by_name(events: Table, role: RoleName, free: Sequence[str], fits: Callable[
 def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
     used = {role.column for role in taken.values()}
     return [column for column in events.frame.columns if column not in used]
-
-
-def _columns(events: Table) -> str:
-    return f"Its columns are {', '.join(events.frame.columns)}"
 
 
 def depends(raw: pl.Series, key: pl.Series) -> bool:

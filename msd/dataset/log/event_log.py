@@ -1,14 +1,16 @@
 """Rows of impressions, clicks and conversions, in one log or in files of their own → impressions with their outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import polars as pl
 
-from msd.dataset.column import read_moments
+from msd.dataset.column import read_moments, whole_ids
+from msd.dataset.config import clean_name
+from msd.dataset.log.notation import LogTable
+from msd.dataset.log.roles import NAMES, Role, RoleName, chosen_roles, find_id, find_time
 from msd.dataset.problem import InitError
-from msd.dataset.roles import NAMES, Role, RoleName, chosen_roles, clean_name, find_id, find_time
 from msd.dataset.table import Table
 
 Kind = Literal["impression", "click", "conversion"]
@@ -23,15 +25,6 @@ _MOST_KINDS = 30
 _HALF = 0.5
 
 
-@dataclass(frozen=True)
-class Joined:
-    """The impressions, the columns that a person or the join named, and the roles of joined outcomes."""
-
-    table: Table
-    chosen: Mapping[RoleName, str]
-    roles: Mapping[RoleName, Role] = field(default_factory=dict)
-
-
 class _Key(NamedTuple):
     """Columns that an impression and its outcomes share; if they are not exact, the latest impression before counts."""
 
@@ -43,34 +36,25 @@ class _Key(NamedTuple):
 
 
 def join_log(
-    events: Table,
-    clicks: Table | None,
-    conversions: Table | None,
-    chosen: Mapping[RoleName, str],
-    form: str | None,
-) -> Joined:
-    """Join clicks and conversions to their impressions if they are tables of their own, or rows of the events; return
-    other events as they are. `form`: of times, if a person gave it."""
-    if clicks is not None:
-        kinds: dict[Kind, Table] = {"impression": events, "click": clicks}
-        if conversions is not None:
-            kinds["conversion"] = conversions
-    else:
-        is_labelled = bool({"label", "clicks", "impressions"} & set(chosen))
-        split = None if is_labelled else _split_kinds(events, chosen.get("kind"))
-        if split is None:
-            return Joined(events, chosen)
+    tables: Mapping[str, LogTable], chosen: Mapping[RoleName, str], form: str | None
+) -> tuple[LogTable, dict[RoleName, Role]]:
+    """Join clicks and conversions to their impressions if they are tables of their own, or rows of the first; return
+    the impressions, and the roles of their outcomes. Other events stay as they are. `form`: of times, if a person gave
+    it."""
+    events, kinds = tables["impression"], tables
+    if len(tables) == 1:
+        if {"label", "clicks", "impressions"} & set(chosen) or not (split := _split_kinds(events, chosen.get("kind"))):
+            return events, {}
         kinds = split
     # Rows of clicks alone do not show whether their impressions are rows, too: an ID has to.
-    table, roles = _join_outcomes(kinds, chosen, form, by_pair=clicks is not None or "kind" in chosen)
-    if clicks is None and (others := events.frame.height - sum(rows.frame.height for rows in kinds.values())):
+    table, roles = _join_outcomes(kinds, chosen, form, by_pair=len(tables) > 1 or "kind" in chosen)
+    if len(tables) == 1 and (others := events.frame.height - sum(rows.frame.height for rows in kinds.values())):
         label = roles["label"]
         roles["label"] = replace(label, reason=f"{label.reason}; {others:,} rows of other kinds are left out")
-    named = {role: column for role, column in chosen.items() if role not in ("kind", "request")}
-    return Joined(table, named | {role: found.column for role, found in roles.items()}, roles)
+    return table, roles
 
 
-def _split_kinds(events: Table, chosen: str | None) -> dict[Kind, Table] | None:
+def _split_kinds(events: LogTable, chosen: str | None) -> dict[str, LogTable] | None:
     """Return the rows of each kind; None if no column says whether a row is an impression or a click."""
     for column in [chosen] if chosen else events.frame.columns:
         if column not in events.frame.columns:
@@ -95,19 +79,17 @@ def _split_kinds(events: Table, chosen: str | None) -> dict[Kind, Table] | None:
 
 
 def _join_outcomes(
-    tables: Mapping[Kind, Table], chosen: Mapping[RoleName, str], form: str | None, *, by_pair: bool
-) -> tuple[Table, dict[RoleName, Role]]:
+    tables: Mapping[str, LogTable], chosen: Mapping[RoleName, str], form: str | None, *, by_pair: bool
+) -> tuple[LogTable, dict[RoleName, Role]]:
     """Find the impression of each click, and the clicked impression of each conversion: by the request's ID, or, if
     `by_pair`, the latest of the same user and item before it. Raises InitError if most have none."""
     shown = tables["impression"]
     early: tuple[RoleName, ...] = ("user", "item", "time", "request")
     roles = chosen_roles(shown, {role: chosen[role] for role in early if role in chosen})
-    time = find_time(shown, roles, form)
-    if time:
-        roles["time"] = time
     for role in early[:2]:
         if role not in roles and (id_role := find_id(shown, role, roles)):
             roles[role] = id_role
+    time = find_time(shown, roles, form)
     keys = _keys(shown, roles, by_pair)
     rows = _keyed(shown, keys, time).with_row_index("row")
     clicks = _keyed(tables["click"], keys, time)
@@ -138,9 +120,7 @@ def _keyed(table: Table, keys: Sequence[_Key], time: Role | None) -> pl.DataFram
     flat = {column.name: column for column in table.frame if not column.dtype.is_nested()}
     found = []
     for name in dict.fromkeys(name for key in keys for name in key.columns if name in flat):
-        is_whole = flat[name].dtype.is_float() and bool((flat[name].drop_nulls() % 1 == 0).all())
-        values = flat[name].cast(pl.Int64, strict=False) if is_whole else flat[name]
-        found.append(values.cast(pl.String).alias(f"key {name}"))
+        found.append(whole_ids(flat[name]).cast(pl.String).alias(f"key {name}"))
     if time is not None and time.column in flat:
         found.append(read_moments(replace(table, problems=[]), time.column, time.form).alias("at"))
     return pl.DataFrame(found) if found else pl.DataFrame({"": range(table.frame.height)})

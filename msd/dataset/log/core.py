@@ -1,6 +1,5 @@
 """A raw log's file, its core columns (user, item, time and outcome) in canonical form, and samples of its rows."""
 
-import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +9,12 @@ import numpy as np
 import polars as pl
 
 from msd.dataset.aggregate import counts_fit
-from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers
-from msd.dataset.notation import Notation
+from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers, whole_ids
+from msd.dataset.log.notation import LogTable
+from msd.dataset.log.roles import Role, RoleName, label_words
 from msd.dataset.problem import InitError, Problem, lines_of
-from msd.dataset.roles import Role, RoleName, label_words
 from msd.dataset.table import FILE_ENDINGS, Table, read_table
-from msd.dataset.text_file import UTF_8, Found
+from msd.dataset.text_file import Found
 
 EVERYBODY = "everybody"
 """The user of all rows of a log without users."""
@@ -26,12 +25,9 @@ _FEW_USERS = 100
 _SAMPLE_SEED = 0
 
 
-def read_raw(path: Path, found: Found) -> Table:
-    """Read a person's file or folder. Raises InitError if it is unreadable or has no header."""
-    try:
-        codecs.lookup(found.encoding or UTF_8)
-    except LookupError:
-        raise InitError(f"--encoding {found.encoding}: is unknown; such as latin-1, cp1252, utf-16 are known") from None
+def read_raw(path: Path, found: Found, decimal: str | None) -> LogTable:
+    """Read a person's file or folder, with the notation of its numbers; `decimal`: their mark, if a person named it.
+    Raises InitError if it is unreadable or has no header."""
     if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
         raise InitError(
             f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
@@ -46,10 +42,10 @@ def read_raw(path: Path, found: Found) -> Table:
             f"{path}: the header row is missing: the first row holds {', '.join(table.frame.columns[:5])}, …; add a "
             "row with the columns' names"
         )
-    return table
+    return LogTable.of(table, decimal)
 
 
-def read_core(events: Table, roles: Mapping[RoleName, Role], notation: Notation) -> pl.DataFrame:
+def read_core(events: LogTable, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
     """Return the events' core columns in canonical form. Raises InitError with every invalid value, and Doubt if counts
     can be read in two ways."""
     if "user" in roles:
@@ -69,7 +65,7 @@ def read_core(events: Table, roles: Mapping[RoleName, Role], notation: Notation)
         columns["converted_at"] = read_moments(events, roles["converted_at"].column, optional=True)
     for role in ("impressions", "clicks"):
         if role in roles:
-            columns[role] = read_whole_numbers(_plain(events, roles[role].column, notation), roles[role].column)
+            columns[role] = read_whole_numbers(_plain(events, roles[role].column), roles[role].column)
     if "impressions" in columns:
         clicks = roles["clicks"].column if "clicks" in roles else None
         counts_fit(events, clicks, columns["impressions"], columns.get("clicks"))
@@ -79,24 +75,19 @@ def read_core(events: Table, roles: Mapping[RoleName, Role], notation: Notation)
 
 def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
     """Return IDs, also from whole numbers that missing values turned into floats."""
-    raw, whole = table.frame.get_column(column), None
-    if raw.dtype.is_float() and bool((raw.drop_nulls() == raw.drop_nulls().round()).all()):
-        whole = raw.cast(pl.Int64, strict=False)
-    elif raw.dtype == pl.String and bool(raw.drop_nulls().str.contains(r"^\d+\.0$").all()):
-        whole = raw.str.strip_suffix(".0")
+    raw = table.frame.get_column(column)
     if raw.dtype == pl.String:
         cut = "is a long number that a spreadsheet has cut; export IDs as text"
         table.flag(column, raw.str.contains(_CUT), cut)
-    if whole is not None:
-        table = replace(table, frame=table.frame.with_columns(whole))
+    table = replace(table, frame=table.frame.with_columns(whole_ids(raw)))
     return read_unique_ids(table, column) if unique else read_ids(table, column)
 
 
-def _plain(table: Table, column: str, notation: Notation) -> Table:
+def _plain(table: LogTable, column: str) -> Table:
     """Return the table with a column of text with thousands as numbers, if all are."""
     raw = table.frame.get_column(column)
     marked = raw.dtype == pl.String and bool(raw.str.contains(r"\d[.,]\d").any())
-    found = notation.numbers(raw) if marked else None
+    found = table.numbers(raw) if marked else None
     return replace(table, frame=table.frame.with_columns(found.values.alias(column))) if found else table
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import polars as pl
 
-from msd.dataset.guess import Guess
+from msd.dataset.config import clean_name
+from msd.dataset.log.guess import Guess
+from msd.dataset.log.roles import NAMES
 from msd.dataset.problem import Doubt, InitError
-from msd.dataset.roles import NAMES, clean_name
 
 NONE = "none"
 """The answer that no column is a position."""
