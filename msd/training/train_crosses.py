@@ -6,7 +6,7 @@ Both need only sums over each cell's rows: the cells of a cross share no row, so
 others (backfitting; Hastie and Tibshirani 1990).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ _LONGEST = 2.0  # step, in log-odds
 _FLAT = 3e-4  # mean square that a cross must add to the logits
 _MOST_CELLS_A_ROW = 64
 _ROWS_AT_ONCE = 16_384  # whose histories are read together
-_HALF_LIVES = (None, 0.5, 0.25, 0.125)  # of a row's weight, as shares of all rows
+_HALF_LIVES = (0.25, 0.125, 0.06, 0.03)  # of a row's weight in what later rows add, as shares of all rows
 
 
 @dataclass
@@ -63,24 +63,26 @@ class FittedCross:
 def train_crosses(features: Features) -> Crosses:
     """Return the crosses that the window and train rows support, fitted on them.
 
-    Later rows weigh more where that surely predicts the valid rows better: after a drift, old rows mislead.
+    Where that surely predicts the valid rows better, later rows add to the weights: after a drift, old rows mislead.
     """
     events, valid = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
     every = Crosses(features.schema, possible_crosses(features.schema))
     model = Crosses(features.schema, _chosen(features, every, events[-_MOST_ROWS:]))
     rows, later = cells_of_rows(features, model, events), cells_of_rows(features, model, valid)
     labels, shown = features.outcomes(valid)
-    best: tuple[Floats, float, dict[int, Floats]] | None = None
-    for half_life in _HALF_LIVES:
-        base = _fit(features, rows, events, half_life)
-        logits = base + sum((later[offset].logits(one.weights) for offset, one in rows.items()), np.zeros(len(valid)))
-        loss = shown / shown.mean() * (np.logaddexp(0.0, logits) - labels * logits)
-        if best is None or _is_surely_less(loss, best[0]):
-            best = loss, base, {offset: one.weights.copy() for offset, one in rows.items()}
-    assert best is not None, "there is a half-life to try"
+
+    def losses(found: _Weights) -> Floats:
+        logits = sum(
+            (later[offset].logits(one) for offset, one in found.by_offset.items()), np.full(len(valid), found.base)
+        )
+        return np.asarray(shown / shown.mean() * (np.logaddexp(0.0, logits) - labels * logits), np.float64)
+
+    whole = _fit(features, rows, events)
+    latest = min(_with_later(features, rows, events, whole), key=lambda found: float(losses(found).mean()))
+    best = latest if _is_surely_less(losses(latest), losses(whole)) else whole
     with torch.no_grad():
-        model.base.fill_(best[1])
-        for offset, weights in best[2].items():
+        model.base.fill_(best.base)
+        for offset, weights in best.by_offset.items():
             model.weights[offset : offset + len(weights)] = torch.from_numpy(weights)
     return model
 
@@ -115,19 +117,38 @@ class FitRows(NamedTuple):
     slope: Floats
 
 
-def _fit(
-    features: Features, fitted: dict[int, FittedCross], events: NDArray[np.int64], half_life: float | None = None
-) -> float:
-    """Fit the crosses anew to the events, and return the base. A row's weight halves with every `half_life` of the rows
-    that are later."""
+class _Weights(NamedTuple):
+    """A fit: the base, and the weights of each cross by its place."""
+
+    base: float
+    by_offset: dict[int, Floats]
+
+
+def _fit(features: Features, fitted: dict[int, FittedCross], events: NDArray[np.int64]) -> _Weights:
+    """Fit the crosses anew to the events, which all weigh alike."""
     labels, shown = features.outcomes(events)
-    shown = shown / shown.mean()
-    if half_life:
-        shown *= 0.5 ** (np.arange(len(events))[::-1] / (half_life * len(events)))
     mean = float(np.clip(np.average(labels, weights=shown), _RAREST, 1 - _RAREST))
     start = float(np.log(mean / (1 - mean)))
-    rows = FitRows(labels, shown, np.full(len(events), start), np.ones(len(events)))
-    return start + fit_crosses(fitted.values(), rows)
+    rows = FitRows(labels, shown / shown.mean(), np.full(len(events), start), np.ones(len(events)))
+    base = start + fit_crosses(fitted.values(), rows)
+    return _Weights(base, {offset: one.weights.copy() for offset, one in fitted.items()})
+
+
+def _with_later(
+    features: Features, fitted: dict[int, FittedCross], events: NDArray[np.int64], whole: _Weights
+) -> Iterator[_Weights]:
+    """Yield by half-life the weights of all rows with what later ones add.
+
+    That has a normal prior around 0 whose variance the rows decide, so that what has not moved keeps what all rows
+    tell.
+    """
+    labels, shown = features.outcomes(events)
+    logits = (fitted[offset].logits(one) for offset, one in whole.by_offset.items())
+    known, age = sum(logits, np.full(len(events), whole.base)), np.arange(len(events))[::-1] / len(events)
+    for half_life in _HALF_LIVES:
+        rows = FitRows(labels, shown / shown.mean() * 0.5 ** (age / half_life), known, np.ones(len(events)))
+        base = whole.base + fit_crosses(fitted.values(), rows)
+        yield _Weights(base, {offset: whole.by_offset[offset] + one.weights for offset, one in fitted.items()})
 
 
 def fit_crosses(fitted: Collection[FittedCross], rows: FitRows) -> float:
