@@ -22,6 +22,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY msd/ msd/
 COPY model_export/ model_export/
+COPY onnx_factorise/ onnx_factorise/
 COPY msd_client/ msd_client/
 COPY service/ service/
 COPY operations/ operations/

@@ -5,7 +5,3 @@ from msd.contract.errors import MsdError
 
 class ExportError(MsdError):
     """An export that is impossible with these inputs, or a graph whose scores are not its model's."""
-
-
-class CannotRun(ExportError):
-    """A graph that no available runtime can load or run in its precision."""

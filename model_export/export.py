@@ -124,7 +124,7 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
     progress("Factorising the graph", 0)
     form = options.like.manifest.provenance["graph"]["served"] if options.like else None
-    fast = fastest_graph(graph, made.schema, options.candidates, evidence.request, form)
+    fast = fastest_graph(graph, options.candidates, evidence.request, form)
     chosen = choose(fast.graph, made.heads, options.precision, options.candidates, evidence, progress)
     encoder = None
     if (folder / ENCODER).exists():

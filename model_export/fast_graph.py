@@ -9,13 +9,15 @@ from typing import Any
 
 import onnx
 
-from model_export.factorise.pass_ import factorise
-from model_export.factorise.proof import Width, prove_widest
-from model_export.factorise.report import Report
+from model_export.errors import ExportError
+from model_export.foreign.bind import ITEM_AXIS
 from model_export.graph import open_run
 from msd.contract.assemble import Tensors
-from msd.contract.schema import FeatureSchema
 from msd.contract.timing import median_microseconds
+from onnx_factorise.errors import FactoriseError
+from onnx_factorise.pass_ import factorise
+from onnx_factorise.proof import Width, prove_widest
+from onnx_factorise.report import Report
 
 # One candidate alone proves nothing about broadcasting; the other numbers are odd, small and typical.
 PROVED_AT = (1, 3, 50, 200)
@@ -52,7 +54,6 @@ class FastGraph:
 
 def fastest_graph(
     graph: bytes,
-    schema: FeatureSchema,
     candidates: int,
     request: Callable[[int], Tensors],
     served: str | None = None,
@@ -63,10 +64,12 @@ def fastest_graph(
     Raises ExportError if the factorised graph does not compute the same.
     """
     plain = onnx.load_from_string(graph)
-    sides = {spec.name: spec.side for spec in schema.tensors}
     heads = [output.name for output in plain.graph.output]
-    worst, width = prove_widest(plain, sides, [request(count) for count in PROVED_AT])
-    passed = factorise(plain, sides)
+    try:
+        worst, width = prove_widest(plain, ITEM_AXIS, [request(count) for count in PROVED_AT])
+        passed = factorise(plain, ITEM_AXIS)
+    except FactoriseError as error:
+        raise ExportError(str(error)) from error
     graphs = {"plain": graph, "passed": passed.model.SerializeToString()}
     runs = {name: open_run(one, "fp32", heads) for name, one in graphs.items()}
     times = median_microseconds(runs, request(candidates))

@@ -10,7 +10,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "lab", "tests")
+OURS = (
+    *("msd", "msd_client", "service", "operations", "native", "model_export", "onnx_factorise", "loadtest"),
+    *("lab", "tests"),
+)
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -58,9 +61,9 @@ ARROWS = [
     Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset({"obstore"})),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
-    Arrow("model_export", ("model_export", "native", "msd")),
-    # The pass knows graphs alone: it is to work on anybody's.
-    Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
+    Arrow("model_export", ("model_export", "onnx_factorise", "native", "msd")),
+    # The pass knows graphs alone: it is to work on anybody's. It runs them by onnxruntime.
+    Arrow("onnx_factorise", ("onnx_factorise",), only=frozenset({"numpy", "onnx", "onnxruntime"})),
     Arrow(
         "loadtest",
         ("loadtest", "msd.contract", "msd.free_port", "msd.report"),
@@ -164,6 +167,7 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("service", "from operations.publish import publish"),
         ("service", "import torch.nn"),
         ("msd_client", "import pydantic"),
+        ("onnx_factorise", "from msd.contract.schema import Side"),
         ("lab", "from service.settings import Settings"),
     ],
 )
@@ -203,6 +207,12 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
     of_site = {name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize", "distutils"))}
 
     assert loaded - set(sys.stdlib_module_names) - of_pydantic - of_site <= {"msd", "numpy", "pydantic"}
+
+
+def test_the_pass_can_be_imported_with_numpy_and_onnx_alone() -> None:
+    loaded, of_onnx = loaded_by(*modules_of("onnx_factorise")), loaded_by("onnx", "onnx.numpy_helper", "onnx.helper")
+
+    assert loaded - of_onnx - set(sys.stdlib_module_names) == {"onnx_factorise"}
 
 
 CORE = ("service.scoring", "service.http")

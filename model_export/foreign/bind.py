@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper
 
 from model_export.errors import ExportError
-from model_export.factorise.facts import real_inputs
 from msd.contract.assemble import Tensors
 from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema, TensorSpec
+from onnx_factorise.facts import real_inputs
 
 
 class Columns(NamedTuple):

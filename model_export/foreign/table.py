@@ -8,9 +8,9 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from model_export.errors import ExportError
-from model_export.factorise.facts import real_inputs
 from model_export.foreign.bind import TYPES, Columns, named_columns
 from msd.contract.schema import FeatureSchema
+from onnx_factorise.facts import real_inputs
 
 _AXIS = "rows"
 _KINDS = (TensorProto.INT64, TensorProto.INT32, TensorProto.STRING, TensorProto.BOOL)  # of labels

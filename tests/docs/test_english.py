@@ -44,7 +44,7 @@ PATTERNS = {
     r"\bheld (?:to|against)\b": "'compared with', 'checked against'",
 }
 """Pattern, and what to write instead."""
-PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "operations", "service")
+PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "onnx_factorise", "operations", "service")
 MAX_COLUMNS = 120
 _DOCSTRING_OR_COMMENT = re.compile(r'^ *r?""".*?"""|(?:^ *#[^\n]*\n)+|  # [^\n]*', re.M | re.S)
 

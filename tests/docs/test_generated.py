@@ -13,7 +13,7 @@ from tests.docs.pages import PAGES, ROOT, prose
 
 CURRENT = "run `make docs-files`"
 MAX_WORDS = 2_000
-CODE = ("loadtest", "model_export", "msd", "native", "operations", "service")
+CODE = ("loadtest", "model_export", "msd", "native", "onnx_factorise", "operations", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/performance.md": "tables of figures",

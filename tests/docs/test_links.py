@@ -48,7 +48,7 @@ def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
 
 def test_cited_decisions_exist() -> None:
     decisions = {int(page.name[:4]): page.name for page in (ROOT / "docs/decisions").glob("*.md")}
-    folders = "msd service native model_export operations loadtest msd_client lab tests".split()
+    folders = "msd service native model_export onnx_factorise operations loadtest msd_client lab tests".split()
     sources = [file for folder in folders for file in (ROOT / folder).rglob("*.*") if file.suffix in (".py", ".hpp")]
     for file in [*sources, *PAGES]:
         text = re.sub(r"^It holds .*?\n\n", "", file.read_text("utf-8"), flags=re.M | re.S)

@@ -29,7 +29,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
 from tests.bundles.factory import has_bf16
 from tests.model_export.conftest import Exported, quiet
-from tests.model_export.factorise.graphs import graph_of
+from tests.onnx_factorise.graphs import graph_of
 
 BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
 
@@ -137,7 +137,7 @@ def traced(exported: Exported) -> bytes:
 
 @pytest.fixture(scope="module")
 def fast(traced: bytes, exported: Exported, evidence: Evidence) -> FastGraph:
-    return fastest_graph(traced, exported.bundle.schema, 200, evidence.request)
+    return fastest_graph(traced, 200, evidence.request)
 
 
 def test_factorised_graph_scores_as_the_plain_one(
@@ -190,3 +190,11 @@ def test_graph_ignores_unused_input(precision: Precision) -> None:
     found = open_run(graph.SerializeToString(), precision, ["pctr"])(tensors)
 
     np.testing.assert_allclose(found, np.full((1, 3), 1 / (1 + np.exp(-1))), atol=0.01)
+
+
+def test_graph_that_cannot_run_is_refused() -> None:
+    graph = graph_of(
+        "g (float[candidates,4] item) => (float[candidates,4] pctr) { x = Add (item, w) pctr = Magic (x) }", w=1
+    )
+    with pytest.raises(ExportError, match="the plain graph cannot be loaded: .*Magic|the graph cannot be loaded"):
+        fastest_graph(graph.SerializeToString(), 3, lambda count: {"item": np.ones((count, 4), np.float32)})

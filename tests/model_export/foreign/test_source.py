@@ -115,7 +115,7 @@ def test_command_exports_graph_with_named_heads(
     bundle = open_bundle(out)
     assert bundle.manifest.heads == ("pctr", "sold")
     assert all(worst <= 1e-6 for worst in _serves(bundle).values())
-    assert {"linear", "gather"} & json.loads(report.read_text("utf-8"))["rules"].keys()
+    assert "linear" in json.loads(report.read_text("utf-8"))["rules"]
     with pytest.raises(SystemExit, match="0"):
         main([str(one) for one in command])
     assert "done before" in capsys.readouterr().out

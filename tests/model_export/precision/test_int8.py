@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.precision.int8 import quantise
-from tests.model_export.factorise.graphs import graph_of
+from tests.onnx_factorise.graphs import graph_of
 
 Floats = NDArray[np.float32]
 RNG = np.random.default_rng(3)

@@ -3,18 +3,16 @@ reductions, and normalisation in inference.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from model_export.factorise.elementwise import apply
-from model_export.factorise.emit import Tensor
-from model_export.factorise.layout import reshaped
-from model_export.factorise.linear import linear
-from model_export.factorise.report import Rule
-from model_export.factorise.scope import Handler, Node, Scope
-from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, has_items, number, size_or_none, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Term
+from onnx_factorise.elementwise import apply
+from onnx_factorise.emit import Tensor
+from onnx_factorise.layout import reshaped
+from onnx_factorise.report import Rule
+from onnx_factorise.scope import Handler, Node, Scope
+from onnx_factorise.shapes import ITEMS, RuleDoesNotApply, has_items, number, size_or_none, with_dim
+from onnx_factorise.values import Affine, Concat, Laid, Term
 
 
 def reduced(scope: Scope, node: Node) -> Laid:
@@ -28,13 +26,9 @@ def reduced(scope: Scope, node: Node) -> Laid:
         length = value.shape[axis]
         value = summed(scope, value, axis)
         if node.kind == "ReduceMean":
-            like = scope.emit.constant(_one_over(number(length), node))
-            value = apply(scope, "Mul", [value, scope.wrap(like)], value.shape)
+            share = scope.emit.constant(np.full((1,), 1 / number(length), node.dtype))
+            value = apply(scope, "Mul", [value, scope.wrap(share)], value.shape)
     return value if node.attributes.get("keepdims", 1) else reshaped(scope, value, node.shape)
-
-
-def _one_over(length: int, node: Node) -> "np.ndarray[Any, np.dtype[Any]]":
-    return np.full((1,), 1 / length, node.dtype)
 
 
 def summed(scope: Scope, value: Laid, axis: int) -> Laid:
@@ -44,28 +38,15 @@ def summed(scope: Scope, value: Laid, axis: int) -> Laid:
         raise RuleDoesNotApply("a sum over the candidates")
     if isinstance(value, Concat):
         value = scope.coalesced(value)
-    last = len(shape) - 1
     if isinstance(value, Concat):
-        whole = value
-        if whole.axis != axis:
-            return whole.map(lambda part: summed(scope, part, axis), shape, whole.axis)
-        if axis == last and all(isinstance(part, Affine) for part in whole.parts):
-            return linear(scope, whole, scope.ones(number(whole.shape[-1]), scope.real(whole.parts[0])))
-        total = summed(scope, whole.parts[0], axis)
-        for part in whole.parts[1:]:
+        if value.axis != axis:
+            return value.map(lambda part: summed(scope, part, axis), shape, value.axis)
+        total = summed(scope, value.parts[0], axis)
+        for part in value.parts[1:]:
             total = apply(scope, "Add", [total, summed(scope, part, axis)], shape)
         return total
-    if axis == last and any(_differs(term.by, axis) for term in value.terms):
-        scope.credit(Rule.WEIGHTED_SUM)
-        return linear(scope, value, scope.ones(number(value.shape[-1]), value.terms[0].leaf))
     terms = tuple(_term(scope, term, value, axis) for term in value.terms)
     return Affine(shape, terms, value.base and _sum(scope, value.base, value, axis))
-
-
-def _differs(by: Tensor | None, axis: int) -> bool:
-    """Return whether request values scale the positions along the axis. Constant scales, as in a calibration curve,
-    share no work, and as a product they would be rounded to half precision."""
-    return by is not None and by.value is None and by.shape[axis] != 1
 
 
 def _sum(scope: Scope, tensor: Tensor, value: Affine, axis: int) -> Tensor:
@@ -124,8 +105,7 @@ def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
     if isinstance(value, Concat):
         value = scope.coalesced(value)
     if isinstance(value, Concat) and value.axis != axis:
-        keeps = node.kind in _ALONG
-        shape = value.shape if keeps else with_dim(value.shape, axis, 1)
+        shape = with_dim(value.shape, axis, 1) if node.kind in _REDUCING else value.shape
         return value.map(lambda part: _along(scope, node, part, axis), shape, value.axis)
     if isinstance(value, Concat) and node.kind == "Softmax":
         shares = _by_shares(scope, value)
@@ -134,7 +114,8 @@ def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
     tensor = scope.emit.filled(scope.emit.aligned(scope.real(value), len(value.shape)), axis, value.shape[axis])
     if node.kind in _REDUCING:
         return scope.wrap(scope.emit.reduce(node.kind, tensor, axis), with_dim(value.shape, axis, 1))
-    return scope.wrap(scope.emit.op(node.kind, [tensor], tensor.shape, **node.attributes), value.shape)
+    weights = [scope.real(one) for one in node.given[1:]]
+    return scope.wrap(scope.emit.op(node.kind, [tensor, *weights], tensor.shape, **node.attributes), value.shape)
 
 
 def _by_shares(scope: Scope, value: Concat) -> Concat | None:
@@ -177,18 +158,7 @@ def layer_norm(scope: Scope, node: Node) -> Laid:
     last = len(value.shape) - 1
     if node.axis(-1, last + 1) != last or len(node.shapes) > 1:
         raise RuleDoesNotApply("a LayerNormalization of several axes or outputs")
-    return _normed(scope, node, value)
-
-
-def _normed(scope: Scope, node: Node, value: Laid) -> Laid:
-    last = len(value.shape) - 1
-    if isinstance(value, Concat):
-        value = scope.coalesced(value)
-    if isinstance(value, Concat) and value.axis != last:
-        return value.map(lambda part: _normed(scope, node, part), value.shape, value.axis)
-    tensor = scope.emit.filled(scope.emit.aligned(scope.real(value), last + 1), last, value.shape[last])
-    weights = [scope.real(one) for one in node.given[1:]]
-    return scope.wrap(scope.emit.op(node.kind, [tensor, *weights], tensor.shape, **node.attributes), value.shape)
+    return _along(scope, node, value, last)
 
 
 def batch_norm(scope: Scope, node: Node) -> Laid:

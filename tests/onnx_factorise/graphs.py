@@ -1,8 +1,10 @@
-"""Graphs that the pass is tried on, and feeds: small ones written as text, our own ranker and its baselines, and torch
-models of shapes that rankers may have, each of which takes (user [1, 4], history [1, T, 4], item [N, 4]).
+"""Graphs that the pass is tried on, and feeds: small ones written as text, and torch models of shapes that rankers may
+have, each of which takes (user [1, 4], history [1, T, 4], item [N, 4]). The item axis is N.
 """
 
+import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,6 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
-
-from model_export.graph import to_onnx
-from model_export.ranker import ranker_graph
-from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, Side, State
-from msd.ranker.batch import TrainedRanker
-from msd.ranker.model import RankerConfig
-from msd.student.record import VECTOR_DIM
 
 COUNTS = (1, 3, 50, 200)
 Feeds = Mapping[str, NDArray[Any]]
@@ -36,14 +31,6 @@ def graph_of(text: str, **weights: object) -> onnx.ModelProto:
 
 def some(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
-
-
-def sides_of(model: onnx.ModelProto) -> dict[str, Side]:
-    """Inputs whose first axis varies are the item's, all others the user's."""
-    return {
-        value.name: "item" if value.type.tensor_type.shape.dim[0].dim_param == "N" else "user"
-        for value in model.graph.input
-    }
 
 
 def feeds_of(model: onnx.ModelProto, candidates: int, seed: int = 0, **lengths: int) -> dict[str, NDArray[Any]]:
@@ -74,37 +61,6 @@ def requests(model: onnx.ModelProto, **lengths: int) -> list[Feeds]:
 PLACES = 5
 WIDTH = 4
 _EXAMPLE_CANDIDATES = 3
-
-
-SCHEMA = FeatureSchema(
-    fields=(
-        Categorical(name="user_id", side="user", is_id=True, buckets=20),
-        Categorical(name="city", side="user", vocabulary=("p", "q", "r")),
-        Semantic(name="user_semantic", side="user", dim=8),
-        State(name="user_counts", side="user", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
-        Sequence(name="history", length=7),
-        Categorical(name="item_id", side="item", is_id=True, buckets=30),
-        Bag(name="genres", side="item", vocabulary=("x", "y", "z"), max_values=3),
-        Categorical(name="studio", side="item", vocabulary=("a", "b", "c", "d")),
-        Categorical(name="language", side="item", vocabulary=("en", "fr", "de")),
-        Numeric(name="price", side="item"),
-        Semantic(name="item_semantic", side="item", dim=8),
-        State(name="item_counts", side="item", prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6),
-        Categorical(name="hour", side="context", vocabulary=("0", "1")),
-    )
-)
-RANKERS = ("msd", "paper", "lr", "deepfm", "din", "dcnv2")
-
-
-def ranker(network: str) -> tuple[onnx.ModelProto, dict[str, Side]]:
-    """Our own network or a baseline with random weights, as it is exported, and its inputs' sides."""
-    torch.manual_seed(5)
-    config = RankerConfig.model_validate({"network": network, "hidden": (16, 8)})
-    trained = TrainedRanker(SCHEMA, config, VECTOR_DIM).eval()
-    with torch.no_grad():
-        for weight in trained.ranker.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    return onnx.load_from_string(ranker_graph(trained)), {spec.name: spec.side for spec in SCHEMA.tensors}
 
 
 class Listwise(nn.Module):
@@ -224,5 +180,18 @@ def odd(kind: type[nn.Module], *, any_length: bool = False) -> onnx.ModelProto:
     torch.manual_seed(3)
     examples = (torch.randn(1, WIDTH), torch.randn(1, PLACES, WIDTH), torch.randn(_EXAMPLE_CANDIDATES, WIDTH))
     axes = {"item": {0: "N"}, "score": {0: "N"}} | ({"history": {1: "L"}} if any_length else {})
-    content = to_onnx(kind().eval(), examples, ("user", "history", "item"), ("score",), axes)
-    return onnx.load_from_string(content)
+    names = ["user", "history", "item"]
+    file: Any = BytesIO()  # torch says that it takes paths alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            kind().eval(),
+            examples,
+            file,
+            input_names=names,
+            output_names=["score"],
+            dynamic_axes=axes,
+            opset_version=18,
+            dynamo=False,
+        )
+    return onnx.load_from_string(file.getvalue())

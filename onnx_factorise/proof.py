@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from model_export.errors import CannotRun, ExportError
-from model_export.factorise.evaluate import Evaluator, as_double
-from model_export.factorise.pass_ import factorise
-from msd.contract.schema import Side
+from onnx_factorise.errors import CannotRun, FactoriseError
+from onnx_factorise.evaluate import Evaluator, as_double
+from onnx_factorise.facts import real_inputs
+from onnx_factorise.pass_ import factorise
 
 Feeds = Mapping[str, NDArray[Any]]
 Width = Literal["fp64", "fp32"]
@@ -24,7 +24,7 @@ _SAID: Mapping[Width, str] = {"fp64": "double", "fp32": "single"}
 
 def prove(
     plain: onnx.ModelProto,
-    sides: Mapping[str, Side],
+    axis: str,
     feeds: Sequence[Feeds],
     tolerance: float | None = None,
     width: Width = "fp64",
@@ -34,29 +34,30 @@ def prove(
     Feeds should have several numbers of candidates, including 1 and a few hundred: a single number proves nothing about
     broadcasting. Inputs that the graph lacks are ignored.
 
-    Raises ExportError, with the output and the difference, above the tolerance (default: 1e-12 in double precision,
+    Raises FactoriseError, with the output and the difference, above the tolerance (default: 1e-12 in double precision,
     1e-5 in single), and CannotRun if nothing runs the graph.
     """
     before_pass = as_double(plain) if width == "fp64" else plain
-    passed = factorise(before_pass, sides).model
+    passed = factorise(before_pass, axis).model
     graphs = [Evaluator(before_pass, "the plain graph"), Evaluator(passed, "the factorised graph")]
     tolerance = _TOLERANCES[width] if tolerance is None else tolerance
-    names = [value.name for value in plain.graph.output]
+    inputs, names = real_inputs(plain.graph), [value.name for value in plain.graph.output]
     worst = 0.0
     for feed in feeds:
-        wide = {name: _wide(feed[name]) if width == "fp64" else feed[name] for name in sides}
+        given = {value.name: feed[value.name] for value in inputs}
+        wide = {name: _wide(array) for name, array in given.items()} if width == "fp64" else given
         before, after = (graph.run(names, wide) for graph in graphs)
         for name, expected, found in zip(names, before, after, strict=True):
             worst = max(worst, _difference(name, expected, found, tolerance, width))
     return worst
 
 
-def prove_widest(plain: onnx.ModelProto, sides: Mapping[str, Side], feeds: Sequence[Feeds]) -> tuple[float, Width]:
+def prove_widest(plain: onnx.ModelProto, axis: str, feeds: Sequence[Feeds]) -> tuple[float, Width]:
     """Prove in double precision, or in single if no runtime has all operators in doubles."""
     try:
-        return prove(plain, sides, feeds), "fp64"
+        return prove(plain, axis, feeds), "fp64"
     except CannotRun:
-        return prove(plain, sides, feeds, width="fp32"), "fp32"
+        return prove(plain, axis, feeds, width="fp32"), "fp32"
 
 
 def _wide(array: NDArray[Any]) -> NDArray[Any]:
@@ -65,12 +66,12 @@ def _wide(array: NDArray[Any]) -> NDArray[Any]:
 
 def _difference(name: str, expected: NDArray[Any], found: NDArray[Any], tolerance: float, width: Width) -> float:
     if expected.shape != found.shape:
-        raise ExportError(f"output {name!r} has the shape {expected.shape}, factorised {found.shape}")
+        raise FactoriseError(f"output {name!r} has the shape {expected.shape}, factorised {found.shape}")
     equal = (expected == found) | (np.isnan(expected) & np.isnan(found))  # infinities have no difference
     differences = np.where(equal, 0.0, np.abs(np.where(equal, 0.0, expected) - np.where(equal, 0.0, found)))
     worst = float(differences.max(initial=0.0))
     if not worst <= tolerance:
-        raise ExportError(
+        raise FactoriseError(
             f"output {name!r} differs by {worst:.1e} between the plain and the factorised graph in {_SAID[width]} "
             f"precision ({len(expected)} candidates); the tolerance is {tolerance:.0e}"
         )

@@ -3,11 +3,11 @@
 A value has the shape of the plain graph's tensor. It becomes a tensor only when an operator needs one.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from model_export.factorise.emit import Tensor
-from model_export.factorise.shapes import Shape
+from onnx_factorise.emit import Tensor
+from onnx_factorise.shapes import Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +73,5 @@ class Concat:
 Laid = Affine | Concat
 
 
-@dataclass(frozen=True, eq=False)
-class Opaque:
-    """A tensor whose shape depends on its inputs' contents."""
-
-    tensor: Tensor
-
-    @property
-    def varies(self) -> bool:
-        """Always true: it is assumed to have the item axis."""
-        return True
-
-
-Value = Laid | Opaque
-
-
-def laid_parts(value: Laid, axis: int) -> Sequence[Laid]:
-    """Return the parts along that axis; the value itself if it has none."""
-    return value.parts if isinstance(value, Concat) and value.axis == axis else (value,)
-
-
-def with_terms(value: Affine, terms: Sequence[Term], base: Tensor | None) -> Affine:
-    """Return another sum of the same shape."""
-    return replace(value, terms=tuple(terms), base=base, real=None)
+Value = Laid | Tensor
+"""A tensor is one whose shape depends on its inputs' contents."""

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from model_export.errors import CannotRun
+from onnx_factorise.errors import CannotRun
 
 Feeds = Mapping[str, Any]
 
@@ -18,6 +17,8 @@ class Evaluator:
 
     def __init__(self, model: onnx.ModelProto, what: str) -> None:
         """`what` names the graph in errors. Raises CannotRun, such as for an operator without a kernel for doubles."""
+        import onnxruntime  # here, because the pass can be imported without it
+
         self._what = what
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -2,16 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from model_export.factorise.emit import Lookup, Tensor
-from model_export.factorise.report import Rule
-from model_export.factorise.scope import Handler, Node, Scope
-from model_export.factorise.shapes import RuleDoesNotApply, Shape, broadcast, has_items, number, size, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Value
-
-
-def reshape(scope: Scope, node: Node) -> Laid:
-    """Apply Reshape, Squeeze, Unsqueeze or Flatten, by the resulting shape."""
-    return reshaped(scope, node.input(0), node.shape)
+from onnx_factorise.emit import Tensor
+from onnx_factorise.report import Rule
+from onnx_factorise.scope import Handler, Node, Scope
+from onnx_factorise.shapes import RuleDoesNotApply, Shape, broadcast, has_items, number, size, with_dim
+from onnx_factorise.values import Affine, Concat, Laid, Value
 
 
 def reshaped(scope: Scope, value: Laid, shape: Shape) -> Laid:
@@ -69,10 +64,7 @@ def _remapped(scope: Scope, value: Laid, moves: Sequence[int | None], shape: Sha
 
     def change(tensor: Tensor) -> Tensor:
         tensor = scope.emit.aligned(tensor, rank)
-        made = scope.emit.reshape(tensor, tuple(1 if move is None else tensor.shape[move] for move in moves))
-        if tensor.lookup is not None and made is not tensor and made.lookup is None:
-            made.lookup = tensor.lookup
-        return made
+        return scope.emit.reshape(tensor, tuple(1 if move is None else tensor.shape[move] for move in moves))
 
     return value.map(change, shape)
 
@@ -80,24 +72,19 @@ def _remapped(scope: Scope, value: Laid, moves: Sequence[int | None], shape: Sha
 def transpose(scope: Scope, node: Node) -> Laid:
     """Apply Transpose."""
     value = node.input(0)
-    order = node.attributes.get("perm") or tuple(reversed(range(len(value.shape))))
-    return transposed(scope, value, tuple(order))
+    return _transposed(scope, value, tuple(node.attributes.get("perm") or reversed(range(len(value.shape)))))
 
 
-def transposed(scope: Scope, value: Laid, order: Sequence[int]) -> Laid:
+def _transposed(scope: Scope, value: Laid, order: Sequence[int]) -> Laid:
     """Reorder axes."""
     shape = tuple(value.shape[axis] for axis in order)
     if isinstance(value, Concat):
-        return value.map(lambda part: transposed(scope, part, order), shape, list(order).index(value.axis))
+        return value.map(lambda part: _transposed(scope, part, order), shape, list(order).index(value.axis))
     return value.map(lambda tensor: scope.emit.transpose(scope.emit.aligned(tensor, len(order)), order), shape)
 
 
-def expand(scope: Scope, node: Node) -> Laid:
-    """Apply Expand or Tile, if it repeats axes of 1."""
-    return _expanded(scope, node.input(0), node.shape)
-
-
 def _expanded(scope: Scope, value: Laid, shape: Shape) -> Laid:
+    """Repeat axes of 1."""
     missing = len(shape) - len(value.shape)
     if missing:
         value = reshaped(scope, value, (1,) * missing + value.shape)
@@ -123,14 +110,7 @@ def concat(scope: Scope, node: Node) -> Laid:
     axis = node.axis(0, len(shape))
     if has_items((shape[axis],)):
         raise RuleDoesNotApply("a Concat of candidates")
-    values = node.given
-    if not any(value.varies for value in values):
-        tensors = [scope.filled(value, axis) for value in values]
-        return scope.wrap(scope.concat([scope.emit.aligned(tensor, len(shape)) for tensor in tensors], axis), shape)
-    parts: list[Laid] = []
-    for value in values:
-        parts += value.parts if isinstance(value, Concat) and value.axis == axis else (value,)
-    return Concat(shape, axis, tuple(parts))
+    return Concat(shape, axis, node.given)
 
 
 def sliced(scope: Scope, value: Laid, axis: int, start: int, end: int) -> Laid:
@@ -140,12 +120,7 @@ def sliced(scope: Scope, value: Laid, axis: int, start: int, end: int) -> Laid:
         return value
     if isinstance(value, Affine):
         rank = len(shape)
-        made = value.map(lambda tensor: scope.emit.cut(scope.emit.aligned(tensor, rank), axis, start, end), shape)
-        tensor, source = made.plain, value.plain
-        one_column = rank == 2 and axis == 1 and end - start == 1
-        if tensor is not None and source is not None and one_column and source.shape == value.shape:
-            tensor.lookup = Lookup(source, start)
-        return made
+        return value.map(lambda tensor: scope.emit.cut(scope.emit.aligned(tensor, rank), axis, start, end), shape)
     if value.axis != axis:
         return value.map(lambda part: sliced(scope, part, axis, start, end), shape, value.axis)
     parts, before = [], 0
@@ -192,14 +167,10 @@ def gather(scope: Scope, node: Node) -> Laid:
     """Apply Gather: a look-up in a table, or one place of an axis."""
     data, indices = node.input(0), node.input(1)
     axis = node.axis(0, len(data.shape))
-    if (
-        isinstance(data, Affine)
-        and not data.varies
-        and data.base is not None
-        and axis == 0
-        and data.base.value is not None
-    ):
-        return _looked_up(scope, data.base, scope.real(indices), node)
+    table = data.base if isinstance(data, Affine) and not data.varies else None
+    if table is not None and table.value is not None and axis == 0:
+        rows = scope.real(indices)
+        return scope.wrap(scope.emit.op("Gather", [table, rows], rows.shape + table.shape[1:], axis=0), node.shape)
     place = node.constant(1)
     if place is None or place.ndim or has_items((data.shape[axis],)):
         raise RuleDoesNotApply("a Gather of many places")
@@ -209,18 +180,10 @@ def gather(scope: Scope, node: Node) -> Laid:
     return reshaped(scope, picked, node.shape)
 
 
-def _looked_up(scope: Scope, table: Tensor, indices: Tensor, node: Node) -> Laid:
-    made = scope.emit.op("Gather", [table, indices], indices.shape + table.shape[1:], table.dtype, axis=0)
-    seen = indices.lookup
-    if seen is not None and seen.table is None and len(table.shape) == 2:
-        made.lookup = Lookup(seen.indices, seen.column, table)
-    return scope.wrap(made, node.shape)
-
-
-_RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")  # all by the resulting shape
 HANDLERS: Mapping[str, Handler] = {
-    **dict.fromkeys(_RESHAPES, reshape),
-    **dict.fromkeys(("Expand", "Tile"), expand),
+    **dict.fromkeys(_RESHAPES, lambda scope, node: reshaped(scope, node.input(0), node.shape)),
+    **dict.fromkeys(("Expand", "Tile"), lambda scope, node: _expanded(scope, node.input(0), node.shape)),
     "Transpose": transpose,
     "Concat": concat,
     "Slice": slice_,

@@ -8,12 +8,12 @@ N·T·D multiplications and a product of [N·T, D] with [D, K].
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from model_export.factorise.elementwise import apply
-from model_export.factorise.emit import Tensor
-from model_export.factorise.report import Rule
-from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, number, size, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Term, laid_parts
+from onnx_factorise.elementwise import merge
+from onnx_factorise.emit import Tensor
+from onnx_factorise.report import Rule
+from onnx_factorise.scope import Scope
+from onnx_factorise.shapes import ITEMS, RuleDoesNotApply, Shape, broadcast, number, size, with_dim
+from onnx_factorise.values import Affine, Concat, Laid, Term
 
 Pair = tuple[Tensor, Tensor]  # a tensor […, D] and its rows [D, K] of the matrix
 
@@ -37,26 +37,22 @@ def linear(scope: Scope, value: Laid, matrix: Tensor) -> Laid:
     if isinstance(value, Concat) and value.axis != last:
         return value.map(lambda part: linear(scope, part, matrix), shape, value.axis)
     found, start = _Sorted(), 0
-    parts = laid_parts(value, last)
+    parts = value.parts if isinstance(value, Concat) else (value,)
     for part in parts:
         end = start + number(part.shape[-1])
         affine = part if isinstance(part, Affine) else scope.wrap(scope.real(part), part.shape)
-        _sort(scope, affine, scope.emit.cut(matrix, 0, start, end), found)
+        rows, width = scope.emit.cut(matrix, 0, start, end), end - start
+        if affine.base is not None:
+            found.shared.append((scope.emit.filled(affine.base, last, width), rows))
+        for term in affine.terms:
+            _sort(scope, term, rows, width, found)
         start = end
     if len(parts) > 1 or found.shared:
         scope.credit(Rule.LINEAR)
-    return _sum(scope, found, shape, number(matrix.shape[1]))
+    return _sum(scope, found, shape)
 
 
-def _sort(scope: Scope, value: Affine, rows: Tensor, found: _Sorted) -> None:
-    last, width = len(value.shape) - 1, number(value.shape[-1])
-    if value.base is not None:
-        found.shared.append((scope.emit.filled(value.base, last, width), rows))
-    for term in value.terms:
-        _sort_term(scope, term, rows, width, found)
-
-
-def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorted) -> None:
+def _sort(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorted) -> None:
     leaf, by, emit = term.leaf, term.by, scope.emit
     last = len(leaf.shape) - 1
     if leaf.shape[-1] == 1 and width > 1:
@@ -77,21 +73,16 @@ def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorte
         found.plain.append((emit.elementwise("Mul", leaf, by), rows))
 
 
-def _sum(scope: Scope, found: _Sorted, shape: Shape, columns: int) -> Affine:
+def _sum(scope: Scope, found: _Sorted, shape: Shape) -> Affine:
     leaves = [_user_matrix(scope, found)] if found.scaled else []
     leaves += [_product(scope, pairs) for pairs in _grouped(found.plain)]
     base: Tensor | None = None
     for pairs in _grouped(found.shared):
         base = scope.emit.add(base, _product(scope, pairs))
-    result = Affine(shape, tuple(found.outer), base)
-    for leaf in leaves:
-        if not result.terms and result.base is None:
-            result = Affine(shape, (Term(leaf),))
-            continue
-        tensor = with_dim(shape, len(shape) - 1, columns)
-        summed = apply(scope, "Add", [Affine(tensor, (Term(leaf),)), result], tensor)
-        result = summed if isinstance(summed, Affine) else scope.wrap(scope.real(summed), tensor)
-    return result
+    terms: list[Term] = []
+    for term in (*map(Term, leaves), *found.outer):
+        merge(scope, terms, term)
+    return Affine(shape, tuple(terms), base)
 
 
 def _user_matrix(scope: Scope, found: _Sorted) -> Tensor:
@@ -105,7 +96,7 @@ def _user_matrix(scope: Scope, found: _Sorted) -> Tensor:
 
 
 def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """Group the pairs whose tensors can be concatenated."""
+    """Group the pairs whose tensors can be concatenated. One wide product can be quantised where narrow ones cannot."""
     groups: dict[tuple[Shape, bool], dict[Tensor, list[Tensor]]] = {}
     for tensor, rows in pairs:
         key = (tensor.shape[:-1], tensor.value is None)
@@ -123,14 +114,8 @@ def _product(scope: Scope, pairs: Sequence[Pair]) -> Tensor:
     joined = scope.concat(list(by_tensor), last)
     matrix = emit.concat(list(by_tensor.values()), 0)
     if joined.varies:
-        if _sums(matrix):
-            return emit.reduce("ReduceSum", joined, last)
         return emit.product(joined, matrix, with_dim(joined.shape, last, matrix.shape[1]))
     return emit.matmul(joined, matrix)
-
-
-def _sums(matrix: Tensor) -> bool:
-    return matrix.value is not None and matrix.shape[1] == 1 and bool((matrix.value == 1).all())
 
 
 def _scales_rows(leaf: Tensor, by: Tensor) -> bool:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from model_export.factorise.emit import Tensor
-from model_export.factorise.report import Rule
-from model_export.factorise.scope import Handler, Node, Scope
-from model_export.factorise.shapes import RuleDoesNotApply, Shape, broadcast, number, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Term, with_terms
+from onnx_factorise.emit import Tensor
+from onnx_factorise.layout import sliced
+from onnx_factorise.report import Rule
+from onnx_factorise.scope import Handler, Node, Scope
+from onnx_factorise.shapes import RuleDoesNotApply, Shape, broadcast, number, with_dim
+from onnx_factorise.values import Affine, Concat, Laid, Term
 
 _ONE = "Relu Sigmoid Tanh Exp Log Sqrt Abs Erf Cast Not Neg LeakyRelu Elu Selu Celu Softplus Softsign HardSigmoid Gelu "
 _ONE += "Reciprocal Clip Floor Ceil Round Sign IsNaN IsInf Mish HardSwish Swish Sin Cos ThresholdedRelu"
@@ -19,20 +20,14 @@ _MOST_TERMS = 8
 
 def elementwise(scope: Scope, node: Node) -> Laid:
     """Apply an elementwise operator."""
-    values, shape = node.given, node.shape
+    values = node.given
     if None in node.inputs[: len(values)]:
         raise RuleDoesNotApply("an omitted input before another")
     if not any(value.varies for value in values):
-        return scope.wrap(_real(scope, node, values), shape)
+        return _real(scope, node, values)
     values = tuple(scope.coalesced(value) if isinstance(value, Concat) else value for value in values)
-    split = _by_parts(scope, replace(node, inputs=values))
-    if split is not None:
-        return split
-    if node.dtype.kind == "f" and len(values) == 2 and node.kind in _ARITHMETIC:
-        affine = _arithmetic(scope, node.kind, values, shape)
-        if affine is not None:
-            return affine
-    return scope.wrap(_real(scope, node, values), shape)
+    node = replace(node, inputs=values)
+    return _by_parts(scope, node) or _arithmetic(scope, node) or _real(scope, node, values)
 
 
 def apply(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Laid:
@@ -49,11 +44,11 @@ def _dtype(value: Laid) -> "np.dtype[np.generic]":
     return tensor.dtype
 
 
-def _real(scope: Scope, node: Node, values: Sequence[Laid]) -> Tensor:
+def _real(scope: Scope, node: Node, values: Sequence[Laid]) -> Affine:
     tensors = [scope.real(value) for value in values]
     if node.kind == "PRelu":  # it broadcasts only the slope
         tensors[0] = scope.emit.expand(tensors[0], broadcast(*(tensor.shape for tensor in tensors)))
-    return scope.emit.elementwise(node.kind, *tensors, dtype=node.dtype, **node.attributes)
+    return scope.wrap(scope.emit.elementwise(node.kind, *tensors, dtype=node.dtype, **node.attributes), node.shape)
 
 
 def _by_parts(scope: Scope, node: Node) -> Laid | None:
@@ -94,50 +89,40 @@ def _part(scope: Scope, value: Laid, guide: Concat, place: int) -> Laid:
         return value
     if isinstance(value, Concat) and _is_cut_as(value, guide):
         return value.parts[place]
-    at, start = len(value.shape) + axis, sum(number(length) for length in guide.cuts[:place])
-    length = number(guide.cuts[place])
-    tensor = scope.emit.aligned(scope.real(value), len(value.shape))
-    return scope.wrap(scope.emit.cut(tensor, at, start, start + length), with_dim(value.shape, at, length))
+    start = sum(number(length) for length in guide.cuts[:place])
+    return sliced(scope, value, len(value.shape) + axis, start, start + number(guide.cuts[place]))
 
 
-def _arithmetic(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Affine | None:
-    if not all(isinstance(value, Affine) for value in values):
+def _arithmetic(scope: Scope, node: Node) -> Affine | None:
+    values = [value for value in node.given if isinstance(value, Affine)]
+    if node.kind not in _ARITHMETIC or node.dtype.kind != "f" or len(values) != 2:
         return None
-    rank = len(shape)
-    aligned = [v.map(lambda t: scope.emit.aligned(t, rank), shape) for v in values if isinstance(v, Affine)]
-    return _ARITHMETIC[kind](scope, *aligned)
+    rank = len(node.shape)
+    return _ARITHMETIC[node.kind](scope, *(v.map(lambda t: scope.emit.aligned(t, rank), node.shape) for v in values))
 
 
 def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
     terms = list(one.terms)
     for term in other.terms:
-        _merge(scope, terms, term)
+        merge(scope, terms, term)
     if len(terms) > _MOST_TERMS:
         return None
     scope.credit(Rule.AFFINE)
-    return with_terms(one, terms, scope.emit.add(one.base, other.base))
+    return Affine(one.shape, tuple(terms), scope.emit.add(one.base, other.base))
 
 
-def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
+def merge(scope: Scope, terms: list[Term], term: Term) -> None:
     """Add a term: to the term of its leaf, or as a tensor if neither is scaled by a user's tensor."""
     for place, held in enumerate(terms):
         if held.leaf is term.leaf:
-            factors = [_factor(scope, one) for one in (held, term)]
+            one = scope.emit.scalar(1.0, term.leaf, len(term.leaf.shape))
+            factors = [held.by or one, term.by or one]
             terms[place] = Term(held.leaf, scope.emit.elementwise("Add", *factors))
             return
-        if held.by is None and held.leaf.shape == term.leaf.shape and (term.by is None or _is_minus_one(term.by)):
-            kind = "Add" if term.by is None else "Sub"
-            terms[place] = Term(scope.emit.elementwise(kind, held.leaf, term.leaf))
+        if held.by is None and term.by is None and held.leaf.shape == term.leaf.shape:
+            terms[place] = Term(scope.emit.elementwise("Add", held.leaf, term.leaf))
             return
     terms.append(term)
-
-
-def _is_minus_one(by: Tensor) -> bool:
-    return by.value is not None and bool((by.value == -1).all())
-
-
-def _factor(scope: Scope, term: Term) -> Tensor:
-    return term.by or scope.emit.scalar(1.0, term.leaf, len(term.leaf.shape))
 
 
 def _sub(scope: Scope, one: Affine, other: Affine) -> Affine | None:
@@ -167,9 +152,9 @@ def _div(scope: Scope, one: Affine, other: Affine) -> Affine | None:
 def scaled(scope: Scope, value: Affine, by: Tensor) -> Affine:
     """Multiply each term and the base by a tensor that is the same for all candidates."""
     multiply = scope.emit.elementwise
-    terms = [Term(term.leaf, by if term.by is None else multiply("Mul", term.by, by)) for term in value.terms]
+    terms = tuple(Term(term.leaf, by if term.by is None else multiply("Mul", term.by, by)) for term in value.terms)
     scope.credit(Rule.AFFINE)
-    return with_terms(value, terms, value.base and multiply("Mul", value.base, by))
+    return Affine(value.shape, terms, value.base and multiply("Mul", value.base, by))
 
 
 _ARITHMETIC: Mapping[str, Callable[[Scope, Affine, Affine], Affine | None]] = {

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-from model_export.factorise.elementwise import apply
-from model_export.factorise.emit import Tensor
-from model_export.factorise.linear import linear
-from model_export.factorise.report import Rule
-from model_export.factorise.scope import Handler, Node, Scope
-from model_export.factorise.shapes import RuleDoesNotApply, Shape, number, size_or_none, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Term
+from onnx_factorise.elementwise import apply
+from onnx_factorise.linear import linear
+from onnx_factorise.report import Rule
+from onnx_factorise.scope import Handler, Node, Scope
+from onnx_factorise.shapes import RuleDoesNotApply, Shape, number, size_or_none, with_dim
+from onnx_factorise.values import Concat, Laid
 
 
 def gemm(scope: Scope, node: Node) -> Laid:
@@ -27,20 +26,15 @@ def gemm(scope: Scope, node: Node) -> Laid:
     return made if added is None else apply(scope, "Add", [made, added], node.shape)
 
 
-def matmul(scope: Scope, node: Node) -> Laid:
-    """Apply MatMul."""
-    return multiplied(scope, node.input(0), node.input(1), node.shape)
-
-
 def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
     """Return one @ other, by numpy's rules for more than two axes."""
     if min(len(one.shape), len(other.shape)) < 2:
         raise RuleDoesNotApply("a product with a tensor of one axis")
-    for rule in (_shared_matrix, _by_parts, _simpler):
-        found = rule(scope, one, other, shape)
-        if found is not None:
-            return found
-    return _real(scope, one, other, shape)
+    found = _shared_matrix(scope, one, other, shape) or _by_parts(scope, one, other, shape)
+    if found is None:
+        left, right = scope.filled(one, len(one.shape) - 1), scope.filled(other, len(other.shape) - 2)
+        found = scope.wrap(scope.emit.matmul(left, right), shape)
+    return found
 
 
 def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
@@ -94,34 +88,7 @@ def _inner(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
     return total
 
 
-def _simpler(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    if len(one.shape) != len(other.shape):
-        return None
-    if one.shape[-1] == 1 and one.varies and other.varies:
-        return scope.wrap(scope.emit.elementwise("Mul", scope.real(one), scope.real(other)), shape)
-    return _weighted(scope, one, other, shape)
-
-
-def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """Return (Σ leaf · rows + base) @ shared as Σ leaf · (rows @ shared) + base @ shared, for leaves of one column."""
-    if not isinstance(one, Affine) or other.varies or not one.varies:
-        return None
-    if any(term.by is None or term.leaf.shape[-1] != 1 for term in one.terms):
-        return None
-    last = len(shape) - 1
-    matrix = scope.filled(other, last - 1)
-
-    def times_shared(rows: Tensor) -> Tensor:
-        return scope.emit.matmul(scope.emit.filled(rows, last, one.shape[-1]), matrix)
-
-    terms = tuple(Term(term.leaf, times_shared(term.by)) for term in one.terms if term.by is not None)
-    scope.credit(Rule.AFFINE)
-    return Affine(shape, terms, one.base and times_shared(one.base))
-
-
-def _real(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
-    left, right = scope.filled(one, len(one.shape) - 1), scope.filled(other, len(other.shape) - 2)
-    return scope.wrap(scope.emit.matmul(left, right), shape)
-
-
-HANDLERS: Mapping[str, Handler] = {"MatMul": matmul, "Gemm": gemm}
+HANDLERS: Mapping[str, Handler] = {
+    "MatMul": lambda scope, node: multiplied(scope, node.input(0), node.input(1), node.shape),
+    "Gemm": gemm,
+}

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import DTypeLike, NDArray
 from onnx import helper
 
-from model_export.factorise.shapes import Dim, RuleDoesNotApply, Shape, broadcast, has_items, merged, number, with_dim
+from onnx_factorise.shapes import Dim, RuleDoesNotApply, Shape, broadcast, has_items, merged, number, with_dim
 
 Array = NDArray[Any]
 _SHARED_ELEMENTS = 64
@@ -40,30 +40,13 @@ class Tensor:
     """Value of a constant."""
     reshaped: "Tensor | None" = None
     """The tensor that this reshapes."""
-    lookup: "Lookup | None" = None
+    made: "tuple[str, tuple[Tensor, ...]]" = ("", ())
+    """The operator that makes it, and its inputs."""
 
     @property
     def varies(self) -> bool:
         """Whether it has the item axis."""
         return has_items(self.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """Origin of a tensor: a column of indices and the look-up's table, if any."""
-
-    indices: Tensor
-    column: int
-    table: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Emitted:
-    """A node with its input and output tensors."""
-
-    proto: onnx.NodeProto
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
 
 
 class Emitter:
@@ -72,7 +55,8 @@ class Emitter:
     def __init__(self, prefix: str, inputs: Iterable[Tensor]) -> None:
         """`prefix`: of all generated names."""
         self._axes = {dim: (tensor, axis) for tensor in inputs for axis, dim in enumerate(tensor.shape)}
-        self.nodes: list[Emitted] = []
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, Tensor] = {}
         self._prefix, self._made = prefix, 0
         self._seen: dict[Any, Tensor] = {}
 
@@ -90,6 +74,7 @@ class Emitter:
             if key in self._seen:
                 return self._seen[key]
         made = Tensor(name or self.name("constant"), value.shape, value.dtype, value)
+        self.constants[made.name] = made
         if key is not None:
             self._seen[key] = made
         return made
@@ -116,9 +101,9 @@ class Emitter:
             return self._seen[key]
         folded = self._fold(kind, inputs, attributes)
         if folded is None:
-            made = Tensor(self.name(kind), shape, np.dtype(dtype or inputs[0].dtype))
-            proto = helper.make_node(kind, [tensor.name for tensor in inputs], [made.name], made.name, **attributes)
-            self.nodes.append(Emitted(proto, tuple(inputs), (made,)))
+            made = Tensor(self.name(kind), shape, np.dtype(dtype or inputs[0].dtype), made=(kind, tuple(inputs)))
+            names = [tensor.name for tensor in inputs]
+            self.nodes.append(helper.make_node(kind, names, [made.name], made.name, **attributes))
         else:
             made = folded
         self._seen[key] = made
@@ -138,10 +123,7 @@ class Emitter:
         dtype: "DTypeLike | None" = None,
         **attributes: Any,  # noqa: ANN401 - what onnx takes
     ) -> Tensor:
-        """Apply a broadcasting operator; a unary one is applied before its input's reshape, next to the product."""
-        first = inputs[0]
-        if len(inputs) == 1 and first.reshaped is not None:
-            return self.reshape(self.elementwise(kind, first.reshaped, dtype=dtype, **attributes), first.shape)
+        """Apply a broadcasting operator."""
         return self.op(kind, inputs, broadcast(*(tensor.shape for tensor in inputs)), dtype, **attributes)
 
     def add(self, *tensors: Tensor | None) -> Tensor | None:

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from model_export.factorise.emit import Array, Emitter, Tensor
-from model_export.factorise.gathers import join_lookups
-from model_export.factorise.report import Rule
-from model_export.factorise.shapes import RuleDoesNotApply, Shape, size_or_none, with_dim
-from model_export.factorise.values import Affine, Concat, Laid, Opaque, Term, Value
-
-_MOST_COPIED = 1024  # elements per candidate
+from onnx_factorise.emit import Array, Emitter, Tensor
+from onnx_factorise.gathers import join_lookups
+from onnx_factorise.report import Rule
+from onnx_factorise.shapes import RuleDoesNotApply, Shape, number, with_dim
+from onnx_factorise.values import Affine, Concat, Laid, Term, Value
 
 
 @dataclass
@@ -46,8 +44,8 @@ class Scope:
 
     def whole(self, value: Value) -> Tensor:
         """Return one tensor of the value's own shape, as a copied node needs it."""
-        if isinstance(value, Opaque):
-            return value.tensor
+        if isinstance(value, Tensor):
+            return value
         return self.emit.expand(self.real(value), value.shape)
 
     def filled(self, value: Laid, axis: int) -> Tensor:
@@ -75,32 +73,21 @@ class Scope:
 
     def coalesced(self, value: Concat) -> Laid:
         """Join neighbouring parts that are single tensors of one side. No part keeps parts along the same axis."""
-        groups: list[list[Affine]] = []
-        parts: list[Laid | list[Affine]] = []
+        groups: list[list[Laid]] = []
         for part in _flat(value):
-            if not isinstance(part, Affine) or part.plain is None:
-                parts.append(part)
-                continue
-            last = parts[-1] if parts else None
-            if isinstance(last, list) and _alike(last[0], part, value.axis) and _join_pays([*last, part], value):
-                last.append(part)
+            if groups and _alike(groups[-1][0], part, value.axis):
+                groups[-1].append(part)
             else:
                 groups.append([part])
-                parts.append(groups[-1])
-        joined = tuple(self._group(part, value) if isinstance(part, list) else part for part in parts)
+        joined = tuple(self._group(group, value) for group in groups)
         return joined[0] if len(joined) == 1 else Concat(value.shape, value.axis, joined)
 
-    def _group(self, parts: Sequence[Affine], whole: Concat) -> Affine:
+    def _group(self, parts: Sequence[Laid], whole: Concat) -> Laid:
         if len(parts) == 1:
             return parts[0]
         axis = whole.axis
-        length = sum(int(part.shape[axis]) for part in parts)
         tensor = self.concat([self.filled(part, axis) for part in parts], axis)
-        return self.wrap(tensor, with_dim(whole.shape, axis, length))
-
-    def ones(self, rows: int, like: Tensor) -> Tensor:
-        """Return ones [rows, 1]."""
-        return self.emit.constant(np.ones((rows, 1), like.dtype))
+        return self.wrap(tensor, with_dim(whole.shape, axis, sum(number(part.shape[axis]) for part in parts)))
 
 
 def _flat(value: Concat) -> Iterator[Laid]:
@@ -111,16 +98,9 @@ def _flat(value: Concat) -> Iterator[Laid]:
             yield part
 
 
-def _join_pays(parts: Sequence[Affine], whole: Concat) -> bool:
-    """Return False if a copy of all costs more than further operators, and no product needs the parts side by side."""
-    if not parts[0].varies or whole.axis == len(whole.shape) - 1:
-        return True
-    looked_up = all(part.plain is not None and part.plain.lookup is not None for part in parts)
-    sizes = [size_or_none(part.shape[1:]) for part in parts]
-    return looked_up or all(sizes) and sum(one or 0 for one in sizes) <= _MOST_COPIED
-
-
-def _alike(one: Affine, other: Affine, axis: int) -> bool:
+def _alike(one: Laid, other: Laid, axis: int) -> bool:
+    if isinstance(one, Concat) or isinstance(other, Concat):
+        return False
     first, second = one.plain, other.plain
     if first is None or second is None or first.varies != second.varies:
         return False
@@ -179,6 +159,6 @@ Handler = Callable[[Scope, Node], Value | list[Value]]
 
 def laid(value: Value) -> Laid:
     """Return the value. Raises RuleDoesNotApply if rules cannot see its axes."""
-    if isinstance(value, Affine | Concat):
-        return value
-    raise RuleDoesNotApply("its input's shape is not known")
+    if isinstance(value, Tensor):
+        raise RuleDoesNotApply("its input's shape is not known")
+    return value

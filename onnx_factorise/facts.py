@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from model_export.errors import ExportError
-from model_export.factorise.evaluate import Evaluator, Feeds
-from model_export.factorise.shapes import ITEMS, Dim, Shape, dim_of
+from onnx_factorise.errors import CannotRun
+from onnx_factorise.evaluate import Evaluator, Feeds
+from onnx_factorise.shapes import ITEMS, Dim, Shape, dim_of
 
 _CANDIDATES = (5, 7, 11, 7)
 _OTHER_AXES = ((17, 19, 23, 29, 31), (37, 41, 43, 47, 53))
@@ -47,9 +47,8 @@ class Fact:
 
 def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
     """Return facts by name of the graph's inputs and nodes' outputs. `axis`: name of the item axis."""
-    # Copies of initialisers may be large tables, and reveal nothing.
-    copies = _copies(model.graph)
-    names = [name for node in model.graph.node for name in node.output if name and name not in copies]
+    # Copies reveal nothing, and may be of large tables.
+    names = [name for node in model.graph.node if node.op_type != "Identity" for name in node.output if name]
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
@@ -57,20 +56,10 @@ def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
     evaluator = Evaluator(probe, "the graph")
     try:
         runs = _runs(evaluator, names, _settings(model, axis, 1))
-    except ExportError:  # a table of one row has no index 1
+    except CannotRun:  # a table of one row has no index 1
         runs = _runs(evaluator, names, _settings(model, axis, 0))
     depends, candidates = _content(model.graph), _CANDIDATES[: len(runs)]
     return {name: _fact([run[name] for run in runs], candidates, *depends.get(name, (True, False))) for name in runs[0]}
-
-
-def _copies(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of Identity nodes' copies of initialisers."""
-    held = {tensor.name for tensor in graph.initializer}
-    found: set[str] = set()
-    for node in graph.node:
-        if node.op_type == "Identity" and (node.input[0] in held or node.input[0] in found):
-            found.update(node.output)
-    return found
 
 
 def _runs(evaluator: Evaluator, names: Sequence[str], settings: Iterable[Feeds]) -> list[dict[str, Any]]:
@@ -89,7 +78,7 @@ def _settings(model: onnx.ModelProto, axis: str, fill: int) -> Iterator[Feeds]:
             for dim in tensor.shape.dim:
                 if dim.HasField("dim_value"):
                     shape.append(dim.dim_value)
-                elif dim.dim_param == axis and (axis or not shape):  # without a name, the first axis
+                elif dim.dim_param == axis:
                     shape.append(count)
                 else:
                     shape.append(lengths[others.setdefault(dim.dim_param, len(others)) % len(lengths)])
