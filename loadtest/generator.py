@@ -6,7 +6,8 @@ due, so no stall is left out.
 
 Other generators do not fit: Locust's users wait for their replies, which is a closed loop; k6, vegeta and wrk2 keep a
 rate, but have neither Poisson arrivals nor bursts. None distinguishes a degraded reply from a whole one, and scenarios
-have to see every reply, in this process, while they break the service.
+have to see every reply, in this process, while they break the service. The timers of asyncio and uvloop end at whole
+milliseconds, which is as long as replies take.
 """
 
 import gc
@@ -16,11 +17,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from select import select
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from loadtest.connection import Address, Connection
 from loadtest.http_client import ClientError, host_and_port
@@ -100,13 +101,13 @@ def open_loop(
     Raises ClientError if the service is unreachable, dies or hangs. A `witness` gets each request and its reply. Once
     another thread has `stopped` it, no more are sent.
     """
-    with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds, witness) as load:
+    with prompt(), _without_collection(), closing(_Load(target, limits or LoadLimits(), seconds, witness)) as load:
         return load.at(times, stopped)
 
 
 def closed_loop(target: Target, clients: int, seconds: float, limits: LoadLimits | None = None) -> Outcome:
     """Run clients that send when they have a reply. Raises ClientError as `open_loop` does."""
-    with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds) as load:
+    with prompt(), _without_collection(), closing(_Load(target, limits or LoadLimits(), seconds)) as load:
         return load.by(clients)
 
 
@@ -129,20 +130,27 @@ class _Load:
         self._is_closed_loop = False
         self._ends_at = self._heard_at = 0.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
     def at(self, times: Times, stopped: threading.Event | None = None) -> Outcome:
         """The open loop."""
-        self._begin(self._limits.connections)
-        start = time.monotonic() + _START_S
-        self._ends_at, self._heard_at = start + self._outcome.seconds, start
+        start = self._begin(self._limits.connections)
         coming = deque((times + start).tolist())
         self._outcome.offered = len(coming)
-        looks_at = start
+        self._run(coming, stopped)
+        return self._outcome
+
+    def by(self, clients: int) -> Outcome:
+        """The closed loop."""
+        self._is_closed_loop = True
+        start = self._begin(clients)
+        for _ in range(clients):
+            self._send(start)
+        self._run(deque())
+        self._outcome.offered = sum(self._outcome.statuses.values()) + self._outcome.lost + self._outcome.unanswered
+        return self._outcome
+
+    def _run(self, coming: deque[float], stopped: threading.Event | None = None) -> None:
+        """Send what is `coming` when it is due, and what replies cause, until none is waited for."""
+        looks_at = 0.0
         while True:
             now = time.monotonic()
             while coming and coming[0] <= now:
@@ -153,27 +161,10 @@ class _Load:
                     coming.clear()
                     self._ends_at = min(self._ends_at, now)
                 if (not coming and not self._is_waited_for) or self._is_given_up(now):
-                    return self._end()
-                looks_at = self._next_look(now)
-            self._turn(min(looks_at, coming[0]) if coming else looks_at)
-
-    def by(self, clients: int) -> Outcome:
-        """The closed loop."""
-        self._is_closed_loop = True
-        self._begin(clients)
-        now = looks_at = time.monotonic()
-        self._ends_at, self._heard_at = now + self._outcome.seconds, now
-        for _ in range(clients):
-            self._send(time.monotonic())
-        while True:
-            now = time.monotonic()
-            if now >= looks_at:
-                if (now >= self._ends_at and not self._is_waited_for) or self._is_given_up(now):
                     break
-                looks_at = self._next_look(now)
-            self._turn(looks_at)
-        self._outcome.offered = sum(self._outcome.statuses.values()) + self._outcome.lost + self._outcome.unanswered
-        return self._end()
+                looks_at = now + (_WATCH_S if now < self._ends_at else _WATCH_S / 10)
+            self._turn(min(looks_at, coming[0]) if coming else looks_at)
+        self._outcome.cpu_seconds += time.process_time()
 
     @property
     def _is_waited_for(self) -> bool:
@@ -241,19 +232,14 @@ class _Load:
         """Refuse a due request: no connection is open, and none is tried before the next is due."""
         while self._due:
             self._outcome.lost += 1
-            self._tell(next(self._requests), self._due.popleft(), REFUSED)
+            self._tell(self._due.popleft(), REFUSED)
 
-    def _tell(self, request: bytes, due: float, status: int) -> None:
-        """Report a request that was not sent."""
+    def _tell(self, due: float, status: int, sent_by: Connection | None = None) -> None:
+        """Report a request's outcome; without a connection it was not sent."""
         if self._witness:
-            now = time.monotonic()
-            self._witness(Seen(request, due, now, now, status, b""))
-
-    def _see(self, connection: Connection, intended: float, status: int) -> None:
-        """Report a request that was sent."""
-        if self._witness:
-            now = time.monotonic()
-            self._witness(Seen(connection.request, intended, connection.sent, now, status, connection.body))
+            now, by = time.monotonic(), sent_by
+            sent = (next(self._requests), now, b"") if by is None else (by.request, by.sent, by.body)
+            self._witness(Seen(sent[0], due, sent[1], now, status, sent[2]))
 
     def replied(self, connection: Connection, status: int) -> None:
         """Count a reply."""
@@ -264,7 +250,7 @@ class _Load:
         now = self._heard_at = time.monotonic()
         self._sent -= 1
         self._outcome.statuses[status] += 1
-        self._see(connection, intended, status)
+        self._tell(intended, status, connection)
         if status == 200:
             self._outcome.latency.record(now - intended)
             is_degraded = connection.is_degraded
@@ -285,7 +271,7 @@ class _Load:
         if connection in self._idle:
             self._idle.remove(connection)
         if connection.intended is not None:
-            self._see(connection, connection.intended, LOST)
+            self._tell(connection.intended, LOST, connection)
             connection.intended = None
             self._sent -= 1
             self._outcome.lost += 1
@@ -294,7 +280,8 @@ class _Load:
         if self._due:
             self._connect()
 
-    def _begin(self, connections: int) -> None:
+    def _begin(self, connections: int) -> float:
+        """Open the connections, and return when the run starts."""
         self._address = self._found()
         for _ in range(connections):
             self._connect()
@@ -302,6 +289,9 @@ class _Load:
             self._turn(time.monotonic() + _WATCH_S)
         self._check_connecting()
         self._outcome.cpu_seconds = -time.process_time()
+        start = time.monotonic() + (0.0 if self._is_closed_loop else _START_S)
+        self._ends_at, self._heard_at = start + self._outcome.seconds, start
+        return start
 
     def _found(self) -> Address:
         """Return the service's address: the first of its name that answers."""
@@ -329,28 +319,20 @@ class _Load:
             )
         return False
 
-    def _next_look(self, now: float) -> float:
-        """Return when to check again whether the run is over."""
-        return now + (_WATCH_S if now < self._ends_at else _WATCH_S / 10)
-
     def _check_connecting(self) -> None:
         if self._error is not None:
             raise ClientError(f"{self._target.url}: no connection: {self._error}") from self._error
 
-    def _end(self) -> Outcome:
-        self._outcome.cpu_seconds += time.process_time()
-        return self._outcome
-
-    def _close(self) -> None:
+    def close(self) -> None:
         """Close: further replies are not counted, and no connection is reopened."""
         self._is_closed_loop = False
         while self._due:
-            self._tell(next(self._requests), self._due.popleft(), UNANSWERED)
+            self._tell(self._due.popleft(), UNANSWERED)
         for connection in self._connecting:
             connection.close()
         for connection in list(self._all):
             if connection.intended is not None:
-                self._see(connection, connection.intended, UNANSWERED)
+                self._tell(connection.intended, UNANSWERED, connection)
             connection.intended = None
             connection.close()
         self._watch.close()

@@ -94,7 +94,7 @@ def test_opens_more_connections_up_to_the_limit() -> None:
 def test_closed_loop_sends_when_a_reply_came() -> None:
     soon = Reply(wait_s=0.01)
     with scripted_server(*[soon] * 3, Reply(429), soon) as server:
-        found = closed_loop(Target(server.url, REQUESTS), 3, 2.0, PATIENT)
+        found = closed_loop(Target(server.url, REQUESTS), 3, 0.7, PATIENT)
 
     assert server.connections == 3
     assert found.statuses[429] == 1
@@ -105,7 +105,7 @@ def test_closed_loop_sends_when_a_reply_came() -> None:
 def test_client_replaces_a_lost_connection() -> None:
     soon = Reply(wait_s=0.005)
     with scripted_server(soon, soon, End.CLOSE, soon, End.CLOSE, soon) as server:
-        found = closed_loop(Target(server.url, REQUESTS), 2, 2.0, PATIENT)
+        found = closed_loop(Target(server.url, REQUESTS), 2, 0.7, PATIENT)
 
     assert server.connections == 4
     assert found.lost == 2
@@ -154,15 +154,15 @@ def test_absent_service_is_an_error(loop: str, ends_at: int | None, end: Act, me
 )
 def test_counts_a_request_without_a_reply(end: Act, lost: int, unanswered: int) -> None:
     with scripted_server(Reply(), Reply(), end, Reply()) as server:
-        limits = LoadLimits(connections=4, patience_s=3.0)
+        limits = LoadLimits(connections=4, patience_s=1.5)
         found = open_loop(Target(server.url, REQUESTS), constant(50, 0.2), 0.2, limits)
 
     assert (found.statuses, found.lost, found.unanswered) == ({200: 9}, lost, unanswered)
 
 
 def test_slow_service_is_waited_for_as_long_as_it_replies() -> None:
-    with scripted_server(Reply(wait_s=0.4)) as server:
-        limits = LoadLimits(connections=1, most=1, patience_s=2.5)
+    with scripted_server(Reply(wait_s=0.2)) as server:
+        limits = LoadLimits(connections=1, most=1, patience_s=1.4)
         found = open_loop(Target(server.url, REQUESTS), constant(100, 0.08), 0.08, limits)
 
     assert (found.statuses, found.unanswered) == ({200: 8}, 0)

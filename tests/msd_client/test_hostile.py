@@ -123,7 +123,7 @@ def test_wait_for_a_connection_ends_at_the_deadline() -> None:
         Client(server.url, max_connections=1) as client,
         ThreadPoolExecutor(1) as thread,
     ):
-        first = thread.submit(client.score, REQUEST, deadline_s=3.0)
+        first = thread.submit(client.score, REQUEST, deadline_s=1.5)
         while not server.heads:
             time.sleep(0.01)
         with pytest.raises(DeadlineExceeded):
