@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from model_export.errors import ExportError
-from model_export.graph import open_session, to_onnx
+from model_export.graph import to_onnx
 from model_export.parity import spread
+from model_export.run import open_session
 from msd.contract.bundle import ENCODER, TOKENIZER
 from msd.contract.encoder_record import EncoderRecord, Probe
 from msd.contract.files import write_bytes_atomic, write_text_atomic
@@ -81,17 +83,19 @@ def _graph(model: nn.Module, student: Student) -> bytes:
 
 
 def _difference(model: nn.Module, student: Student, graph: bytes) -> float:
-    session = open_session(graph)
-    together: Sequence[Sequence[str]] = (_PROBES, *([probe] for probe in _PROBES))
-    worst = 0.0
-    for texts in together:
+    session, worst = open_session(graph), 0.0
+    for texts in (_PROBES, *([probe] for probe in _PROBES)):
         ids, mask = pad(tokenise(student.tokenizer, texts))
         with torch.no_grad():
             expected = model(ids, mask).numpy()
-        (found,) = session.run(["semantic"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
         # Not max(): a NaN must count as a difference.
-        worst = float(np.maximum(worst, np.abs(found - expected).max()))
+        worst = float(np.maximum(worst, np.abs(_run(session, ids, mask) - expected).max()))
     return worst
+
+
+def _run(session: InferenceSession, ids: Tensor, mask: Tensor) -> Vectors:
+    vectors: Vectors = session.run(["semantic"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0]
+    return vectors
 
 
 _PROBED_ITEMS = 4
@@ -114,8 +118,5 @@ def encoder_record(folder: Path, texts: Sequence[str]) -> EncoderRecord:
 
 def encode(graph: bytes, tokenizer: Tokenizer, texts: Sequence[str]) -> Vectors:
     """Return the vectors [n, D] of n texts, run one by one on one thread."""
-    session, vectors = open_session(graph), []
-    for row in tokenise(tokenizer, texts):
-        ids, mask = pad([row])
-        vectors += session.run(["semantic"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
-    return np.concatenate(vectors)
+    session = open_session(graph)
+    return np.concatenate([_run(session, *pad([row])) for row in tokenise(tokenizer, texts)])

@@ -17,12 +17,12 @@ import torch
 from model_export.encoder import encoder_record, export_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
-from model_export.graph import Run
 from model_export.parity import BundleRows, Expected, Parity, check_parity, serving_requests
 from model_export.precision.choice import RequestedPrecision, choose
 from model_export.precision.evidence import Evidence
 from model_export.recipe import Recipe
 from model_export.rows import write_rows
+from model_export.run import Run
 from model_export.uncertainty import measure_uncertainty
 from msd.contract.bundle import (
     ENCODER,

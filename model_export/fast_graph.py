@@ -11,7 +11,7 @@ import onnx
 
 from model_export.errors import ExportError
 from model_export.foreign.bind import ITEM_AXIS
-from model_export.graph import open_run
+from model_export.run import open_run
 from msd.contract.assemble import Tensors
 from msd.contract.timing import median_microseconds
 from onnx_factorise.errors import FactoriseError

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import native
 from model_export.errors import ExportError
-from model_export.graph import Run, open_run
+from model_export.run import Run, open_run
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.encode import SECONDS_PER_DAY

@@ -16,8 +16,8 @@ from model_export.errors import ExportError
 from model_export.foreign.bind import Binding, bind_inputs, head_outputs, spliced_graph
 from model_export.foreign.read import read_model
 from model_export.foreign.table import with_click_probability, with_named_inputs
-from model_export.graph import open_session
 from model_export.recipe import Recipe
+from model_export.run import open_session
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset, load_dataset

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.graph import Run, open_run
 from model_export.precision.evidence import CONVERSIONS, Evidence
 from model_export.precision.int8 import check_int8, quantise
+from model_export.run import Run, open_run
 from msd.bootstrap import interval, resample_metrics
 from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import ConversionFigures, Figures, Precision, PrecisionRecord, Tried, fastest
@@ -116,21 +116,22 @@ def choose(
 
     Raises ExportError if the requested precision cannot run or be judged here, or fails the gate.
     """
+    runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     if asked == "fp32":
-        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord())
+        return Chosen(None, runs, PrecisionRecord())
     wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
     if reason := rows.unjudged(heads):
         if asked != "auto":
             raise ExportError(f"{asked}: {reason}; use --precision fp32")
         refused = {precision: Tried(refused=reason) for precision in wanted}
-        return Chosen(None, {"fp32": open_run(graph, "fp32", heads)}, PrecisionRecord(asked=asked, tried=refused))
+        return Chosen(None, runs, PrecisionRecord(asked=asked, tried=refused))
     int8: bytes | None = None
-    runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     tried: dict[Precision, Tried] = {}
     for precision in wanted:
         try:
             if precision == "int8":
-                int8 = _in_int8(graph, rows)
+                check_int8(cpu_instructions())
+                int8 = quantise(graph, rows.train())
             runs[precision] = open_run(int8 if precision == "int8" and int8 else graph, precision, heads, candidates)
         except ExportError as error:
             if asked != "auto":
@@ -167,11 +168,6 @@ def pick(asked: RequestedPrecision, tried: Mapping[Precision, Tried]) -> Precisi
         return asked
     times = {precision: one.figures.microseconds for precision, one in tried.items() if one.figures and not one.refused}
     return fastest(times)
-
-
-def _in_int8(graph: bytes, rows: Evidence) -> bytes:
-    check_int8(cpu_instructions())
-    return quantise(graph, rows.train())
 
 
 def _scores(

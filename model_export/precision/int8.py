@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
-from model_export.graph import open_session
+from model_export.run import open_session
 from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly
 

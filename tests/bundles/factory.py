@@ -103,7 +103,7 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         graph = model.SerializeToString()
         (temporary / RANKER).write_bytes(graph)
         if recipe.int8:
-            from model_export.precision.int8 import quantise  # with torch, which few bundles need
+            from model_export.precision.int8 import quantise  # with onnx, which few bundles need
 
             (temporary / RANKER_INT8).write_bytes(quantise(graph, some_tensors(schema)))
         encoder = _write_encoder(temporary, recipe) if recipe.encoder else None

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from model_export.export import export_bundle
-from model_export.graph import Run as ModelRun
-from model_export.graph import open_run
 from model_export.inputs import own_recipe
 from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
 from model_export.precision.int8 import quantise
 from model_export.ranker import HEADS
 from model_export.recipe import Recipe
+from model_export.run import Run as ModelRun
+from model_export.run import open_run
 from msd.contract.bundle import RANKER, Bundle, open_bundle
 from msd.contract.precision import Precision
 from msd.dataset.load import load_dataset

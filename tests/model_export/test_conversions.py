@@ -14,13 +14,13 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.export import export_bundle
-from model_export.graph import open_run
 from model_export.inputs import own_recipe
 from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
 from model_export.precision.evidence import Evidence
 from model_export.recipe import Recipe
+from model_export.run import open_run
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, Manifest, open_bundle
 from msd.contract.golden import read_goldens

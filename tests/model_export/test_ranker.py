@@ -15,10 +15,10 @@ import native
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
 from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph, pick
-from model_export.graph import open_run
 from model_export.parity import BundleRows, Expected, check_parity, serving_requests
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph, torch_scores
+from model_export.run import open_run
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
 from msd.contract.golden import read_goldens

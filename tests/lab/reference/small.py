@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lab.reference.inputs import Feeds, Sizes
 from lab.reference.network import ReferenceModel, made
-from model_export.graph import open_session
+from model_export.run import open_session
 
 Output = NDArray[np.floating]
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.graph import Run
 from model_export.parity import BundleRows
 from model_export.precision.choice import AUC_BOUND, ECE_BOUND, LOGLOSS_BOUND, choose, judge, pick
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS
+from model_export.run import Run
 from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import LEAST_GAIN, Figures, Precision, Tried
