@@ -264,25 +264,22 @@ def test_rejects_invalid_evaluation(run: Run, text: str | None, tmp_path: Path) 
         own_recipe(run.dataset, run.knowledge, run.student, run.plain, path)
 
 
-def test_manifest_has_evaluation(run: Run, plain: Exported, tmp_path: Path) -> None:
-    path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps({"models": {"plain": {"metrics": {"auc": 0.7}, "calibration": []}}}))
-    inputs = own_recipe(run.dataset, run.knowledge, run.student, run.plain, path)
-    assert inputs.fingerprint != plain.inputs.fingerprint
-    export_bundle(inputs, tmp_path / "bundle", None, 5, quiet)
-    assert open_bundle(tmp_path / "bundle").manifest.metrics == {"plain": {"auc": 0.7}}
-
-
-def test_command_reports_proof(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "bundle"
-    command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, out)), "--requests", "5"]
+def test_command_reports_proof_and_keeps_evaluation(
+    run: Run, plain: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, evaluation = tmp_path / "bundle", tmp_path / "evaluation.json"
+    evaluation.write_text(json.dumps({"models": {"plain": {"metrics": {"auc": 0.7}, "calibration": []}}}))
+    folders = [str(folder) for folder in (run.dataset, run.knowledge, run.student, run.plain, out)]
     for word in ("written", "done before"):
         with pytest.raises(SystemExit, match="0"):
-            main(command)
+            main(["export", *folders, "--requests", "5", "--evaluation", str(evaluation)])
         output = " ".join(capsys.readouterr().out.split())
         assert f", {word}; onnxruntime and torch differ by" in output
         assert "over 5 requests" in output
         assert re.search(r"the graph runs 200 candidates in \d+ µs.* as it was traced", output)
+    assert open_bundle(out).manifest.metrics == {"plain": {"auc": 0.7}}
+    inputs = own_recipe(run.dataset, run.knowledge, run.student, run.plain, evaluation)
+    assert inputs.fingerprint != plain.inputs.fingerprint
 
 
 def test_explain_writes_report(plain: Exported, brief: Brief, tmp_path: Path) -> None:
