@@ -85,7 +85,7 @@ chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .ht
 native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler, or the package ziglang.
 	$(BIN)/python -m native.build
 
-soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
+soak: $(INSTALLED)  ## Holds the native core against its corpus, and against the reference over 100,000 drawn requests (minutes).
 	$(BIN)/python -m tests.native.soak
 
 soak-day: $(INSTALLED)  ## Another piece of a day of life, of MINUTES (120): traffic, swaps, kills, attacks; replies checked by replay. Page: runs/day/chaos.html.
@@ -96,11 +96,11 @@ crashes: $(INSTALLED)  ## Kills writers 500 times, and checks what they leave (m
 
 # Cores of their own beside the tree's. Python itself leaks by design.
 SANITISED := runs/sanitised
-sanitise: $(INSTALLED)  ## 10,000 requests and heads, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
+sanitise: $(INSTALLED)  ## 22,000 requests, 10,000 heads, and traffic with swaps, with AddressSanitizer and UBSan; traffic with ThreadSanitizer. Needs GCC.
 	for sanitiser in address thread; do \
 	mkdir -p $(SANITISED)/$$sanitiser/native && cp native/*.py $(SANITISED)/$$sanitiser/native && \
 	$(BIN)/python -m native.build --sanitise $$sanitiser --out $(SANITISED)/$$sanitiser/native || exit 1; done
-	for soak in "tests.native.soak --requests 10000 --heads 10000" tests.service.engine_soak; do \
+	for soak in "tests.native.soak --requests 2000 --heads 10000" tests.service.engine_soak; do \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	PYTHONPATH=$(SANITISED)/address:. $(BIN)/python -P -m $$soak || exit 1; done
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1 \

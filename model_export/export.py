@@ -17,7 +17,7 @@ import torch
 from model_export.encoder import encoder_record, export_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
-from model_export.parity import BundleRows, Expected, Parity, check_parity, serving_requests
+from model_export.parity import Expected, Parity, check_parity, serving_requests
 from model_export.precision.choice import RequestedPrecision, choose
 from model_export.precision.evidence import Evidence
 from model_export.recipe import Recipe
@@ -50,6 +50,7 @@ from msd.ranker.arrays import Arrays
 from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
+from native.bundle_rows import BundleRows
 
 TOLERANCE = 1e-5
 _FORMAT = 11
@@ -121,7 +122,7 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     with tempfile.TemporaryDirectory(dir=folder) as work:  # what is mapped outlives its name
         features = build_features(made.dataset, made.schema, made.vectors, arrays=Arrays(Path(work)))
     draft = _pack(made, folder, graph, features)
-    evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
+    evidence = Evidence(made.dataset, features, BundleRows.of(Bundle(folder, draft)))
     progress("Factorising the graph", 0)
     form = options.like.manifest.provenance["graph"]["served"] if options.like else None
     fast = fastest_graph(graph, options.candidates, evidence.request, form)

@@ -12,7 +12,7 @@ import onnx
 from model_export.errors import ExportError
 from model_export.foreign.bind import ITEM_AXIS
 from model_export.run import open_run
-from msd.contract.assemble import Tensors
+from msd.contract.tensors import Tensors
 from msd.contract.timing import median_microseconds
 from onnx_factorise.errors import FactoriseError
 from onnx_factorise.pass_ import factorise

@@ -1,5 +1,5 @@
 """Proof that the exported graph scores as the model does: from the bytes of requests to those of replies, through the
-native core, as services score, against the model on the reference tensors.
+native core, as services score, against the model on the tensors that the core makes.
 
 Requests are test rows as an ad server would send them: the row's time, context and history. Some have unknown users and
 items, or missing parts, so that these cases are proved too.
@@ -15,27 +15,25 @@ from numpy.typing import NDArray
 import native
 from model_export.errors import ExportError
 from model_export.run import Run, open_run
-from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.encode import SECONDS_PER_DAY
-from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors
+from msd.contract.golden import Golden, GoldenEvent
 from msd.contract.precision import Precision
 from msd.contract.pricing import Formula
-from msd.contract.request import ANONYMOUS_PREFIX, parse_request
-from msd.contract.row_file import RowFile
-from msd.contract.rows import ROW_SIDES
+from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.schema import MAX_HISTORY, OUTCOME_FEATURES, FeatureSchema
+from msd.contract.tensors import Tensors
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features
-from native.layout import core_model, core_rows, core_schema
+from native.bundle_rows import MAX_CANDIDATES, BundleRows
+from native.layout import core_model
 from native.offline import OfflineScorer
 
 Request = dict[str, Any]
 _OTHERS = 4
 _VARIED, _KINDS = 6, 9
 _UNPRICED, _SEEN, _EVENT_S = 5, 3, 5.0
-_MOST_CANDIDATES = 256
 _SHOWN_OFTEN = 12
 _ODD_TIMES = (0.0, 1e11)
 
@@ -167,18 +165,20 @@ def check_parity(
     events.
 
     `lower`: runs in lower precisions. Their differences are measured, not judged. Raises ExportError, with both scores,
-    at the first difference above `tolerance`.
+    at the first difference above `tolerance`, or without the core.
     """
+    if native.core is None:
+        raise ExportError(f"the bundle is proved with the native core: {native.REASON}")
     heads = bundle.manifest.heads
     run = open_run(bundle.path(RANKER).read_bytes(), "fp32", heads)
-    rows, served = BundleRows(bundle), ServedBundle(bundle, run)
+    rows = BundleRows.of(bundle)
+    served = ServedBundle(bundle, rows, run)
     goldens: list[Golden] = []
     worst, worst_lower = 0.0, dict.fromkeys(lower or {}, 0.0)
     for golden in _drafts(rows, requests, bundle.manifest.formula):
         tensors = rows.tensors(golden)
         due = expected.scores(tensors)
-        # Live events are laid over rows by services, which prove that themselves.
-        found = run(tensors) if golden.events else served.scores(golden.request)
+        found = served.scores(golden)
         difference = float(np.abs(found - due).max())
         if not difference <= tolerance:
             head, place = np.unravel_index(int(np.abs(found - due).argmax()), due.shape)
@@ -198,7 +198,7 @@ def check_parity(
     return Parity(goldens, worst, worst_lower)
 
 
-def _drafts(rows: "BundleRows", requests: Iterable[Request], formula: Formula) -> Iterator[Golden]:
+def _drafts(rows: BundleRows, requests: Iterable[Request], formula: Formula) -> Iterator[Golden]:
     """Yield requests with their rows, still without scores, and with a bid on most candidates, of each pricing in turn;
     some once more with the stored history and live events."""
     for number, request in enumerate(requests):
@@ -226,56 +226,24 @@ def _events(request: Request) -> tuple[GoldenEvent, ...]:
 
 
 class ServedBundle:
-    """A bundle as services score with it: the native core, with the bundle's own rows and a run of its graph. Raises
-    ExportError without a core."""
+    """A bundle as services score with it: the native core, with the bundle's own rows and a run of its graph."""
 
-    def __init__(self, bundle: Bundle, run: Run) -> None:
-        if native.core is None:
-            raise ExportError(f"the bundle is proved with the native core: {native.REASON}")
-        self._heads, manifest = bundle.manifest.heads, bundle.manifest
-        # The core reads them as long as they are open.
-        self._files = files = [RowFile.of(bundle, side) for side in ROW_SIDES]
-        form = core_schema(bundle.schema, {file.codec.side: file.codec for file in files})
-        served = core_model(manifest.model_version, manifest.formula, 0.0)
-        users, items = (core_rows(file.memory()) for file in files)
+    def __init__(self, bundle: Bundle, rows: BundleRows, run: Run) -> None:
+        self._rows, self._heads, manifest = rows, bundle.manifest.heads, bundle.manifest
 
         def run_by_head(tensors: Tensors) -> Mapping[str, NDArray[np.float32]]:
             return dict(zip(self._heads, run(tensors), strict=True))
 
-        self._scorer = OfflineScorer(
-            bundle.schema, form, served, self._heads, None, run_by_head, _MOST_CANDIDATES, (users, items)
-        )
+        served = core_model(manifest.model_version, manifest.formula, 0.0)
+        own = rows.form, served, self._heads, None, run_by_head, MAX_CANDIDATES, rows.sources
+        self._scorer = OfflineScorer(bundle.schema, *own)
 
-    def scores(self, request: Request) -> NDArray[np.float32]:
-        """Return the scores [H, N] in the reply to a request. Raises ExportError if it is not scored."""
+    def scores(self, golden: Golden) -> NDArray[np.float32]:
+        """Return the scores [H, N] in the reply to a golden's request after its live events. Raises ExportError if it
+        is not scored."""
         try:
-            reply = self._scorer.score(json.dumps(request).encode()).reply
+            reply = self._scorer.score(json.dumps(golden.request).encode(), live=self._rows.live(golden)).reply
         except ValueError as error:
             raise ExportError(f"a request is not scored: {error}; the bundle was not written") from error
         columns = json.loads(reply)["candidates"]
         return np.array([columns[head] for head in self._heads], np.float32)
-
-
-class BundleRows:
-    """Reader of requests' rows, as goldens."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.schema = bundle.schema
-        self._users, self._items = (RowFile.of(bundle, side) for side in ROW_SIDES)
-
-    def golden(self, request: Request) -> Golden:
-        """Return the request with its rows, still without scores."""
-        checked = parse_request(json.dumps(request).encode(), self.schema)
-        user = self._users.raw([checked.user_id])[0]
-        wanted = wanted_items(checked, self._users.codec.unpack([user]))
-        found = zip(wanted, self._items.raw(wanted), strict=True)
-        return Golden(
-            request=request,
-            user=None if user is None else encode_row(user),
-            items={item_id: encode_row(row) for item_id, row in found if row is not None},
-            expected={},
-        )
-
-    def tensors(self, golden: Golden) -> Tensors:
-        """Return the graph's input tensors of the request and its rows."""
-        return golden_tensors(self.schema, self._users.codec, self._items.codec, golden)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from model_export.foreign.bind import input_of
 from model_export.graph import fold_constants, to_onnx
-from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema, TensorSpec
+from msd.contract.tensors import Tensors
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import Ranker
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.encoder_record import ColdAds
 from msd.contract.schema import FeatureSchema
+from msd.contract.tensors import Tensors
 from msd.dataset.load import Dataset
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features

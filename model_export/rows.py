@@ -7,7 +7,7 @@ import numpy as np
 from msd.contract.bundle import ROWS
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
-from msd.contract.state import EntityState, advance, state_rules
+from msd.contract.state import EntityState, decay, state_rules
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features
 
@@ -28,9 +28,13 @@ def _states(features: Features, side: RowSide) -> list[EntityState]:
     timeline = features.timeline
     if side == "user":
         return [timeline.user.final.get(row, EntityState()) for row in range(features.user.entities.unknown)]
-    rule = state_rules(features.schema)["user"]
+    rule, ends_at = state_rules(features.schema)["user"], timeline.ends_at
     final = [timeline.item.final.get(row, EntityState()) for row in range(features.item.entities.unknown)]
-    return [advance(rule, state, timeline.ends_at) for state in final]
+    fades = [decay(max(ends_at - state.as_of, 0.0), rule.half_life_s) for state in final]
+    return [
+        EntityState(state.impressions * fade, state.clicks * fade, max(state.as_of, ends_at))
+        for state, fade in zip(final, fades, strict=True)
+    ]
 
 
 def _contents(adaptors: Adaptors, features: Features, side: RowSide, states: list[EntityState]) -> RowContents:

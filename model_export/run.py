@@ -7,9 +7,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from msd.contract.assemble import Tensors
 from msd.contract.openvino import OpenVinoGraph, load_openvino, openvino_core
 from msd.contract.precision import Precision
+from msd.contract.tensors import Tensors
 
 Run = Callable[[Tensors], NDArray[np.float32]]
 """From the schema's tensors to the heads' scores [H, N]."""

@@ -5,8 +5,8 @@ import numpy as np
 from model_export.errors import ExportError
 from model_export.precision.evidence import Evidence
 from model_export.run import Run
-from msd.contract.assemble import Tensors
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
+from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import Uncertainty, impressions_of
 from msd.ranker.embedding import is_id
 from msd.ranker.uncertainty import AdRows, fit_uncertainty

@@ -1,13 +1,14 @@
-"""The native core: request bytes to tensors, and scores to reply bytes, in C++ without Python's lock.
+"""The native core, in C++ without Python's lock: what a request means, from its bytes to tensors, and from scores to
+the reply's bytes; the encoding of values, the fold of events, and the way to ONNX Runtime.
 
-A copy of `msd.contract`, tested to be equal (`tests/native`), the fold of whole logs, and the way to ONNX Runtime. If
-it is not built, or is of another version, `core` is None, `REASON` says why, and nothing is trained or served.
+Tests hold it to `tests/reference` and to a corpus of requests. If it is not built, or is of another version, `core` is
+None, `REASON` says why, and nothing is trained or served.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 36
+LAYOUT = 37
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None

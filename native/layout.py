@@ -3,29 +3,27 @@
 Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.consent import SIGNALS, consents
-from msd.contract.encode import encode_record
 from msd.contract.exploration import legendre, log_normal
 from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
-from msd.contract.request import MAX_POSITION, CheckedRequest
+from msd.contract.request import MAX_POSITION
 from msd.contract.row_file import RowMemory
 from msd.contract.rows import RowCodec, Rows, RowSide
-from msd.contract.schema import FeatureSchema, Side, State, ValueField
+from msd.contract.schema import FeatureSchema, Side
 from msd.contract.state import Impression
+from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import Uncertainty
 from native import core
+from native.columns import UFUNCS, encode_record, field_form, state_form
 
-_KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
 Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
 """Runs a model: the schema's tensors → scores [N] by head."""
 _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
@@ -51,7 +49,7 @@ def core_schema(
         b"".join(one.tobytes() for one, _ in at_slots),
         b"".join(one.tobytes() for _, one in at_slots),
         _fields(schema, "context"),
-        (np.log, np.log1p, np.exp, np.exp2, np.expm1),
+        UFUNCS,
     )
 
 
@@ -137,16 +135,27 @@ def given_once(ids: Sequence[str], items: Rows) -> Rows:
     return Rows(items.records[rows], items.found[rows], (), 0, stale)
 
 
-def asked_request(asked: tuple[Any, ...]) -> CheckedRequest:
-    """Return as much of a request as says which rows and vectors it needs."""
-    user_id, ids, at, history, texts = asked
-    return CheckedRequest(
-        user_id,
-        ids,
-        at,
-        history=None if history is None else [Impression(*seen) for seen in history],
-        item_texts={item_id: text for item_id, text in texts.items() if not text.isspace()},
-    )
+class AskedRequest(NamedTuple):
+    """As much of a request as says which rows and vectors it needs: the user, "" if anonymous; candidates, each once;
+    its time (Unix s); its own history; and texts by candidate."""
+
+    user_id: str
+    ids: list[str]
+    at: float | None = None
+    history: Sequence[Impression] | None = None
+    texts: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, asked: tuple[Any, ...]) -> Self:
+        """Return it from the core's form."""
+        user_id, ids, at, history, texts = asked
+        seen = None if history is None else [Impression(*one) for one in history]
+        return cls(user_id, ids, at, seen, {item: text for item, text in texts.items() if not text.isspace()})
+
+    def wanted(self, user: Rows) -> list[str]:
+        """Return the IDs to fetch rows for: candidates, then the history, which is the row's [1] if it has none."""
+        history = user.histories[0] if self.history is None else self.history
+        return [*self.ids, *(seen.item_id for seen in history)]
 
 
 def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
@@ -165,37 +174,12 @@ def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
             offsets["semantic"],
             schema.semantic_width(codec.side),
         ),
-        None if state is None else _state(state),
+        None if state is None else state_form(state),
         codec.missing.tobytes(),
         _fields(schema, codec.side),
     )
 
 
-def _state(state: State) -> tuple[float, ...]:
-    """Return `encode_state`'s constants, computed as it computes them."""
-    return (
-        state.strength * state.prior,
-        state.strength,
-        float(np.log(state.prior / (1.0 - state.prior))),
-        state.age_cap_s,
-    )
-
-
 def _fields(schema: FeatureSchema, side: Side) -> tuple[object, ...]:
     """Return the fields that a request may set."""
-    return tuple(_field(schema, field) for field in schema.settable[side].values())
-
-
-def _field(schema: FeatureSchema, field: ValueField) -> tuple[object, ...]:
-    indexed = field.kind != "numeric"
-    return (
-        field.name,
-        _KINDS[field.kind],
-        schema.columns[field.name].start,
-        field.width,
-        (getattr(field, "buckets", None) or 0) if indexed else 0,
-        getattr(field, "log", False),
-        getattr(field, "mean", math.nan),
-        getattr(field, "scale", math.nan),
-        getattr(field, "vocabulary", ()),
-    )
+    return tuple(field_form(field, schema.columns[field.name].start) for field in schema.settable[side].values())

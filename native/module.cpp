@@ -1,5 +1,7 @@
 // The extension `native._core`.
 #include "core/bindings.hpp"
+#include "core/column_bindings.hpp"
+#include "core/live_bindings.hpp"
 #include "core/walk_bindings.hpp"
 #include "engine/offline.hpp"
 #include "engine/ort_bindings.hpp"
@@ -14,6 +16,8 @@ NB_MODULE(_core, module) {
   module.attr("INSTRUCTIONS") = native::half::chosen_name();
   add_frames(module);
   add_walk(module);
+  add_live(module);
+  add_columns(module);
   add_ort_model(module);
   add_queue(module);
   add_scoring(module);

@@ -4,19 +4,19 @@ after the other in the calling thread, with the model's runs at low priority. Do
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.correction import Correction, Line
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from msd.contract.tensors import Tensors
 from native import core
-from native.layout import Run, given_rows, new_desk
+from native.layout import AskedRequest, Run, given_rows, new_desk, new_tensors
 
 
 class Scored(NamedTuple):
@@ -79,6 +79,17 @@ class OfflineScorer:
         self._terms = terms = _Terms(loaded)
         plan = core.Plan("offline", loaded, terms.assigned, False, _always, terms.look, None)
         self._core: Any = core.OfflineScorer(plan, capacity)
+        self._frame_of = partial(_new_frame, schema, form, served, capacity)
+        self._capacity = capacity
+
+    @cached_property
+    def _frame(self) -> Any:  # noqa: ANN401 - the core has no types
+        return self._frame_of()
+
+    def asked(self, body: bytes) -> AskedRequest | None:
+        """Return what has to be fetched for a request; None if the core refuses it."""
+        is_read = self._frame.read(body, self._capacity)
+        return AskedRequest.of(self._frame.asked) if is_read else None
 
     def score(
         self,
@@ -90,7 +101,7 @@ class OfflineScorer:
         corrections: Sequence[Line] = (),
         most: int = 0,
     ) -> Scored:
-        """Score one request. `given`: its time, the row of its user [1] and those of `wanted_items`. `live` returns
+        """Score one request. `given`: its time, the row of its user [1] and those that it wants. `live` returns
         states, as `service.live` does. `most`: different candidates to run, the first ones; 0 for all.
 
         Raises ValueError if the core refuses the request, lacks rows, or a score is not finite.
@@ -102,6 +113,11 @@ class OfflineScorer:
         terms.live, terms.corrections, terms.seen = live, corrections, []
         reply = self._core.score(request_id, body, rows, most)
         return terms.seen[0]._replace(reply=reply)
+
+
+def _new_frame(schema: FeatureSchema, form: object, served: object, capacity: int) -> Any:  # noqa: ANN401
+    assert core is not None, "the schema has a form"
+    return core.Frame(form, served, new_tensors(schema, capacity), capacity)
 
 
 def _always(request_id: str) -> bool:

@@ -85,6 +85,7 @@ ARROWS = [
             "loadtest",
             "model_export",
             "msd",
+            "native",
             "service.limits",
             "service.live.live_state",
             "service.redis.keys",

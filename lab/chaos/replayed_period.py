@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from loadtest.http_client import ServiceConnection
-from msd.contract.assemble import Counts
 from msd.contract.bundle import open_bundle
-from msd.contract.encode import encode_side, encode_state
 from msd.contract.row_file import RowFile
 from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.load import load_dataset
@@ -27,6 +25,7 @@ from msd.ranker.features import build_features
 from msd.student.vectors import load_vectors
 from msd.training.folder import load_ranker
 from msd.training.train import predict
+from native.columns import Counts, encode_counts, encode_side
 from service.limits import MAX_EVENTS
 
 Floats = NDArray[np.float64]
@@ -123,7 +122,7 @@ def offline_scores(made: TrainedFolders, most: int, delay_s: float = 0.0) -> Flo
     if state := schema.state("item"):
         bundle = open_bundle(made.bundle)
         file = RowFile.of(bundle, "item")
-        rates = encode_state(state, *Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
+        rates = encode_counts(state, Counts.of(file.get(features.item.entities.ids).records), 0.0)[:, 0]
         # The last, of no item, is for the padding.
         of_items = torch.from_numpy(np.append(rates, np.float32(0.0)))
         features.history_outcomes[..., OUTCOME_FEATURES.index("smoothed_log_odds")] = of_items[features.history]

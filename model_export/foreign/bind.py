@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper
 
 from model_export.errors import ExportError
-from msd.contract.assemble import Tensors
 from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema, TensorSpec
+from msd.contract.tensors import Tensors
 from onnx_factorise.facts import real_inputs
 
 

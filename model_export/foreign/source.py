@@ -18,8 +18,8 @@ from model_export.foreign.read import read_model
 from model_export.foreign.table import with_click_probability, with_named_inputs
 from model_export.recipe import Recipe
 from model_export.run import open_session
-from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
+from msd.contract.tensors import Tensors
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.schema_fit import fit_schema

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.parity import BundleRows, plain_request, spread
-from msd.contract.assemble import Tensors
+from model_export.parity import plain_request, spread
+from msd.contract.tensors import Tensors
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.metrics import Labels
 from msd.ranker.features import Features
+from native.bundle_rows import BundleRows
 
 CONVERSIONS = "pcvr"
 """The head judged by conversions of clicks; of the others only clicks are judged."""

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from model_export.run import open_session
-from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly
+from msd.contract.tensors import Tensors
 
 # Rounding a layer's inputs costs time per input, and saves time per input × output.
 _LEAST_INPUTS, _LEAST_OUTPUTS = 32, 16

@@ -1,5 +1,5 @@
-"""What is asked of exploration, and what it tells: which candidate is first, the best by its score, or with a small
-probability one whose score is uncertain; and the probability of that choice.
+"""What exploration tells: which candidate is first, the best by its score, or with a small probability one whose score
+is uncertain; and the probability of that choice.
 
 The native core chooses (`native/core/exploration.hpp`), by numbers that are tabulated here.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.request import ExploreOptions, InvalidRequest, Policy
+from msd.contract.request import Policy
 
 Played = Policy | Literal["greedy"]
 Floats = NDArray[np.float64]
@@ -19,14 +19,6 @@ _WIDEST = 6.0
 _NODES = 128
 # The logarithm of the normal distribution is interpolated, to 1e-7 of its value.
 _TABLE_FROM, _TABLE_STEPS = -10.0, 1_024
-
-
-class Exploration(NamedTuple):
-    """What is asked for: with probability `share`, the policy chooses the first candidate. `seed`: any text."""
-
-    policy: Policy
-    share: float
-    seed: str
 
 
 class Choice(NamedTuple):
@@ -56,14 +48,3 @@ def log_normal() -> Floats:
     """Return the logarithm of the normal distribution from −10 to 6, in steps of 1/1,024."""
     normals = np.arange(_TABLE_FROM, _WIDEST + 1 / _TABLE_STEPS, 1 / _TABLE_STEPS)
     return np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
-
-
-def exploration_of(options: ExploreOptions, request_id: str, most_share: float) -> Exploration:
-    """Return what is explored, of at most `most_share` of the requests. Raises InvalidRequest if this service does not
-    allow it."""
-    if not most_share:
-        raise InvalidRequest("this service does not explore (MSD_EXPLORE_SHARE=0)", "explore")
-    share = most_share if options.share is None else options.share
-    if share > most_share:
-        raise InvalidRequest(f"is {share:g}; this service explores at most {most_share:g}", "explore.share")
-    return Exploration(options.policy, share, request_id if options.seed is None else str(options.seed))

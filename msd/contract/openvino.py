@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
+from msd.contract.tensors import Tensors
 
 OpenVinoPrecision = Literal["fp32", "bf16"]
 _HINTS: Mapping[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16"}

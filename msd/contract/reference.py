@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from msd.contract.assemble import Tensors
 from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema
+from msd.contract.tensors import Tensors
 
 Floats = NDArray[np.floating[Any]]
 _BINS = 10

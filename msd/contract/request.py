@@ -1,14 +1,12 @@
-"""The scoring request: its wire format, and the checked form, whose values fit the schema. Goldens, replays, the
-service and load tests read the same format.
+"""The scoring request: its wire format, and the words of what is wrong with one. The native core reads what it accepts
+(`native/core/request.hpp`); what that refuses is refused here, which tests hold.
 
 Does not know HTTP, rows or models.
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -23,11 +21,10 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from msd.contract.encode import Value, canonical, is_unknown
+from msd.contract.encode import canonical
 from msd.contract.errors import ContractError, SchemaError, plain_words
 from msd.contract.pricing import Formula, Pricing
 from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS, FeatureSchema, Side
-from msd.contract.state import Impression
 
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 200
@@ -155,6 +152,11 @@ class UserOverride(Wire):
         f" a click. Only the last {MAX_HISTORY:,} entries count, and at most as many may be objects.",
     )
 
+    @property
+    def shown(self) -> list[str]:
+        """Return the IDs of the history."""
+        return [entry if isinstance(entry, str) else entry.item_id for entry in self.history or ()]
+
 
 class ItemOverride(Wire):
     """Candidate data in the request; it overrides what is stored."""
@@ -229,39 +231,23 @@ class ScoreRequest(Wire):
         default=None, description="Give the first position, sometimes, to a candidate whose score is uncertain."
     )
 
-
-@dataclass(frozen=True, slots=True)
-class CheckedRequest:
-    """A request whose values fit the schema: names known, values canonical, null parts absent."""
-
-    user_id: str
-    ids: list[str]
-    at: float | None = None
-    bids: list[float | None] | None = None
-    pricing: list[Pricing] | None = None
-    context: dict[str, Value] = field(default_factory=dict)
-    user_features: dict[str, Value] = field(default_factory=dict)
-    history: list[Impression] | None = None
-    item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
-    item_texts: dict[str, str] = field(default_factory=dict)
-    top_k: int | None = None
-    slot: int | None = None
-    page: int | None = None
-    explain: bool = False
-    explore: ExploreOptions | None = None
-    unknown: tuple[str, ...] = ()
-    """Places of categories that the model has never seen: `context.hour`, `items.features.brand`."""
+    @property
+    def first_slot(self) -> int | None:
+        """The place of the page to score for, from 1: a page begins at its first; None: the bundle's."""
+        return self.slot or (1 if self.page else None)
 
 
-def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
-    """Parse the request in a JSON body. Raises the RequestError that says what is wrong, and where."""
+def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> ScoreRequest:
+    """Parse the request in a JSON body, and check that its values fit the schema. Raises the RequestError that says
+    what is wrong, and where."""
     return parse_request_by(body, lambda _: schema, max_candidates)
 
 
-def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
+def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> ScoreRequest:
     """As `parse_request`, with a schema that depends on the user."""
     wire = validate(load_json(body), ScoreRequest, lambda it: _check_width(it, schema_of, max_candidates))
-    return check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
+    _check_request(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
+    return wire
 
 
 def validate(document: object, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
@@ -324,8 +310,8 @@ def check_keys(parts: Mapping[str, object]) -> None:
             raise InvalidRequest(f"has {len(value)} keys, most of them unknown", _shorten(place) or None)
 
 
-def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
-    """Return a parsed request whose values fit the schema. Raises InvalidRequest, TooManyCandidates."""
+def _check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> None:
+    """Raise InvalidRequest or TooManyCandidates for a request whose parts do not fit each other or the schema."""
     ids, bids = wire.candidates.id, wire.candidates.bid
     _check_count(ids, max_candidates)
     if bids is not None and len(bids) != len(ids):
@@ -341,68 +327,44 @@ def check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int
     items = wire.items or {}
     if wire.page and (wire.slot or 1) + wire.page - 1 > MAX_POSITION:
         raise InvalidRequest(f"ends behind place {MAX_POSITION}, the last: it begins at slot {wire.slot}", "page")
-    _check_described(items, ids)
-    overrides = {item_id: override for item_id, override in items.items() if override is not None}
-    if overrides:
-        candidates = set(ids)
-        for item_id in overrides:
-            if item_id not in candidates:
-                raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
+    overrides = _overrides(items, ids)
     user = wire.user
     if user is not None and user.history is not None:
         _check_history(user.history)
-    unknown: dict[str, None] = {}
-    return CheckedRequest(
-        user_id=wire.user_id or ANONYMOUS,
-        ids=ids,
-        at=None if wire.at is None else wire.at + 0.0,  # no negative zero
-        bids=bids,
-        pricing=pricing,
-        context=_features(schema, "context", wire.context, "context", "context", unknown),
-        user_features=_features(schema, "user", user.features, "user.features", "user.features", unknown)
-        if user
-        else {},
-        history=None if user is None or user.history is None else _impressions(user.history[-MAX_HISTORY:]),
-        item_features={
-            item_id: _features(
-                schema, "item", override.features, f"items.{_shorten(item_id)}.features", "items.features", unknown
-            )
-            for item_id, override in overrides.items()
-            if override.features
-        },
-        item_texts={
-            item_id: override.text
-            for item_id, override in overrides.items()
-            if override.text and not override.text.isspace()
-        },
-        top_k=wire.top_k,
-        slot=wire.slot or (1 if wire.page else None),
-        page=wire.page,
-        explain=wire.explain is True,
-        explore=wire.explore,
-        unknown=tuple(unknown),
-    )
+    _check_features(schema, "context", wire.context, "context")
+    _check_features(schema, "user", user.features if user else None, "user.features")
+    for item_id, override in overrides.items():
+        _check_features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
 
 
-def _impressions(history: Sequence[str | ShownItem]) -> list[Impression]:
-    """Return the entries as impressions; those of one item are joined, in the place of the last."""
-    joined: dict[str, Impression] = {}
-    for entry in history:
-        if isinstance(entry, str):
-            new = Impression(math.inf, entry)
-        else:
-            new = Impression(math.inf if entry.at is None else entry.at, entry.item_id, 1.0, float(entry.clicked))
-        if known := joined.pop(new.item_id, None):
-            new = known.joined(new)
-        joined[new.item_id] = new
-    return list(joined.values())
+def _overrides(items: Mapping[str, ItemOverride | None], ids: Sequence[str]) -> dict[str, ItemOverride]:
+    """Return what is said of candidates. Raises InvalidRequest for other items."""
+    _check_described(items, ids)
+    overrides = {item_id: override for item_id, override in items.items() if override is not None}
+    candidates = set(ids) if overrides else set()
+    for item_id in overrides:
+        if item_id not in candidates:
+            raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
+    return overrides
 
 
-def check_pricing(request: CheckedRequest, formula: Formula) -> None:
+def check_pricing(request: ScoreRequest, formula: Formula) -> None:
     """Raise InvalidRequest for a pricing that the bundle has no heads for."""
-    for place, one in enumerate(request.pricing or ()):
+    for place, one in enumerate(request.candidates.pricing or ()):
         if one not in formula:
             raise InvalidRequest(f"is {one}, and this model prices {', '.join(formula)}", f"candidates.pricing.{place}")
+
+
+def check_exploration(request: ScoreRequest, most_share: float) -> None:
+    """Raise InvalidRequest if this service, which explores at most `most_share` of the requests, does not explore as
+    asked."""
+    if request.explore is None:
+        return
+    if not most_share:
+        raise InvalidRequest("this service does not explore (MSD_EXPLORE_SHARE=0)", "explore")
+    share = request.explore.share
+    if share is not None and share > most_share:
+        raise InvalidRequest(f"is {share:g}; this service explores at most {most_share:g}", "explore.share")
 
 
 def _check_count(ids: Sequence[object], max_candidates: int) -> None:
@@ -425,16 +387,8 @@ def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None
         raise InvalidRequest(f"has {len(items)} entries, more than there are candidates ({len(ids)})", "items")
 
 
-def _features(
-    schema: FeatureSchema,
-    side: Side,
-    values: Mapping[str, object] | None,
-    path: str,
-    place: str,
-    unknown: dict[str, None],
-) -> dict[str, Value]:
-    """Return canonical values; add names of fields with unseen categories to `unknown` at `place`."""
-    checked: dict[str, Value] = {}
+def _check_features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> None:
+    """Raise InvalidRequest for values that do not fit their fields."""
     for name, value in (values or {}).items():
         known = schema.settable[side].get(name)
         if known is None:
@@ -442,12 +396,9 @@ def _features(
         if isinstance(value, list) and len(value) > MAX_LIST_VALUES:
             raise InvalidRequest(f"has {len(value)} values; a list may have {MAX_LIST_VALUES}", f"{path}.{name}")
         try:
-            checked[name] = canonical(known, value)
-            if is_unknown(known, checked[name]):
-                unknown[f"{place}.{name}"] = None
+            canonical(known, value)
         except SchemaError as error:
             raise InvalidRequest(str(error), f"{path}.{name}") from None
-    return checked
 
 
 def _unknown(schema: FeatureSchema, side: Side, name: str, path: str) -> InvalidRequest:

@@ -1,7 +1,7 @@
 """Schema of a model's inputs: an ordered, frozen list of fields, each of one kind and side, and the tensors that they
 fill.
 
-Knows names, widths and dtypes. Does not know where values come from, nor how they are encoded (`encode`).
+Knows names, widths and dtypes. Does not know where values come from, nor how they are encoded (`native.columns`).
 """
 
 import hashlib

@@ -6,7 +6,7 @@ The request log, metrics and corrections of calibration name them alike.
 
 from collections.abc import Sequence
 
-from msd.contract.request import ANONYMOUS, MAX_POSITION, CheckedRequest
+from msd.contract.request import MAX_POSITION, ScoreRequest
 from msd.contract.schema import Categorical, FeatureSchema
 
 KNOWN, UNKNOWN_USERS = "known", "anonymous"
@@ -23,20 +23,21 @@ def dividing(schema: FeatureSchema, by: Sequence[str]) -> list[Categorical]:
     return [field for field in schema.indexed("context") if isinstance(field, Categorical) and field.name in names]
 
 
-def segments_of(request: CheckedRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:
+def segments_of(request: ScoreRequest, schema: FeatureSchema, by: Sequence[str]) -> list[str]:
     """Return the segments of a request: known or anonymous, and its value of each feature that divides requests. Other
     values than the most frequent ones are one segment."""
-    found = [UNKNOWN_USERS if request.user_id == ANONYMOUS else KNOWN]
+    found = [UNKNOWN_USERS if request.user_id is None else KNOWN]
     for field in dividing(schema, by):
-        value = request.context.get(field.name, schema.serving_constants.get(field.name))
-        found.append(f"{field.name}={value if value in field.vocabulary[:_MOST_VALUES] else _OTHER}")
+        value = (request.context or {}).get(field.name, schema.serving_constants.get(field.name))
+        word = None if value is None else str(value)
+        found.append(f"{field.name}={word if word in field.vocabulary[:_MOST_VALUES] else _OTHER}")
     return found
 
 
-def every_segment(request: CheckedRequest, schema: FeatureSchema) -> list[str]:
+def every_segment(request: ScoreRequest, schema: FeatureSchema) -> list[str]:
     """Return all segments that a correction can have of a request."""
     names = segments_of(request, schema, [field.name for field in schema.indexed("context")])
-    slot = None if schema.position is None else schema.slot_of(request.slot)
+    slot = None if schema.position is None else schema.slot_of(request.first_slot)
     return [*filter(field_of, names), *([] if slot is None else [slot_name(slot)])]
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from msd.contract.assemble import Tensors
+from msd.contract.tensors import Tensors
 
 Name = TypeVar("Name", bound=str)
 _ROUNDS = 40

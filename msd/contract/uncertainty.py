@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from msd.contract.assemble import Tensors
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
+from msd.contract.tensors import Tensors
 
 COLUMN = "logit_std"
 """Column of a reply's candidates, and name among a logged request's scores."""

@@ -12,15 +12,15 @@ import numpy as np
 import onnxruntime
 
 import native
-from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, open_bundle
-from msd.contract.correction import LearnedCorrection, Scores
-from msd.contract.request import MAX_CANDIDATES, RequestError, load_json, parse_request
+from msd.contract.correction import HEAD, LearnedCorrection, Scores
+from msd.contract.request import MAX_CANDIDATES, load_json
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, Records, Rows, row_dtype
 from msd.contract.state import Impression
+from msd.contract.tensors import Tensors
 from msd.feedback.files import FeedbackError
-from native.layout import core_model, core_schema, given_once
+from native.layout import core_model, core_schema
 from native.offline import OfflineScorer
 
 _SAMPLE = 1_000
@@ -124,30 +124,31 @@ class ScoredBundle:
     ) -> ScoredRequest | None:
         """As `score`, and as shown at the given positions of the page; None: an unknown one, a missing value."""
         schema = self.bundle.schema
-        try:
-            request = parse_request(row["request"], schema, max(1, len(row["item_ids"])))
-        except RequestError:
+        asked = self._scorer.asked(row["request"])
+        if asked is None:
             self.refused += 1
             return None
-        if list(request.ids) != row["item_ids"]:
+        if asked.ids != list(dict.fromkeys(row["item_ids"])):
             raise FeedbackError(f"request {row['request_id']}: item_ids are not its candidates")
         start = time.perf_counter()
-        user = self._users.get([request.user_id])
+        user = self._users.get([asked.user_id])
         if state is not None:
             if state.user[-1] > user.records["as_of"][0]:
                 user = user._replace(histories=(state.history,))
             _renew(user.records, [state.user])
-        wanted = wanted_items(request, user)
+        wanted = asked.wanted(user)
         items = self._items.get(wanted)
         if state is not None and wanted:
-            count = len(request.ids)
+            count = len(asked.ids)
             logged = [state.candidates.get(item_id, _NOTHING) for item_id in wanted[:count]]
             logged += [state.shown.get(item_id, _NOTHING) for item_id in wanted[count:]]
             _renew(items.records, logged)
-        given = row["at"], user, given_once(request.ids, items)
+        given = row["at"], user, items
         try:
             served = self._run(self._scorer, row["request"], row["request_id"], given)
             self.seconds.append(time.perf_counter() - start)
+            if len(served[HEAD]) != len(row["item_ids"]):
+                raise FeedbackError(f"request {row['request_id']}: item_ids are not its candidates")
             if schema.position is None:
                 return ScoredRequest(served, dict.fromkeys(positions, served))
             document, shown = load_json(row["request"]), {}

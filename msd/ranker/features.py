@@ -1,6 +1,6 @@
 """A dataset as the ranker's tensors: the inputs of training, evaluation and export, built once.
 
-Row features come from the contract's `encode` and `dense`; the student's vectors are unchanged until the adaptors.
+Row features come from the core's columns (`native.columns`); the student's vectors are unchanged until the adaptors.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from msd.contract.assemble import Counts, dense
-from msd.contract.encode import encode_side
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.aggregate import impressions_of
@@ -24,6 +22,7 @@ from msd.dataset.split import Part, split_events
 from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
 from msd.ranker.timeline import Entities, SideCounts, Timeline, encode_entities, walk_events
 from msd.student.vectors import StudentVectors
+from native.columns import Counts, dense, encode_side
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 counts strictly before it.
 
 The native core folds the events (`native/core/fold.hpp`), so that training sees what a service would have known. Counts
-are aged by `_advanced`, the contract's `advance` for many rows. Counts come only from window and train rows; a history
+are aged by `_advanced`. Counts come only from window and train rows; a history
 has every earlier impression. Events can become known only some time later, as a service's feedback does.
 """
 
@@ -16,8 +16,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 import native
-from msd.contract.assemble import Counts
-from msd.contract.encode import encode_side, encode_state
 from msd.contract.errors import MsdError
 from msd.contract.request import ANONYMOUS_PREFIX
 from msd.contract.rows import RowSide
@@ -28,6 +26,7 @@ from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.arrays import IN_MEMORY, Arrays, chunks
+from native.columns import Counts, encode_counts, encode_side
 
 _AGING_SEED = 20_240_612
 _AGED = 4  # draws of earlier counts per row
@@ -159,7 +158,7 @@ def walk_events(
             places, slots = np.nonzero(history[part] >= 0)
             then = np.minimum(at[part] - delay_s, np.nextafter(ends_at, np.inf))[places]
             counts = of_item.at(history[part][places, slots], then)
-            outcomes[part][places, slots, 3] = encode_state(item_state, *counts, then)[:, 0]
+            outcomes[part][places, slots, 3] = encode_counts(item_state, counts, then)[:, 0]
     rng, longest_s = np.random.default_rng(_AGING_SEED), state.age_cap_s / 2
     return Timeline(
         history,
@@ -253,7 +252,7 @@ class _Side:
 
 
 def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:
-    """Advance states [E, 3] to times [E], as `advance` does."""
+    """Return states [E, 3] as they are at times [E], earlier ones as they are."""
     as_of = np.maximum(states[:, 2], at)
     fade = decay(as_of - states[:, 2], rule.half_life_s)
     return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)

@@ -1,4 +1,4 @@
-// Values that a request sets, encoded as `msd.contract.encode` encodes them.
+// Values that a request sets, encoded.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // How an event changes the state of a user or an item: decayed counts and, of a user, the impressions, one an item,
-// oldest first. `msd.contract.state` says the same for one state.
+// oldest first. Live states, training and exported rows fold here; `service.live.redis_script` repeats it in Redis.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +15,11 @@ struct FoldRule {
   size_t history_length;
 };
 
-// `times` equal impressions at one moment, all clicked or none.
+// `times` equal impressions at one moment, all clicked or none. A click that is told apart from its impression is not
+// `is_shown`: both fold, in either order, to the state of one event of both.
 struct Event {
   double at, times;
-  bool is_clicked;
+  bool is_clicked, is_shown = true;
 };
 
 // What a user did with one item. Items of one moment are ordered by ID.
@@ -45,13 +46,13 @@ inline double decay(double elapsed_s, double half_life_s) { return std::pow(2.0,
 // clicks are so rare that at most a fifth of the items were clicked, the oldest of the others.
 template <class Id>
 void remember(std::vector<Remembered<Id>>& history, Remembered<Id> latest, size_t length) {
-  const auto known = std::find_if(history.begin(), history.end(), [&](const auto& one) { return one.item == latest.item; });
-  if (known != history.end()) {
-    const Impression before = known->seen;
-    latest.seen = {std::max(before.at, latest.seen.at), before.shown + latest.seen.shown,
-                   before.clicked + latest.seen.clicked};
-    history.erase(known);
-  }
+  const auto join = [&](const Remembered<Id>& one) {
+    if (one.item != latest.item) return false;
+    latest.seen = {std::max(one.seen.at, latest.seen.at), one.seen.shown + latest.seen.shown,
+                   one.seen.clicked + latest.seen.clicked};
+    return true;
+  };
+  history.erase(std::remove_if(history.begin(), history.end(), join), history.end());
   history.insert(std::upper_bound(history.begin(), history.end(), latest), latest);
   if (history.size() <= length) return;
   size_t surplus = history.size() - length;
@@ -77,9 +78,9 @@ void fold(const FoldRule& rule, EntityState<Id>& state, const Event& event, cons
     state.impressions *= fade, state.clicks *= fade, state.as_of = event.at;
   }
   const double weight = event.times * decay(state.as_of - event.at, rule.half_life_s);
-  const double clicked = event.is_clicked ? event.times : 0.0;
-  if (item) remember(state.history, {*item, {event.at, event.times, clicked}}, rule.history_length);
-  state.impressions += weight;
+  const double shown = event.is_shown ? event.times : 0.0, clicked = event.is_clicked ? event.times : 0.0;
+  if (item) remember(state.history, {*item, {event.at, shown, clicked}}, rule.history_length);
+  if (event.is_shown) state.impressions += weight;
   if (event.is_clicked) state.clicks += weight;
 }
 

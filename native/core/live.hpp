@@ -1,5 +1,5 @@
-// Live states laid over rows, as `tests.reference.live` lays them, bit for bit: counts and their age as they are now
-// instead of as they were exported, and the history. States are packed as `service.live.live_state` packs them.
+// Live states laid over rows, as `tests/reference/live.py` lays them, bit for bit: counts and their age as they are now
+// instead of as they were exported, and the history. `live_state.hpp` packs states.
 #pragma once
 
 #include <algorithm>
@@ -77,7 +77,7 @@ inline bool append_history(std::string_view packed, std::vector<std::string_view
 }
 
 // Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
-// all events until then. `scratch` holds the decay factors of counts: `decay` of msd.contract.state.
+// all events until then. `scratch` holds the decay factors of counts.
 inline void lay_over(const Live& live, const std::string_view* states, std::string_view unknown, double half_life_s,
                      double at, double horizon, const Ufunc& exp2, std::vector<Counts>& counts,
                      std::vector<double>& scratch) {

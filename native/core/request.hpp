@@ -1,5 +1,5 @@
-// A scoring request, read from its body. `msd.contract.request` is the reference: exactly what it accepts is accepted
-// here, and read alike; what is refused gets the words of its errors from there.
+// A scoring request, read from its body. What is refused gets the words of its errors from `msd.contract.request`, which
+// refuses it too.
 #pragma once
 
 #include <algorithm>
@@ -60,7 +60,7 @@ class Request {
   Request(Request&&) = default;
   Request& operator=(Request&&) = default;
 
-  // False if `parse_request` refuses the body. Whether the features fit a schema is seen when they are encoded.
+  // False if the body is refused. Whether the features fit a schema is seen when they are encoded.
   bool read(std::string_view body, size_t max_candidates);
 
   // Whether another differs in its candidates, and in what is asked of their scores, alone. Some never do.
@@ -101,7 +101,7 @@ inline std::string_view read_id(JsonReader& json) {
 }
 
 inline double read_number(JsonReader& json, double most) {
-  // A negative zero becomes a positive one, as in `check_request`.
+  // A negative zero becomes a positive one, as the reference says.
   const double number = json.number().value + 0.0;
   if (!(number >= 0 && number <= most)) json.refuse();
   return number;

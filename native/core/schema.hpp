@@ -37,7 +37,7 @@ struct RecordLayout {
       dim;
 };
 
-// Decayed counts: `encode_state`'s parameters.
+// How decayed counts become features.
 struct StateRule {
   bool is_on;
   double smoothing, strength, prior_log_odds, age_cap_s;
@@ -87,7 +87,7 @@ constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
 constexpr double kStandardLimit = 10.0, kRarest = 1e-6, kSecondsPerDay = 86400.0;
 constexpr double kMostShown = 8.0, kLongestAgeDays = 36'500.0;
 
-// FNV-1a over code points but NUL with MurmurHash3's mixer, as `msd.contract.encode`.
+// FNV-1a over code points but NUL with MurmurHash3's mixer.
 inline uint64_t hash_string(std::string_view text) {
   uint64_t hash = 0xCBF29CE484222325ull;
   for (size_t k = 0; k < text.size();) {
@@ -103,14 +103,14 @@ inline uint64_t hash_string(std::string_view text) {
   return hash ^ (hash >> 33);
 }
 
-// The row of a field's embedding table, as `encode_categorical`.
+// The row of a field's embedding table.
 inline int32_t index_of(const ValueField& field, std::string_view value) {
   if (field.buckets) return static_cast<int32_t>(hash_string(value) % field.buckets) + 1;
   const auto found = field.vocabulary.find(std::string(value));
   return found == field.vocabulary.end() ? kUnknownIndex : found->second;
 }
 
-// A standardised number, as `encode_numeric`.
+// A standardised number.
 inline float standardise(const ValueField& field, double value, const Ufuncs& ufuncs) {
   if (field.is_log) {
     double magnitude = std::fabs(value);
@@ -121,7 +121,7 @@ inline float standardise(const ValueField& field, double value, const Ufuncs& uf
   return static_cast<float>(std::fmin(std::fmax(standard, -kStandardLimit), kStandardLimit));
 }
 
-// The first three outcomes of an impression, as `encode_impressions`; the last is 0.
+// The first three outcomes of an impression; the last is 0.
 inline void put_outcome(const Impression& seen, double at, float* to) {
   const double impressions = std::max(std::max(seen.shown, seen.clicked), kRarest);
   const double counted = std::min(impressions, kMostShown);

@@ -1,4 +1,4 @@
-// From a request and the rows of its user, candidates and history to the ranker's tensors, as `msd.contract.assemble`
+// From a request and the rows of its user, candidates and history to the ranker's tensors, as `tests/reference/tensors.py`
 // makes them, bit for bit; in buffers that the runtime reads. Rows are in memory, or Python fetches and hands in all.
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "exploration.hpp"
 #include "features.hpp"
 #include "id_map.hpp"
+#include "columns.hpp"
 #include "live.hpp"
 #include "request.hpp"
 #include "row_file.hpp"
@@ -553,13 +554,6 @@ class Frame {
           static_cast<float>(odds_[k] - state.prior_log_odds);
   }
 
-  // Of a click rate, smoothed as `encode_state` does.
-  static double odds_of(const StateRule& state, const Counts& counts) {
-    double rate = (counts.clicks + state.smoothing) / (counts.impressions + state.strength);
-    rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
-    return rate / (1.0 - rate);
-  }
-
   // Of a candidate's tensors, a hash of all but most of the vector.
   uint64_t print_of(size_t candidate) const {
     const Side& side = schema_.item;
@@ -619,7 +613,7 @@ class Frame {
     found.live_age_s = std::max(0.0, at_ - of_user_[0].as_of);
   }
 
-  // Of the records [n, dense_width]: numbers, counts as seen now (`encode_state`), presence of a vector.
+  // Of the records [n, dense_width]: numbers, counts as seen now, presence of a vector.
   void dense(const Side& side, const std::vector<Counts>& counts, float* to) {
     const RecordLayout& layout = side.layout;
     const size_t count = records_.size(), width = side.dense_width();
@@ -628,27 +622,11 @@ class Frame {
       std::memcpy(to + width * k, records_[k] + layout.numeric, 4 * layout.numerics);
       if (layout.dim) to[width * (k + 1) - 1] = records_[k][layout.flags] & kHasSemantic ? 1.0f : 0.0f;
     }
-    if (!side.state.is_on) return;
-    odds_.resize(count);
-    shown_.resize(count);
-    age_.resize(count);
-    for (size_t k = 0; k < count; k++) {
-      odds_[k] = odds_of(side.state, counts[k]);
-      shown_[k] = counts[k].impressions;
-      age_[k] = std::min(std::max(at_ - counts[k].as_of, 0.0), side.state.age_cap_s) / kSecondsPerDay;
-    }
-    schema_.ufuncs.log(odds_.data(), count);
-    schema_.ufuncs.log1p(shown_.data(), count);
-    schema_.ufuncs.log1p(age_.data(), count);
-    for (size_t k = 0; k < count; k++) {
-      float* state = to + width * k + layout.numerics;
-      state[0] = static_cast<float>(odds_[k] - side.state.prior_log_odds);
-      state[1] = static_cast<float>(shown_[k]);
-      state[2] = static_cast<float>(age_[k]);
-    }
+    if (side.state.is_on)
+      columns_.encode(side.state, schema_.ufuncs, counts, [&](size_t) { return at_; }, to + layout.numerics, width);
   }
 
-  // What was degraded, as `assemble` tells it: rows that were not found, then stale ones.
+  // What was degraded: rows that were not found, then stale ones.
   void note() {
     const auto are_own = [](const Row& row) { return row.is_found && !row.is_stale; };
     found.asked = rows_.size() + !request_->user_id.empty();
@@ -725,7 +703,8 @@ class Frame {
   std::vector<const uint8_t*> records_;
   std::vector<Impression> impressions_;  // of the history, behind the candidates in `wanted_`
   std::vector<Counts> of_user_, of_items_, of_history_;
-  std::vector<double> odds_, shown_, age_;
+  std::vector<double> odds_, shown_;
+  CountColumns columns_;
   std::vector<int32_t> first_categorical_;
   std::vector<float> first_dense_, first_semantic_;
   bool is_first_kept_ = false;

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from msd.contract.bundle import Bundle, open_verified
-from msd.contract.encode import hash_strings
 from msd.contract.files import sha256_file
 from msd.contract.rows import has_semantic
+from native.columns import hash_texts
 from operations.catalogue.item_rows import ID, ItemRows
 from operations.catalogue.manifest import CatalogueError, PartEntry, WrongValue, write_manifest
 from operations.catalogue.parquet import SUFFIX, PartAbout, new_part, read_about, read_ids, read_shard
@@ -109,14 +109,14 @@ def _refuse_twins(out: Path, made: Sequence[Made]) -> None:
     """Raise CatalogueError if two parts share an ID. Needs 8 bytes of memory per ID, briefly twice that."""
     if len(made) < 2:
         return
-    hashes = np.concatenate([hash_strings(ids) for _, ids in _all_ids(out, made)] or [np.empty(0, np.uint64)])
+    hashes = np.concatenate([hash_texts(ids) for _, ids in _all_ids(out, made)] or [np.empty(0, np.uint64)])
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if not len(twice):
         return
     seen: dict[str, str] = {}
     for name, ids in _all_ids(out, made):
-        for place in np.flatnonzero(np.isin(hash_strings(ids), twice)).tolist():
+        for place in np.flatnonzero(np.isin(hash_texts(ids), twice)).tolist():
             if ids[place] in seen:
                 raise CatalogueError(f"the id {ids[place]!r} occurs twice, in {seen[ids[place]]} and in {name}")
             seen[ids[place]] = name

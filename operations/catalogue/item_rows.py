@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
-from msd.contract.encode import Value, canonical, encode_side
+from msd.contract.encode import Value, canonical
 from msd.contract.errors import BundleError, SchemaError
 from msd.contract.request import MAX_TEXT_CHARS
 from msd.contract.rows import Records, RowCodec, RowContents
 from msd.contract.schema import MAX_ID_CHARS
+from native.columns import encode_side
 from operations.catalogue.manifest import WrongValue
 from service.cold.encoding import runs_of
 from service.cold.text_encoder import TextEncoder

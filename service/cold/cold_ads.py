@@ -14,8 +14,8 @@ import structlog
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
-from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
+from native.layout import AskedRequest
 from service import limits
 from service.cold.encoding import EncodedText, Encoding, text_key
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
@@ -50,12 +50,12 @@ class ColdAdVectors:
         """Return whether texts are encoded for a model. For any thread."""
         return encodes(self._setting, model.bundle)
 
-    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
+    async def fill(self, model: Model, request: AskedRequest, items: Rows, deadline: float) -> Rows:
         """Return the rows, with vectors for candidates without a row whose text was encoded.
 
-        `items` are those of `wanted_items`, `deadline` is of `time.perf_counter`.
+        `items` are those that the request wants, `deadline` is of `time.perf_counter`.
         """
-        identity, texts = model.bundle.encoder_identity, request.item_texts
+        identity, texts = model.bundle.encoder_identity, request.texts
         if identity is None or not encodes(self._setting, model.bundle):
             return items
         keys = {

@@ -22,7 +22,8 @@ import lmdb
 import structlog
 
 from msd.contract.rows import ROW_SIDES, RowSide
-from service.live.live_state import NOTHING, current, pack_state, take, unpack_state
+from native.live_state import unpack_state
+from service.live.live_state import resumed
 from service.live.room import Room, used_bytes
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
 
@@ -246,24 +247,23 @@ class _Fold:
         for side in ROW_SIDES:
             places = defaultdict[str, list[int]](list)
             for place, event in enumerate(new):
-                if owner := event.of(side)[0]:
+                if owner := event.owner(side):
                     places[owner].append(place)
             for owner, own in places.items():
                 key = state_key(side, owner)
                 packed = _bytes(self._transaction.get(key, db=self._states))
-                held = unpack_state(packed)
-                damaged += packed is not None and held is None
-                before = state = current(held, unpack_state(batch.rows[side].get(owner)) or NOTHING)
+                damaged += packed is not None and unpack_state(packed) is None
+                state, is_changed = resumed(packed, batch.rows[side].get(owner)), False
                 for place in own:
-                    of_side = new[place].of(side)[1]
-                    folded = take(batch.rules[side], state, of_side)
-                    if folded is state:
+                    is_late = new[place].at < state.as_of
+                    if not new[place].fold_into(state, side, batch.rules[side]):
                         in_row.add(place)
-                    elif of_side.at < state.state.as_of:
+                        continue
+                    is_changed = True
+                    if is_late:
                         late.add(place)
-                    state = folded
-                if state is not before:
-                    self._transaction.put(key, pack_state(state), db=self._states)
+                if is_changed:
+                    self._transaction.put(key, state.pack(), db=self._states)
                     self.changed += 1
         newest = self.stream.until if self.stream else 0.0
         return BatchOutcome(len(new), len(batch.events) - len(new), len(late), len(in_row), newest, damaged)

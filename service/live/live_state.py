@@ -1,20 +1,21 @@
 """Live state of a user or an item: its row's state, and the events since. It belongs to the ID and outlives any
 bundle's rows.
 
-Does not know where states are kept, nor where events come from; `state.fold` defines how an event changes a state.
+The native core folds and packs (`native/core/live_state.hpp`). Does not know where states are kept, nor where events
+come from.
 """
 
 import math
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.rows import MAX_COUNT
 from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS
-from msd.contract.state import EntityState, Event, Impression, StateRule, fold
+from native.live_state import unpack_state
 
 STATE_FORMAT = 2
 _HEAD = struct.Struct("<Bdddd")
@@ -25,74 +26,15 @@ MAX_STATE_BYTES = _HEAD.size + MAX_HISTORY * (_IMPRESSION.size + 4 * MAX_ID_CHAR
 """Of a packed state; a longer value is not read."""
 
 
-class LiveState(NamedTuple):
-    """A state, and its watermark (Unix s): events up to then are in the row that it started from."""
-
-    state: EntityState
-    watermark: float
+NO_ROW = _HEAD.pack(STATE_FORMAT, 0.0, 0.0, _NOTHING_YET, _NOTHING_YET)
+"""The packed state of an ID without a row: every event is new."""
 
 
-def begin(impressions: float, clicks: float, as_of: float, history: Sequence[Impression] = ()) -> LiveState:
-    """Return the state of a row. Its history is in whole seconds, so that the order may have to be made again."""
-    return LiveState(EntityState(impressions, clicks, as_of, tuple(sorted(history))), as_of)
-
-
-NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
-"""The state of an ID without a row: every event is new."""
-
-
-def current(live: LiveState | None, row: LiveState) -> LiveState:
-    """Return the state to continue from: the state, or the row if it is newer, and so includes everything in the
-    state."""
-    return row if live is None or row.state.as_of >= live.state.as_of else live
-
-
-def take(rule: StateRule, live: LiveState, event: Event) -> LiveState:
-    """Return the state after one more event; an event that the row includes changes nothing."""
-    if event.at <= live.watermark:
-        return live
-    return LiveState(fold(rule, live.state, event), live.watermark)
-
-
-def pack_state(live: LiveState) -> bytes:
-    """Pack format, counts, as_of, watermark; then the history, of each impression its time, the numbers of impressions
-    and clicks, the length of its ID, its ID in UTF-8."""
-    state = live.state
-    head = _HEAD.pack(STATE_FORMAT, state.impressions, state.clicks, state.as_of, live.watermark)
-    if not state.history:
-        return head
-    parts = [head]
-    for at, item_id, shown, clicked in state.history:
-        encoded = item_id.encode()
-        parts += (_IMPRESSION.pack(at, shown, clicked, len(encoded)), encoded)
-    return b"".join(parts)
-
-
-def unpack_state(packed: bytes | None) -> LiveState | None:
-    """Unpack a state; None for None, and for invalid bytes."""
-    if packed is None or not is_usable(packed):
-        return None
-    _, impressions, clicks, as_of, watermark = _HEAD.unpack_from(packed)
-    try:
-        history = _history(packed)
-    except (struct.error, UnicodeDecodeError):
-        return None
-    return LiveState(EntityState(impressions, clicks, as_of, history), watermark)
-
-
-def _history(packed: bytes) -> tuple[Impression, ...]:
-    history: list[Impression] = []
-    place, end = _HEAD.size, len(packed)
-    while place < end:
-        at, shown, clicked, length = _IMPRESSION.unpack_from(packed, place)
-        start = place + _IMPRESSION.size
-        place = start + length
-        if place > end or not (math.isfinite(at) and 0 <= shown <= MAX_COUNT and 0 <= clicked <= MAX_COUNT):
-            raise struct.error("an impression ends behind the state's end, or holds invalid numbers")
-        if len(history) == MAX_HISTORY:
-            raise struct.error("a history has more impressions than a state may have")
-        history.append(Impression(at, packed[start:place].decode(), shown, clicked))
-    return tuple(history)
+def resumed(packed: bytes | None, row: bytes | None) -> Any:  # noqa: ANN401 - the core has no types
+    """Return the state to continue from: the packed one, or the row's if it is newer, and so includes everything in
+    the state."""
+    live, of_row = unpack_state(packed), unpack_state(row) or unpack_state(NO_ROW)
+    return of_row if live is None or of_row.as_of >= live.as_of else live
 
 
 class Head(NamedTuple):

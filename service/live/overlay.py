@@ -8,16 +8,17 @@ rows stay as they are.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import structlog
 
-from msd.contract.assemble import wanted_items
-from msd.contract.request import ANONYMOUS, CheckedRequest
+from msd.contract.request import ANONYMOUS
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
-from msd.contract.state import state_rules
-from service.live.live_state import LiveState, unpack_state
+from msd.contract.state import Impression, state_rules
+from native.layout import AskedRequest
+from native.live_state import unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates
 from service.telemetry.metrics import Metrics
 
@@ -26,11 +27,11 @@ CoreStates = tuple[object, ...]
 """States of a user and of candidates in the core's form, `LiveForm`."""
 
 
-def with_history(user: Rows, live: LiveState | None) -> Rows:
+def with_history(user: Rows, live: Any) -> Rows:  # noqa: ANN401 - the core has no types
     """Return the user's row [1] with the live history, if it is newer than the row's."""
-    if live is None or live.state.as_of <= user.records["as_of"][0]:
+    if live is None or live.as_of <= user.records["as_of"][0]:
         return user
-    return user._replace(histories=(live.state.history,))
+    return user._replace(histories=(tuple(Impression(*seen) for seen in live.history),))
 
 
 class LiveRows:
@@ -45,12 +46,12 @@ class LiveRows:
     async def fetch(
         self,
         schema: FeatureSchema,
-        request: CheckedRequest,
+        request: AskedRequest,
         fetch: FetchRows,
         deadline: float | None = None,
     ) -> tuple[Rows, Rows, CoreStates | None]:
-        """Return the user's row [1] with the history to use, the rows of `wanted_items` by that, and the states of
-        both; None if none is known.
+        """Return the user's row [1] with the history to use, the rows that the request wants by that, and the
+        states of both; None if none is known.
 
         `deadline`, of `time.perf_counter`, is for states; `fetch` has its own.
         """
@@ -62,7 +63,7 @@ class LiveRows:
             live = unpack_state(of_user.packed[0])
             self._metrics.damaged_states.inc(live is None and of_user.packed[0] is not None)
             user = with_history(user, live)
-        wanted, count = wanted_items(request, user), len(request.ids)
+        wanted, count = request.wanted(user), len(request.ids)
         items, of_items = await self._both("item", wanted, count, fetch, deadline)
         return user, items, None if of_items.stream is None else self._for_core(schema, of_user, of_items)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from msd.contract.rows import LATEST_S, MAX_COUNT, ROW_SIDES, RowSide
 from service import limits
-from service.live.live_state import NOTHING, pack_state, unpack_counts
+from service.live.live_state import NO_ROW, unpack_counts
 from service.live.redis_script import DAMAGED, DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
 from service.lru_cache import LruCache
@@ -40,7 +40,6 @@ _TOGETHER = 50
 # Memory overhead of an entry beside the bytes of key and state, approximately.
 _OVERHEAD = 250
 _NOT_HELD = None, -1
-_NO_ROW = pack_state(NOTHING)
 
 
 class RedisStates:
@@ -204,7 +203,7 @@ class RedisStates:
             _number(rule.half_life_s),
             b"%d" % rule.history_length,
             self._seen_s,
-            batch.rows[side].get(entity_id, _NO_ROW),
+            batch.rows[side].get(entity_id, NO_ROW),
         ]
         own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
         return [live_key(side, entity_id).encode(), *seen], [*settled, *(part for event in own for part in event)]

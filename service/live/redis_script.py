@@ -1,6 +1,6 @@
 """The fold as a Redis script: one call for one ID, which counts each of its events once.
 
-It does what `fold` and `service.live.live_state` do, to the same bytes except for rounding; tests compare them.
+It does what `native/core/fold.hpp` does, to the same bytes except for rounding; tests hold both to one reference.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ local function is_less(one, other)
   return #one < #other
 end
 
--- The newest of a history, in one pass: `remember` of msd.contract.state says which.
+-- The newest of a history, in one pass: `remember` of fold.hpp says which.
 local function newest(held)
   local surplus, clicks, kept = #held - length, 0, {}
   for _, one in ipairs(held) do
@@ -103,7 +103,7 @@ for place = 5, #ARGV, 3 do
   else
     outcome = at < state[3] and 'l' or 'n'
     if at > state[3] then
-      -- `decay` of msd.contract.state: tests/service/test_live_stores.py holds them equal.
+      -- `decay` of fold.hpp: tests/service/test_live_stores.py holds them equal.
       local fade = 2 ^ ((state[3] - at) / half_life)
       state[1], state[2], state[3] = state[1] * fade, state[2] * fade, at
     end

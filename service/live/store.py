@@ -6,15 +6,15 @@ bundle's rows.
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
 from msd.contract.rows import LATEST_S, Rows, RowSide
-from msd.contract.state import Event, StateRule
-from service.live.live_state import begin, pack_state
+from msd.contract.state import StateRule
+from native.live_state import begin, take
 
 _TIMES = struct.Struct("<dd")
 
@@ -78,11 +78,13 @@ class LiveEvent(NamedTuple):
         """Idempotency key: of one type, each ID is counted once."""
         return (b"c" if self.is_click else b"i") + self.event_id.encode()
 
-    def of(self, side: RowSide) -> tuple[str, Event]:
-        """Return the ID whose state it changes, and what that state folds. Only users remember the item."""
-        if side == "user":
-            return self.user_id, Event(self.at, self.is_click, self.item_id, not self.is_click)
-        return self.item_id, Event(self.at, self.is_click, None, not self.is_click)
+    def owner(self, side: RowSide) -> str:
+        """Return the ID whose state it changes."""
+        return self.user_id if side == "user" else self.item_id
+
+    def fold_into(self, live: Any, side: RowSide, rule: StateRule) -> bool:  # noqa: ANN401 - the core has no types
+        """Change its owner's state; return False if the row includes it. Only users remember the item."""
+        return take(rule, live, self.at, self.is_click, self.item_id if side == "user" else None)
 
 
 class LiveBatch(NamedTuple):
@@ -118,7 +120,7 @@ def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, bytes]:
     columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
     histories = rows.histories or ((),) * len(ids)
     return {
-        entity_id: pack_state(begin(impressions, clicks, as_of, history))
+        entity_id: begin(impressions, clicks, as_of, history).pack()
         for entity_id, found, impressions, clicks, as_of, history in zip(
             ids, rows.found.tolist(), *columns, histories, strict=True
         )

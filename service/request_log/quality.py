@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import Manifest
 from msd.contract.log import EventRecord, RequestRecord
 from msd.contract.pricing import PRICED, Formula, ecpm_of, served_places
 from msd.contract.reference import Distribution, Reference, dense_inputs
+from msd.contract.tensors import Tensors
 from service import limits
 from service.runtimes.runtime import Scores
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import orjson
 import structlog
 
-from msd.contract.assemble import history_of
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, KINDS, REQUESTS, EventRecord, RequestRecord
 from msd.contract.pricing import ecpm_of, served_places
@@ -361,15 +360,16 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
     """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
     model, basis, degraded = served.model, served.basis, served.degraded_candidates
     request = parse_request(served.body, model.schema)
+    candidates, user_id = request.candidates, request.user_id or ANONYMOUS
     engine = model.engine
     user, items = basis.user, basis.items
     columns = list(served.scores.values())
-    ecpm = ecpm_of(request.bids, request.pricing, served.scores, model.bundle.manifest.formula)
+    ecpm = ecpm_of(candidates.bid, candidates.pricing, served.scores, model.bundle.manifest.formula)
     choice = served.choice
     first = None if choice is None else choice.first
-    impressions = history_of(request, user)
+    impressions = user.histories[0]
     history = [seen.item_id for seen in impressions]
-    "".join([served.request_id, request.user_id, *request.ids, *history]).encode()
+    "".join([served.request_id, user_id, *candidates.id, *history]).encode()
     return RequestRecord(
         request_id=served.request_id,
         received_at=served.received_at,
@@ -386,11 +386,11 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         ran=basis.ran,
         is_partial=basis.is_partial,
         is_shared=basis.is_shared,
-        user_id=request.user_id,
+        user_id=user_id,
         request=served.body,
         history=history,
-        item_ids=request.ids,
-        bids=request.bids,
+        item_ids=candidates.id,
+        bids=candidates.bid,
         user_row=user.records.tobytes(),
         user_found=bool(user.found[0]),
         user_stale=None if user.stale is None else bool(user.stale[0]),
@@ -400,14 +400,14 @@ def record_of(served: Served, segments: Sequence[str] = ()) -> RequestRecord:
         heads=list(served.scores),
         scores=columns,
         degraded_user=served.degraded_user,
-        rungs=[degraded.get(item_id) for item_id in request.ids] if degraded else None,
+        rungs=[degraded.get(item_id) for item_id in candidates.id] if degraded else None,
         correction=None if served.correction is None else served.correction.values,
         served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k, first).tolist(),
-        pricing=request.pricing,
+        pricing=candidates.pricing,
         explore=None if choice is None else choice.as_record(),
         impressions=[number for seen in impressions for number in (seen.at, seen.shown, seen.clicked)],
         segments=segments_of(request, model.schema, segments),
-        slot=model.schema.slot_of(request.slot),
+        slot=model.schema.slot_of(request.first_slot),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

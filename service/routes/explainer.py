@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.request import InvalidRequest
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
+from msd.contract.tensors import Tensors
 from service.errors import ClientGone, DeadlineExceeded, ModelError, Overloaded
 from service.scoring.answer import Explained
 from service.scoring.engine import ScoringEngine

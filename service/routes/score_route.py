@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.exploration import exploration_of
-from msd.contract.request import InvalidRequest, RequestError, check_pricing, parse_request_by
+from msd.contract.request import InvalidRequest, RequestError, check_exploration, check_pricing, parse_request_by
 from native import core
 from service.deployment.readiness import Readiness
 from service.errors import ModelError, NotReady
@@ -160,8 +159,7 @@ class ScoreRoute:
             )
             model = deployment.arm_of(request.user_id or request_id).model
             check_pricing(request, model.bundle.manifest.formula)
-            if request.explore is not None:
-                exploration_of(request.explore, request_id, self._settings.explore_share)
+            check_exploration(request, self._settings.explore_share)
         except RequestError as error:
             return error
         return RuntimeError("the native core refuses a request that msd.contract accepts")

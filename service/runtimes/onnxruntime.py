@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import native
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, RANKER_INT8, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
+from msd.contract.tensors import Tensors
 from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph
 
 NAME = "onnxruntime"

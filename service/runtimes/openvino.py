@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoGraph, OpenVinoPrecision, load_openvino, name_of, openvino_core
 from msd.contract.precision import Precision
+from msd.contract.tensors import Tensors
 from service.machine import give_way
 from service.runtimes.runtime import Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle, tolerance_key
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.schema import TensorSpec
+from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import COLUMN
 
 Scores = dict[str, NDArray[np.float32]]

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Rung, Tensors, UserRung
 from msd.contract.correction import Correction
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
+from msd.contract.tensors import Rung, Tensors, UserRung
 from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
@@ -21,9 +21,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Basis(NamedTuple):
-    """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
-    the run, which are only the first if time was short (`is_partial`); whether those of other impressions were in it
-    too."""
+    """The inputs of a scored request: the time, the user's row, those of candidates and history; the number of
+    candidates in the run, which are only the first if time was short (`is_partial`); whether those of other impressions
+    were in it too."""
 
     at: float
     user: Rows

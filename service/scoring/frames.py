@@ -13,13 +13,13 @@ import numpy as np
 import structlog
 
 import native
-from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.exploration import Choice
-from msd.contract.request import ANONYMOUS, CheckedRequest
+from msd.contract.request import ANONYMOUS
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import Impression
-from native.layout import asked_request, given_rows, new_tensors
+from msd.contract.tensors import Tensors
+from native.layout import AskedRequest, given_rows, new_tensors
 from service.errors import StoreError
 from service.runtimes.runtime import Scores
 from service.scoring.model import Model
@@ -39,10 +39,10 @@ class Live(Protocol):
         ...
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+        self, schema: FeatureSchema, request: AskedRequest, fetch: RowsOf, deadline: float | None = None
     ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
-        """Return the rows of the user, with the history to use, and of `wanted_items`, before a deadline; and the
-        states to lay over them, in the core's form."""
+        """Return the row of the user, with the history to use, and those that the request wants, before a deadline;
+        and the states to lay over them, in the core's form."""
         ...
 
 
@@ -53,8 +53,8 @@ class ColdAds(Protocol):
         """Return whether texts are encoded for a model."""
         ...
 
-    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
-        """Return the rows of `wanted_items`, adding vectors that can be made before a deadline."""
+    async def fill(self, model: Model, request: AskedRequest, items: Rows, deadline: float) -> Rows:
+        """Return the rows that a request wants, adding vectors that can be made before a deadline."""
         ...
 
 
@@ -137,10 +137,10 @@ class Frames:
             frame = model.native.frames.own = Frame(core, tensors)
         return frame
 
-    def read(self, model: Model, body: bytes) -> CheckedRequest | None:
+    def read(self, model: Model, body: bytes) -> AskedRequest | None:
         """Return as much of a request as says what has to be fetched for it; None if `msd.contract` refuses it."""
         core = self.of(model).core
-        return asked_request(core.asked) if core.read(body, self.max_candidates) else None
+        return AskedRequest.of(core.asked) if core.read(body, self.max_candidates) else None
 
     def fill(self, model: Model, body: bytes, given: Given) -> Frame:
         """Return the calling thread's frame, with the tensors of a request that `read` accepts, from given rows."""
@@ -159,7 +159,7 @@ class Frames:
         users, items = (model.codecs[side].unpack([None]) for side in ROW_SIDES)
         return self.fill(model, _UNKNOWN, Given(at, users, items, None, 0.0)).copied()
 
-    async def fetch(self, model: Model, request: CheckedRequest, deadline: float, at: float | None = None) -> Given:
+    async def fetch(self, model: Model, request: AskedRequest, deadline: float, at: float | None = None) -> Given:
         """Fetch what a request needs. A failing store degrades the rows. `at`: the time of a request that has none; by
         default the clock's."""
         started = time.perf_counter()
@@ -172,8 +172,8 @@ class Frames:
             user, items, states = await self.live.fetch(model.schema, request, rows_of, deadline)
         else:
             user = await rows_of("user", [request.user_id])
-            items = await rows_of("item", wanted_items(request, user))
-        if request.item_texts and self._cold_ads is not None:
+            items = await rows_of("item", request.wanted(user))
+        if request.texts and self._cold_ads is not None:
             items = await self._cold_ads.fill(model, request, items, deadline)
         return Given(at, user, items, states, time.perf_counter() - started)
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import native
-from msd.contract.assemble import Tensors
 from msd.contract.correction import HEAD, Correction, LearnedCorrection, Line
-from native.layout import asked_request, given_rows
+from msd.contract.tensors import Tensors
+from native.layout import AskedRequest, given_rows
 from service.scoring.answer import Basis, Explained, Follower, Seen, Served, Translate
 from service.scoring.deployment import Arm, Deployment
 from service.scoring.frames import Frame, Frames, Given
@@ -87,7 +87,7 @@ class Pipeline:
 
     async def provide(self, job: Any, assignment: Assignment, asked: tuple[Any, ...], deadline: float) -> None:  # noqa: ANN401
         """Fetch what a job lacks, and let it go on. Raises nothing for a failing store, which degrades the scores."""
-        given = await self._frames.fetch(assignment.arm.model, asked_request(asked), deadline)
+        given = await self._frames.fetch(assignment.arm.model, AskedRequest.of(asked), deadline)
         job.go_on((*given_rows(given.user, given.items), given.states, given.at, given.seconds, given))
 
     def _followers_of(self, deployment: Deployment) -> Sequence[Follower]:

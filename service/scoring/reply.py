@@ -9,8 +9,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from msd.contract.assemble import Rung, UserRung
 from msd.contract.exploration import Played
+from msd.contract.tensors import Rung, UserRung
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 # Limit of log-odds: fp32 has no resolution beyond it, and those of 0 and 1 are infinite.

@@ -20,11 +20,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
 from msd.contract.correction import CONVERSIONS, HEAD, LearnedCorrection
 from msd.contract.log import KINDS
 from msd.contract.rows import RowSide
+from msd.contract.tensors import Rung, UserRung
 from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
 from service.settings import Build

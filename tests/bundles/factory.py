@@ -12,7 +12,6 @@ import onnxruntime
 import openvino
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
@@ -29,10 +28,9 @@ from msd.contract.bundle import (
     tolerance_key,
     write_manifest,
 )
-from msd.contract.encode import Value, canonical, encode_side
+from msd.contract.encode import Value, canonical
 from msd.contract.encoder_record import EncoderRecord, Probe
-from msd.contract.golden import Golden, GoldenEvent, encode_row, golden_tensors, write_goldens
-from msd.contract.request import parse_request
+from msd.contract.golden import Golden, GoldenEvent, write_goldens
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
@@ -48,6 +46,9 @@ from msd.contract.schema import (
     Sequence as HistoryField,
 )
 from msd.contract.state import Impression
+from msd.contract.tensors import Tensors
+from native.bundle_rows import BundleRows
+from native.columns import encode_side
 from tests.bundles.encoder_graph import build_encoder, build_tokenizer, encode_alone
 from tests.bundles.ranker_graph import Recipe, build_ranker
 
@@ -243,29 +244,14 @@ def golden_events() -> list[GoldenEvent]:
 
 def _goldens(folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.ModelProto) -> list[Golden]:
     """One for each request, and the first again after events."""
-    users, items = (RowCodec(schema, side, bundle_id) for side in _SIDES)
-    files = {
-        side: RowFile(folder / ROWS[side], codec, bundle_id) for side, codec in zip(_SIDES, (users, items), strict=True)
-    }
-    rows = {side: dict(file.scan(0, file.count)) for side, file in files.items()}
+    files = (RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id) for side in _SIDES)
+    rows = BundleRows(schema, *files)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     heads = [output.name for output in session.get_outputs()]
     goldens = []
     for document, events in [*((one, []) for one in golden_requests()), (golden_requests()[0], golden_events())]:
-        request = parse_request(json.dumps(document).encode(), schema)
-        user_row = rows["user"].get(request.user_id)
-        golden = Golden(
-            request=document,
-            user=None if user_row is None else encode_row(user_row),
-            items={
-                one: encode_row(rows["item"][one])
-                for one in wanted_items(request, users.unpack([user_row]))
-                if one in rows["item"]
-            },
-            events=tuple(events),
-            expected={},
-        )
-        tensors = golden_tensors(schema, users, items, golden)
+        golden = rows.golden(document).model_copy(update={"events": tuple(events)})
+        tensors = rows.tensors(golden)
         scores: list[NDArray[np.float32]] = session.run(heads, tensors)
         expected = {head: [float(x) for x in column] for head, column in zip(heads, scores, strict=True)}
         goldens.append(golden.model_copy(update={"expected": expected}))

@@ -1,16 +1,13 @@
 """What the contract's tests share: one schema with every kind of field, codecs of one bundle, and records."""
 
-from collections.abc import Iterable
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
-from msd.contract.state import EntityState, Event, Impression, StateRule, fold
+from msd.contract.state import Impression
 from tests.bundles.factory import example_schema
 
 SCHEMA = example_schema()
@@ -64,12 +61,3 @@ def any_json(words: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
 def make_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-def fold_all(rule: StateRule, events: Iterable[Event], start: EntityState | None = None) -> EntityState:
-    return reduce(lambda state, event: fold(rule, state, event), events, start or EntityState())
-
-
-def assert_close(state: EntityState, other: EntityState) -> None:
-    assert (state.as_of, state.history) == (other.as_of, other.history)
-    assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)

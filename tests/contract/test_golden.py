@@ -10,12 +10,10 @@ import pytest
 
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.golden import Golden, encode_row, golden_tensors, read_goldens, write_goldens
-from msd.contract.rows import RowCodec, RowSide, pack_history
+from msd.contract.golden import Golden, encode_row, golden_request, golden_rows, read_goldens, write_goldens
+from native.bundle_rows import BundleRows
 from tests.bundles.factory import golden_events, golden_requests
-from tests.contract.examples import ITEMS, OTHER_ID, SCHEMA, USERS, make_records
-
-SIDES: tuple[RowSide, ...] = ("user", "item")
+from tests.contract.examples import ITEMS, SCHEMA, USERS, make_records
 
 
 def golden(**changes: Any) -> Golden:  # noqa: ANN401
@@ -34,28 +32,19 @@ def test_goldens_round_trip(tmp_path: Path) -> None:
 
 def test_goldens_suffice_to_repeat_their_scores(whole_bundle: Bundle) -> None:
     session = onnxruntime.InferenceSession(whole_bundle.path(RANKER), providers=["CPUExecutionProvider"])
-    users, items = (RowCodec(SCHEMA, side, whole_bundle.bundle_id) for side in SIDES)
+    rows = BundleRows.of(whole_bundle)
     goldens = list(read_goldens(whole_bundle.path(GOLDENS)))
 
     assert [one.request for one in goldens] == [*golden_requests(), golden_requests()[0]]
     assert [len(one.events) for one in goldens] == [0] * len(golden_requests()) + [len(golden_events())]
     for one in goldens:
-        scores = session.run(list(one.expected), golden_tensors(SCHEMA, users, items, one))
+        scores = session.run(list(one.expected), rows.tensors(one))
         np.testing.assert_allclose(scores, list(one.expected.values()), atol=1e-6)
 
 
-def test_absent_and_foreign_rows_are_missing() -> None:
-    with_rows = {
-        "user": encode_row(make_records(USERS, 1)[0].tobytes() + pack_history([])),
-        "items": {"i": encode_row(make_records(ITEMS, 1)[0].tobytes())},
-    }
-    foreign = {"items": {"i": encode_row(make_records(RowCodec(SCHEMA, "item", OTHER_ID), 1)[0].tobytes())}}
-    merged, bare, other = (golden_tensors(SCHEMA, USERS, ITEMS, golden(**rows)) for rows in (with_rows, {}, foreign))
-
-    for name, missing in bare.items():
-        assert np.array_equal(other[name], missing)
-    assert not np.array_equal(merged["user_dense"], bare["user_dense"])
-    assert not np.array_equal(merged["item_dense"], bare["item_dense"])
+def _read(one: Golden) -> None:
+    golden_request(SCHEMA, one)
+    golden_rows(USERS, ITEMS, one)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +59,7 @@ def test_absent_and_foreign_rows_are_missing() -> None:
 )
 def test_rejects_goldens_that_cannot_be_scored(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BundleError, match=message):
-        golden_tensors(SCHEMA, USERS, ITEMS, golden(**changes))
+        _read(golden(**changes))
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,12 @@
-"""Hashes of strings, which are part of every bundle on disk, and the index of a rows file by hashes of IDs."""
+"""The index of a rows file by hashes of IDs, which is part of every bundle on disk."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.encode import hash_strings
 from msd.contract.errors import BundleError
 from msd.contract.id_index import build_index, encode_ids, hash_all, hash_ids, id_width
-
-PINNED = {
-    "": 17280346270528514342,
-    "a": 9413272369427828315,
-    "user-42": 11787383432861261453,
-    "straße": 12691612566097651814,
-    "😀": 16106665261113655964,
-    "x" * 256: 5333078883861739746,
-}
-WORDS = st.text(st.characters(exclude_characters="\0"), max_size=40)
-
-
-def by_hand(text: str) -> int:
-    """The same hash, one character at a time in Python's own integers."""
-    value = 0xCBF29CE484222325
-    for character in text:
-        value = ((value ^ ord(character)) * 0x100000001B3) % 2**64
-    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        value = ((value ^ (value >> 33)) * multiplier) % 2**64
-    return value ^ (value >> 33)
-
-
-def test_hashes_are_those_of_every_bundle_so_far() -> None:
-    assert hash_strings(list(PINNED)).tolist() == list(PINNED.values())
-    assert hash_strings([]).shape == (0,)
-    assert hash_strings([]).dtype == np.uint64
-
-
-@given(st.lists(WORDS))
-def test_hash_is_the_published_algorithm_in_any_batch(texts: list[str]) -> None:
-    assert hash_strings(texts).tolist() == [by_hand(text) for text in texts]
-
-
-@given(WORDS, st.integers(0, 40))
-def test_nul_characters_are_ignored(text: str, place: int) -> None:
-    assert hash_strings([text[:place] + "\0" + text[place:]]) == hash_strings([text])
-
 
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 TEXTS = st.lists(st.text(LETTERS, max_size=20), min_size=1, max_size=30)

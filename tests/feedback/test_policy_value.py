@@ -9,12 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from msd.contract.exploration import Exploration
 from msd.feedback.files import FeedbackError
 from msd.feedback.policy_value import ExploredRequests, Rewards, explored_requests, read_target, support, value_of
 from tests.feedback.made import events, requests
 from tests.feedback.test_join_command import run
-from tests.reference.exploration import choose_first, competing
+from tests.reference.exploration import Exploration, choose_first, competing
 
 RECORDED = json.loads((Path(__file__).parent / "open_bandit.json").read_text("utf-8"))
 
@@ -103,7 +102,7 @@ def explored(count: int) -> tuple[pl.DataFrame, pl.DataFrame, float]:
         candidates = competing(ids, pctr, np.full(3, 0.5, np.float32), none, np.ones(3, bool))
         choice = choose_first(Exploration("thompson", 0.5, f"r{n}"), candidates, int(pctr.argmax()))
         value += true[pctr.argmax()] / count
-        logged.append(logged_request(n, pctr, choice.as_record()))
+        logged.append(logged_request(n, pctr, choice._asdict()))
         shown.append(("impression", ids[choice.first], n, f"r{n}"))
         if rng.random() < true[choice.first]:
             shown.append(("click", ids[choice.first], n + 1, f"r{n}"))

@@ -33,15 +33,16 @@ def test_every_body_fits_the_schema(bundle: Bundle) -> None:
     users, items = ({f"{side}{number}" for number in range(count)} for side, count in (("u", USERS), ("i", ITEMS)))
     for body in _bodies(bundle, 200):
         request = parse_request(body, bundle.schema)
-        assert len(request.ids) == len(set(request.ids)) == 20
-        assert set(request.ids) <= items
+        ids, bids = request.candidates.id, request.candidates.bid
+        assert len(ids) == len(set(ids)) == 20
+        assert set(ids) <= items
         assert request.user_id in users
-        assert request.bids is not None
-        assert all(bid is not None and bid > 0 for bid in request.bids)
-        assert set(request.context) == {"hour"}
+        assert bids is not None
+        assert all(bid is not None and bid > 0 for bid in bids)
+        assert set(request.context or {}) == {"hour"}
         assert request.at == int(bundle.manifest.created_at)
     (body,) = _bodies(bundle, 1, candidates=ITEMS + 1)
-    assert len(parse_request(body, bundle.schema).ids) == ITEMS + 1
+    assert len(parse_request(body, bundle.schema).candidates.id) == ITEMS + 1
 
 
 def test_some_users_and_items_come_far_more_often(bundle: Bundle) -> None:
@@ -129,7 +130,8 @@ def test_new_ads_have_texts_and_names_of_their_own(bundle: Bundle) -> None:
     assert len(set(names)) == len(names)
     for body, added in zip(bodies, new, strict=True):
         assert set(body.get("items", {})) == set(added)
-        assert set(parse_request(json.dumps(body).encode(), bundle.schema).ids) == set(body["candidates"]["id"])
+        request = parse_request(json.dumps(body).encode(), bundle.schema)
+        assert set(request.candidates.id) == set(body["candidates"]["id"])
     texts = [item["text"] for body in bodies for item in body.get("items", {}).values()]
     assert len(set(texts)) == len(texts)
 

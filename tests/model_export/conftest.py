@@ -7,7 +7,6 @@ import pytest
 
 from model_export.export import export_bundle
 from model_export.inputs import own_recipe
-from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
 from model_export.precision.int8 import quantise
 from model_export.ranker import HEADS
@@ -21,6 +20,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.training.folder import load_ranker
+from native.bundle_rows import BundleRows
 from tests.bundles.factory import has_bf16
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
@@ -95,7 +95,7 @@ def graph(exported: Exported) -> bytes:
 
 @pytest.fixture(scope="session")
 def evidence(exported: Exported) -> Evidence:
-    return Evidence(exported.inputs.dataset, exported.features, BundleRows(exported.bundle))
+    return Evidence(exported.inputs.dataset, exported.features, BundleRows.of(exported.bundle))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from onnx import helper, numpy_helper
 from model_export.errors import ExportError
 from model_export.export import export_bundle
 from model_export.inputs import own_recipe
-from model_export.parity import BundleRows
 from model_export.precision import choice
 from model_export.precision.choice import choose
 from model_export.precision.evidence import Evidence
@@ -29,6 +28,7 @@ from msd.contract.pricing import PRICED
 from msd.dataset.split import Part
 from msd.metrics import roc_auc
 from msd.ranker.features import Features, build_features
+from native.bundle_rows import BundleRows
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, quiet
 
@@ -82,7 +82,7 @@ def features(inputs: Recipe) -> Features:
 
 @pytest.fixture(scope="module")
 def evidence(inputs: Recipe, bundle: Bundle, features: Features) -> Evidence:
-    return Evidence(inputs.dataset, features, BundleRows(bundle))
+    return Evidence(inputs.dataset, features, BundleRows.of(bundle))
 
 
 def _scaled(graph: bytes, head: str | None) -> bytes:
@@ -167,7 +167,7 @@ def test_unjudged_conversions_leave_fp32(
     inputs: Recipe, bundle: Bundle, features: Features, conversions: float | None, reason: str
 ) -> None:
     given = None if conversions is None else torch.full_like(features.labels, conversions)
-    evidence = Evidence(inputs.dataset, replace(features, conversions=given), BundleRows(bundle))
+    evidence = Evidence(inputs.dataset, replace(features, conversions=given), BundleRows.of(bundle))
     graph, heads = inputs.graph(), bundle.manifest.heads
     chosen = choose(graph, heads, "auto", 20, evidence, quiet)
 

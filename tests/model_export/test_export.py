@@ -12,7 +12,6 @@ import pytest
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE, export_bundle
 from model_export.inputs import own_recipe
-from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import (
     ENCODER,
@@ -36,6 +35,7 @@ from msd.evaluation.degradation import measure_cold_ads
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors, untaught_items
 from msd.training.folder import ModelFolderError
+from native.bundle_rows import BundleRows
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, Run, quiet
@@ -145,7 +145,7 @@ def test_int8_bundle_is_proved_in_both_precisions(
     assert bundle.precision.chosen == "int8"
     assert set(bundle.manifest.tolerances) - set(exported.bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
-    runtime, rows = OnnxRuntime(bundle, "cpu", 1, "int8"), BundleRows(bundle)
+    runtime, rows = OnnxRuntime(bundle, "cpu", 1, "int8"), BundleRows.of(bundle)
     differences = []
     for golden in read_goldens(bundle.path(GOLDENS)):
         differences.append(np.abs(runtime.run(rows.tensors(golden))["pctr"] - golden.expected["pctr"]).max())

@@ -15,18 +15,19 @@ import native
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
 from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph, pick
-from model_export.parity import BundleRows, Expected, check_parity, serving_requests
+from model_export.parity import Expected, check_parity, serving_requests
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from model_export.run import open_run
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
 from msd.contract.golden import read_goldens
 from msd.contract.openvino import OpenVinoGraph
 from msd.contract.precision import Precision
+from msd.contract.tensors import Tensors
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import Curve
+from native.bundle_rows import BundleRows
 from tests.bundles.factory import has_bf16
 from tests.model_export.conftest import Exported, quiet
 from tests.onnx_factorise.graphs import graph_of
@@ -43,7 +44,7 @@ def _pctr(path: Path, tensors: Tensors) -> np.ndarray[tuple[int], np.dtype[np.fl
 def _example(exported: Exported, place: int = 1) -> Tensors:
     """The tensors of one of the requests that the graph was proved on."""
     request = list(serving_requests(exported.inputs.dataset, exported.features, 60))[place]
-    rows = BundleRows(exported.bundle)
+    rows = BundleRows.of(exported.bundle)
     return rows.tensors(rows.golden(request))
 
 

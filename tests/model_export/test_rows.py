@@ -17,21 +17,20 @@ from lab.chaos.replayed_period import (
     period_of,
     replay_moments,
 )
-from model_export.parity import BundleRows, plain_request, serving_requests
-from msd.contract.assemble import Counts
+from model_export.parity import plain_request, serving_requests
 from msd.contract.bundle import ROWS, open_bundle
-from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, has_semantic
 from msd.contract.schema import OUTCOME_FEATURES
-from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
 from msd.ranker.timeline import walk_events
+from native.bundle_rows import BundleRows
+from native.columns import Counts, encode_counts
 from operations.catalogue.parquet import read_part
-from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported, Run
 from tests.operations.catalogue.made import make
+from tests.reference.live import Event, State, advance, fold
 from tests.service.live import live_service
 
 
@@ -67,18 +66,21 @@ def test_counts_and_histories_of_window_and_train_rows(exported: Exported, side:
     ends_at = float(counted["at"].max())  # type: ignore[arg-type]
     state = schema.state(side)
     assert state is not None
-    rule = StateRule(state.half_life_s, schema.history.length)
     for place, one in enumerate(ids):
         mine = counted.filter(counted[f"{side}_id"] == one).select("at", "label", "item_id")
-        folded = fold_all(rule, (Event(at, bool(label), item) for at, label, item in mine.iter_rows()))
+        expected = State()
+        for at, label, item in mine.iter_rows():
+            event = Event(at, True, bool(label), item)
+            expected = fold(expected, event, state.half_life_s, schema.history.length)
         # Later rows of a user are not counted, so their counts are complete up to their last counted row only.
-        expected = folded if side == "user" else advance(rule, folded, ends_at)
+        if side == "item":
+            expected = advance(expected, ends_at, state.half_life_s)
         record = rows.records[place]
         assert record["impressions"] == pytest.approx(expected.impressions, rel=1e-5)
         assert record["clicks"] == pytest.approx(expected.clicks, rel=1e-5)
         assert record["as_of"] == expected.as_of
         if side == "user":
-            assert rows.histories[place] == expected.history
+            assert [tuple(seen) for seen in rows.histories[place]] == [tuple(seen) for seen in expected.history]
     assert bool(rows.histories) == (side == "user")
 
 
@@ -132,7 +134,7 @@ def test_each_test_row_is_a_request(exported: Exported, requests: Requests) -> N
 
 def test_requests_have_the_outcomes_of_their_rows(exported: Exported) -> None:
     """Of a test row, the service assembles the history that the features have, from the exported rows."""
-    features, rows = exported.features, BundleRows(exported.bundle)
+    features, rows = exported.features, BundleRows.of(exported.bundle)
     several = 0
     for row in features.of_part(Part.TEST).tolist():
         golden = rows.golden(plain_request(exported.inputs.dataset, features, row))
@@ -148,16 +150,18 @@ def test_requests_cover_missing_and_unknown_values(exported: Exported, requests:
     schema, items = exported.bundle.schema, exported.features.item.entities.place
     users = exported.features.user.entities.place
     checked = [parse_request(json.dumps(asked).encode(), schema) for asked in requests]
-    assert [one.ids for one in checked] == [asked["candidates"]["id"] for asked in requests]
+    assert [one.candidates.id for one in checked] == [asked["candidates"]["id"] for asked in requests]
+    of_items = [{item: told.features or {} for item, told in (one.items or {}).items() if told} for one in checked]
+    given = [(one.candidates.id, described) for one, described in zip(checked, of_items, strict=True)]
     cases = {
         "unknown user": any(one.user_id not in users for one in checked),
-        "unknown item": any(one.ids[-1] not in items and not one.item_features for one in checked),
-        "described item": any(one.item_features.get(one.ids[-1], {}).get("price") for one in checked),
+        "unknown item": any(ids[-1] not in items and not described for ids, described in given),
+        "described item": any(described.get(ids[-1], {}).get("price") for ids, described in given),
         "no context": any(not one.context for one in checked),
-        "missing user features": any(one.user_features == {"age": None, "city": None} for one in checked),
-        "missing item features": any(None in one.item_features.get(one.ids[0], {}).values() for one in checked),
-        "stored history": any(one.history is None for one in checked),
-        "unknown id in a history": any(one.history and one.history[0].item_id not in items for one in checked),
+        "missing user features": any(one.user and one.user.features == {"age": None, "city": None} for one in checked),
+        "missing item features": any(None in described.get(ids[0], {}).values() for ids, described in given),
+        "stored history": any(not one.user or one.user.history is None for one in checked),
+        "unknown id in a history": any(one.user and {*one.user.shown[:1]} - {*items} for one in checked),
     }
     assert not [name for name, found in cases.items() if not found]
 
@@ -175,7 +179,7 @@ def test_click_rates_of_histories_after_train_are_those_of_rows(exported: Export
     state, at = schema.state("item"), dataset.events["at"].to_numpy()
     assert state is not None
     timeline = walk_events(dataset, schema, features.parts, features.user.entities, features.item.entities, delay_s)
-    rates = encode_state(state, *Counts.of(_read(exported, "item")[1].records), 0.0)[:, 0]
+    rates = encode_counts(state, Counts.of(_read(exported, "item")[1].records), 0.0)[:, 0]
 
     rows, places = np.nonzero((timeline.history >= 0) & (at > timeline.ends_at + delay_s)[:, None])
     found = timeline.outcomes[rows, places, OUTCOME_FEATURES.index("smoothed_log_odds")]

@@ -1,9 +1,8 @@
-"""One request by the native core and by `msd.contract`: both must accept the same, and come to the same."""
+"""One request by the native core and by the reference: both come to the same, and whatever the core refuses has words
+for its error."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from random import Random
 from typing import Any
 
@@ -11,111 +10,134 @@ import numpy as np
 import orjson
 import pytest
 
-import native
-from msd.contract.assemble import Tensors, assemble, history_of, wanted_items
-from msd.contract.correction import LearnedCorrection
-from msd.contract.exploration import exploration_of
-from msd.contract.pricing import Formula, formula_of
-from msd.contract.request import ANONYMOUS, CheckedRequest, RequestError, check_pricing, parse_request
-from msd.contract.rows import Rows, RowSide
-from msd.contract.segments import every_segment
-from msd.contract.uncertainty import COLUMN, Uncertainty, impressions_of
-from native.layout import asked_request, core_model, core_rows, core_schema, given_rows, new_tensors
-from service.live.store import PackedStates
-from service.telemetry.metrics import Metrics
-from tests.native.live_worlds import LAG_S, LiveWorld, draw_live
-from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
-from tests.reference.degradation import cut, degraded_candidates, degraded_user, unknown_history
+from msd.contract.request import RequestError, check_exploration, check_pricing, parse_request
+from msd.contract.rows import Rows as StoredRows
+from tests.native.live_worlds import LAG_S, LiveWorld
+from tests.native.observed import CAPACITY, FILLED, REQUEST_ID, UNREAD, CoreOfWorld, Made, Observed
+from tests.native.worlds import AT
+from tests.reference import live as reference_live
 from tests.reference.exploration import first_of
-from tests.reference.live import laid
-from tests.reference.reply import Scored, Scores, declared, reply_document, spread
-
-CAPACITY = 40
-REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
-FILLED, UNREAD, LACKING = range(3)
+from tests.reference.reply import Choice, Scored, corrected, reply_document, segments_of, spread
+from tests.reference.request import Request, Seen, read_request
+from tests.reference.schema import Schema
+from tests.reference.tensors import (
+    Rows,
+    assemble,
+    cut,
+    degraded_candidates,
+    degraded_user,
+    history_of,
+    unknown_history,
+)
 
 
 class Pair:
-    """The core and Python over one world, on files or on arenas."""
+    """The core and the reference over one world."""
 
-    def __init__(self, world: World, random: Random, is_file: bool) -> None:
-        core = native.core
-        assert core is not None, "it is compared where it is built"
-        self.world, self.is_file = world, is_file
-        self._metrics = Metrics()
-        self.files = world.files()
-        self.arenas = world.arenas(random)
-        # Read for the first time, so that the core proves blocks itself.
-        self._unread = world.files()
-        self._sources: list[Any] = [
-            core_rows(self._unread[side].memory()) if is_file else self.arenas[side].core() for side in SIDES
-        ]
-        self.tensors = new_tensors(world.schema, CAPACITY)
-        self._heads = random.choice([["pctr"], ["pctr", "pcvr"], ["pctr", "value", "pcvr"]])
-        self._formula: Formula = random.choice(
-            [formula_of(self._heads), {"cpc": ("pctr",)}, {"cpa": tuple(self._heads)}]
-        )
-        self._explore_share = random.choice([0.0, 0.5, 1.0, 1.0, 1.0])
-        self._uncertainty = random.choice([None, Uncertainty(new=random.uniform(0.01, 10))])
-        served = core_model("v", self._formula, self._explore_share, self._uncertainty)
-        self.frame = core.Frame(core_schema(world.schema, world.codecs), served, self.tensors, CAPACITY)
+    def __init__(self, core: CoreOfWorld) -> None:
+        self.core, self.schema = core, Schema(core.world.schema.model_dump(mode="json"))
 
     def compare(self, random: Random) -> int:
-        """Draws a request and compares. The core's outcome."""
-        body = draw_body(random, self.world)
-        live = draw_live(random, self.world, self._metrics) if random.random() < 0.3 else None
-        epochs, ask = None if self.is_file else (EPOCH, 99), live.ask if live else None
-        reads_texts, keeps_rows = random.random() < 0.5, random.random() < 0.5
-        outcome = int(
-            self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask, reads_texts, keeps_rows),
-        )
+        """Draw a request and compare. Return the core's outcome."""
+        observed = self.core.observe(random)
+        self.check(observed)
+        return observed.outcome
+
+    def check(self, observed: Observed) -> None:
+        """Compare what the core makes of a request with what the reference does."""
+        body, asked, made = observed.body, observed.asked, observed.made
+        assert self._is_refused(body) == (observed.outcome == UNREAD), body
+        if asked is None or made is None:
+            return
+        request = read_request(body, self.schema)
+        at = AT if request.at is None else request.at
+        ids = list(dict.fromkeys(request.ids))
+        history = None if request.history is None else [tuple(seen) for seen in request.history]
+        asked_texts = {item: text for item, text in asked[4].items() if not text.isspace()}
+        assert (*asked[:4], asked_texts) == (request.user_id, ids, request.at, history, request.texts), body
+        if observed.outcome == FILLED:
+            user, items, stored = self._rows(request, at, observed.live)
+            if observed.rows_kept is not None:
+                self._check_kept(request, observed.rows_kept, user, items, stored)
+            if observed.given is None:
+                self._check_facts(request, made, at, user, items, observed.live)
+        elif self.core.is_file:
+            assert observed.live or (observed.reads_texts and asked[-1]), body
+        if observed.given is not None:
+            user, items, stored = self._given_rows(request, at, observed)
+        self._check_made(body, request, made, at, user, items, stored)
+
+    def _is_refused(self, body: bytes) -> bool:
+        """Return whether there are words for what is wrong with a body."""
         try:
-            request = parse_request(body, self.world.schema, CAPACITY)
-            check_pricing(request, self._formula)
-            if request.explore:
-                exploration_of(request.explore, REQUEST_ID, self._explore_share)
+            request = parse_request(body, self.core.world.schema, CAPACITY)
+            check_pricing(request, self.core.formula)
+            check_exploration(request, self.core.explore_share)
         except RequestError:
-            assert outcome == UNREAD, body
-            return outcome
-        assert outcome != UNREAD, body
-        if outcome == FILLED:
-            user, items = self._rows(request, AT if request.at is None else request.at, live)
-            self._compare_facts(body, request, user, items, live)
-            if keeps_rows:
-                self._compare_kept(request, user, items)
-        elif self.is_file:
-            assert live or (reads_texts and self.frame.asked[-1]), body
-        if outcome == LACKING or random.random() < 0.3:
-            asked = self._asked()
-            assert asked == _asked_of(request), body
-            user, once = draw_given(random, self.world, asked)
-            given, over = given_rows(user, once), draw_live(random, self.world, self._metrics)
-            known = None if random.random() < 0.5 else [random.random() < 0.8 for _ in range(1 + len(asked.ids))]
-            ask = None if random.random() < 0.5 else partial(over.known, known)
-            assert self.frame.take(body, CAPACITY, *given, AT, None, ask, reads_texts, False) == FILLED
-            places = [*_rows_of(request), *range(len(asked.ids), len(once.found))]
-            stale = None if once.stale is None else once.stale[places]
-            items = Rows(once.records[places], once.found[places], (), 0, stale)
-            if ask is not None:
-                of_user, of_items = over.states(known, asked.user_id or None, asked.ids)
-                firsts = [asked.ids.index(one) for one in request.ids]
-                mask = None if of_items.known is None else of_items.known[firsts]
-                of_items = PackedStates([of_items.packed[place] for place in firsts], of_items.stream, mask)
-                at = AT if request.at is None else request.at
-                user, items = laid(self.world.schema, user, items, of_user, of_items, at, LAG_S)
-        self._compare_filled(random, body, request, user, items)
-        return outcome
+            return True
+        return False
 
-    def _asked(self) -> CheckedRequest:
-        """What the core says that rows and vectors are needed for."""
-        return asked_request(self.frame.asked)
+    def _rows(self, request: Request, at: float, live: LiveWorld | None) -> tuple[Rows, Rows, list[Seen]]:
+        """Return the rows that the core found, with what is live, and the history to use of the user's."""
+        of_user = self.core.stored("user", [request.user_id])
+        stored = [Seen(*seen) for seen in of_user.histories[0]]
+        is_known = live is not None and request.user_id
+        packed = live.cached("user", [request.user_id]).packed[0] if live and is_known else None
+        state = reference_live.unpack(packed)
+        if state is not None and state.as_of > of_user.records["as_of"][0]:
+            stored = list(state.history)
+        wanted = [*request.ids, *(seen.item_id for seen in history_of(request, stored))]
+        of_items = self.core.stored("item", wanted)
+        user, items = Rows(of_user.records, of_user.found), Rows(of_items.records, of_items.found)
+        if live is not None:
+            states = live.cached("item", request.ids).packed
+            user, items = self._laid(request, at, user, items, live, [packed], states, None)
+        return user, items, stored
 
-    def _compare_facts(
-        self, body: bytes, request: CheckedRequest, user: Rows, items: Rows, live: LiveWorld | None
+    def _given_rows(self, request: Request, at: float, observed: Observed) -> tuple[Rows, Rows, list[Seen]]:
+        """Return the rows that the core was given, one per candidate, with what is live."""
+        given = observed.given
+        assert given is not None, "rows were given"
+        ids = list(dict.fromkeys(request.ids))
+        firsts = [ids.index(one) for one in request.ids]
+        places = [*firsts, *range(len(ids), len(given.items.found))]
+        items = _rows_at(given.items, places)
+        user = Rows(given.user.records, given.user.found, given.user.stale)
+        if given.live is not None:
+            of_user = given.live.cached("user", [request.user_id]).packed if request.user_id else [None]
+            states = given.live.cached("item", request.ids).packed
+            known = given.known and [given.known[0], *(given.known[1 + place] for place in firsts)]
+            user, items = self._laid(request, at, user, items, given.live, of_user, states, known)
+        return user, items, [Seen(*seen) for seen in given.user.histories[0]]
+
+    def _laid(
+        self,
+        request: Request,
+        at: float,
+        user: Rows,
+        items: Rows,
+        live: LiveWorld,
+        of_user: Sequence[bytes | None],
+        of_items: Sequence[bytes | None],
+        known: list[bool] | None,
+    ) -> tuple[Rows, Rows]:
+        if live.stream is None:
+            return user, items
+        stream = reference_live.Stream(*live.stream, LAG_S)
+        half_lives = reference_live.half_lives(self.schema)
+        horizon = float(max(user.records["as_of"].max(), items.records["as_of"][: len(request.ids)].max()))
+
+        def laid(rows: Rows, side: str, states: Sequence[bytes | None], is_known: list[bool] | None) -> Rows:
+            how = half_lives[side], stream, at, horizon
+            return rows._replace(records=reference_live.lay_over(rows.records, states, is_known, *how))
+
+        items = laid(items, "item", of_items, known and known[1:])
+        return (laid(user, "user", of_user, known and known[:1]) if request.user_id else user), items
+
+    def _check_facts(
+        self, request: Request, made: Made, at: float, user: Rows, items: Rows, live: LiveWorld | None
     ) -> None:
-        assert self._asked() == _asked_of(request), body
-        assert self.frame.count == len(request.ids)
-        *found, age = self.frame.found
+        *found, age = made.facts
         is_found = items.found[_firsts_of(request, items)]
         assert tuple(found) == (
             bool(user.found[0]),
@@ -123,155 +145,72 @@ class Pair:
             len(is_found) + bool(request.user_id),
             float(user.records["written_at"][0]) if user.found[0] else 0.0,
             float(items.records["written_at"][0]) if items.found[0] else 0.0,
-        ), body
-        at = AT if request.at is None else request.at
+        )
         is_aged = live and live.stream and request.user_id
         expected_age = max(0.0, at - float(user.records["as_of"][0])) if is_aged else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
 
-    def _compare_kept(self, request: CheckedRequest, user: Rows, items: Rows) -> None:
-        history = [tuple(seen) for seen in history_of(request, user)]
+    def _check_kept(self, request: Request, kept: tuple[Any, ...], user: Rows, items: Rows, stored: list[Seen]) -> None:
+        history = [tuple(seen) for seen in history_of(request, stored)]
         firsts = _firsts_of(request, items)
         expected = user.records.tobytes(), items.records[firsts].tobytes(), items.found[firsts].tobytes(), history
-        assert self.frame.kept == expected
+        assert kept == expected
 
-    def _compare_filled(self, random: Random, body: bytes, request: CheckedRequest, user: Rows, items: Rows) -> None:
-        at = AT if request.at is None else request.at
-        tensors = assemble(self.world.schema, request, at, user, items)
-        rows, count = _rows_of(request), len(request.ids)
-        assert self.frame.rows == [*rows, *(max(rows) + 1 + n for n in range(len(items.found) - count))], body
-        for name, expected in tensors.items():
-            found = self.tensors[name][rows] if name.startswith("item_") else self.tensors[name]
-            assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
-        assert self.frame.at == at
-        is_found = items.found.tolist()
-        shown = [one for one, known in zip(wanted_items(request, user), is_found, strict=True) if known]
-        known = sum(is_found[count:])
-        assert self.frame.shown == shown[len(shown) - known :][-self.world.schema.history.length :]
-        self._compare_replies(random, body, request, tensors, at, user, items)
-
-    def _corrected(
-        self, request: CheckedRequest, correction: LearnedCorrection, places: Sequence[Scores]
-    ) -> list[Scores]:
-        """Return the scores for the places of a page behind its first."""
-        found = []
-        for slot, scores in enumerate(places, start=(request.slot or 0) + 1):
-            segments = every_segment(replace(request, slot=slot), self.world.schema)
-            found.append(dict(correction.within(segments).correct(scores)))
-        return found
-
-    def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
-        """As `LiveRows` fetches them, with what is live."""
-        if live is None:
-            user = self._stored("user", [request.user_id])
-            return user, self._stored("item", wanted_items(request, user))
-
-        async def stored(side: RowSide, ids: Sequence[str]) -> Rows:
-            return self._stored(side, list(ids))
-
-        # Nothing here is waited for.
-        with pytest.raises(StopIteration) as end:
-            live.rows.fetch(self.world.schema, request, stored).send(None)
-        user, items, _ = end.value.value
-        states = live.states(None, request.user_id or None, request.ids)
-        return laid(self.world.schema, user, items, *states, at, LAG_S)
-
-    def _stored(self, side: RowSide, ids: list[str]) -> Rows:
-        if ids == [ANONYMOUS]:
-            return self.world.codecs[side].unpack([None])
-        if self.is_file:
-            return self.files[side].get(ids)
-        held = self.arenas[side].look_up(ids)
-        assert (held.epochs == EPOCH).all(), "the core may fill only from what is sure"
-        assert (held.places >= 0).all(), "the core may fill only from what is held"
-        return self.arenas[side].rows(held.places)
-
-    def _compare_deviations(self, random: Random, count: int) -> None:
-        if self.world.schema.state("item") is None:
-            return
-        scores, found = draw_std(random, count).clip(0, 1), None
-        if self._uncertainty is not None:
-            tensors = {**self.tensors, "item_dense": self.tensors["item_dense"][:count]}
-            found = self._uncertainty.logit_std(impressions_of(self.world.schema, tensors), scores).tobytes()
-        assert self.frame.deviate(scores) == found
-
-    def _compare_replies(
-        self,
-        random: Random,
-        body: bytes,
-        request: CheckedRequest,
-        tensors: Tensors,
-        at: float,
-        user: Rows,
-        items: Rows,
+    def _check_made(
+        self, body: bytes, request: Request, made: Made, at: float, user: Rows, items: Rows, stored: list[Seen]
     ) -> None:
-        count = ran = len(request.ids)
-        rows = _rows_of(request)
-        size = kept = max(rows) + 1
+        tensors, count = assemble(self.schema, request, at, user, items, stored), len(request.ids)
+        ids = list(dict.fromkeys(request.ids))
+        rows = [ids.index(one) for one in request.ids]
+        assert made.rows == [*rows, *(len(ids) + place for place in range(len(items.found) - count))], body
+        assert made.tensors.keys() == tensors.keys()
+        for name, expected in tensors.items():
+            assert made.tensors[name].tobytes() == expected.tobytes(), (body, name, made.tensors[name], expected)
+        known = [
+            seen.item_id for seen, row in zip(history_of(request, stored), items.found[count:], strict=True) if row
+        ]
+        assert (made.at, made.shown) == (at, known[-self.schema.length :]), body
+        self._check_reply(body, request, made, at, user, items)
+
+    def _check_reply(self, body: bytes, request: Request, made: Made, at: float, user: Rows, items: Rows) -> None:
+        core, rows = self.core, made.rows[: len(request.ids)]
         degraded, of_user = degraded_candidates(request, items), degraded_user(request, user, items)
-        if random.random() < 0.3:
-            kept = random.randrange(size)
-            ran = rows.index(kept)
-            self.frame.cut(kept)
-            places, codec = [*rows[:ran], kept], self.world.codecs["item"]
-            for name, expected in cut(self.world.schema, tensors, ran, codec, request, at, user).items():
-                found = self.tensors[name][places] if name.startswith("item_") else self.tensors[name]
-                assert found.tobytes() == expected.tobytes(), (body, name)
-            size = kept + 1
-        self._compare_deviations(random, size)
-        found_scores = {head: draw_scores(random, size) for head in self._heads}
-        if request.explore:  # has logarithms of scores, which are probabilities then
-            found_scores = {head: column.clip(0, 1) for head, column in found_scores.items()}
-        if request.explore and random.random() < 0.9:
-            found_scores[COLUMN] = draw_std(random, size)
-        correction = draw_correction(random, self.world.schema) if random.random() < 0.3 else None
-        arm = random.choice([None, "b"])
-        lines = [] if correction is None else correction.lines_for(self.world.schema)
-        scores = {head: column[[*rows[:ran], *[kept] * (ran < count)]] for head, column in found_scores.items()}
-        if ran < count:
-            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
-        if correction is not None:
+        ran = rows.index(made.kept) if made.kept <= max(rows) else len(rows)
+        if ran < len(rows):
+            missing = core.world.codecs["item"].missing
+            for name, expected in cut(self.schema, request, at, user, items, ran, missing).items():
+                assert made.cut[name].tobytes() == expected.tobytes(), (body, name)
+        if ran < len(rows):
+            first = {head: column[[*rows[:ran], made.kept]] for head, column in made.scores.items()}
+            scores, degraded = spread(first, request.ids, degraded)
+        else:
+            scores = {head: column[rows] for head, column in made.scores.items()}
+        places = made.places
+        if made.correction is not None:
+            correction = made.correction.model_dump()
             with np.errstate(all="ignore"):
-                scores = correction.within(every_segment(request, self.world.schema)).correct(scores)
-        alone: list[Scores] = [_one_of(random, found_scores) for _ in range(1, request.page or 1)]
-        before = {name: column.copy() for name, column in self.tensors.items()}
-        try:
-            reply = self.frame.reply(REQUEST_ID, arm, found_scores, kept, lines, alone)
-        except ValueError:
-            assert not all(np.isfinite(column).all() for one in (scores, *alone) for column in one.values()), body
+                scores = corrected(scores, correction, segments_of(request, self.schema, request.slot))
+                places = [
+                    corrected(one, correction, segments_of(request, self.schema, slot))
+                    for slot, one in enumerate(places, start=(request.slot or 0) + 1)
+                ]
+        if made.reply is None:
+            assert not all(np.isfinite(column).all() for one in (scores, *places) for column in one.values()), body
             return
-        assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in before.items()), body
-        if correction is not None:
-            alone = self._corrected(request, correction, alone)
         choice = None
         if request.explore is not None:
-            asked = exploration_of(request.explore, REQUEST_ID, self._explore_share)
-            choice = first_of(asked, request, scores, self._formula)
-        assert self.frame.choice == choice, body
-        scored = Scored(scores, degraded, of_user, unknown_history(request, items), self._formula, choice, alone)
-        document = reply_document(REQUEST_ID, "v", request, scored, arm)
-        assert reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
-        assert self.frame.user_rung == of_user, body
-        assert list(self.frame.rungs.items()) == list(degraded.items()), body
+            choice = first_of(request.explore, core.explore_share, REQUEST_ID, request, scores, core.formula)
+        assert made.choice is None or Choice(*made.choice) == choice, body
+        scored = Scored(scores, degraded, of_user, unknown_history(request, items), core.formula, choice, places)
+        document = reply_document(REQUEST_ID, "v", request, scored, made.arm)
+        assert made.reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
+        assert (made.user_rung, list(made.rungs.items())) == (of_user, list(degraded.items())), body
 
 
-def _asked_of(request: CheckedRequest) -> CheckedRequest:
-    texts = request.item_texts
-    ids = list(dict.fromkeys(request.ids))
-    return CheckedRequest(request.user_id, ids, request.at, history=request.history, item_texts=texts)
+def _rows_at(rows: StoredRows, places: list[int]) -> Rows:
+    return Rows(rows.records[places], rows.found[places], None if rows.stale is None else rows.stale[places])
 
 
-def _one_of(random: Random, scores: Scores) -> Scores:
-    """Return what a run of one candidate gives."""
-    return {head: draw_std(random, 1) if head == COLUMN else draw_scores(random, 1).clip(0, 1) for head in scores}
-
-
-def _rows_of(request: CheckedRequest) -> list[int]:
-    """Return each candidate's row: one ID has one."""
-    rows = {one: row for row, one in enumerate(dict.fromkeys(request.ids))}
-    return [rows[one] for one in request.ids]
-
-
-def _firsts_of(request: CheckedRequest, items: Rows) -> list[int]:
+def _firsts_of(request: Request, items: Rows) -> list[int]:
     """Return the places of the first candidate with each ID, then those of the history."""
     return [*map(request.ids.index, dict.fromkeys(request.ids)), *range(len(request.ids), len(items.found))]

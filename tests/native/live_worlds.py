@@ -6,12 +6,12 @@ from random import Random
 import numpy as np
 
 from msd.contract.rows import RowSide
-from msd.contract.state import EntityState
-from service.live.live_state import LiveState, pack_state
 from service.live.overlay import LiveRows
 from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
-from tests.native.worlds import AT, SIDES, World, draw_history, mutated, strangers
+from tests.native.worlds import AT, World, draw_history, mutated, strangers
+from tests.reference.live import State, pack
+from tests.reference.request import Seen
 
 Ask = Callable[[str | None, Sequence[str]], "tuple[object, ...] | None"]
 LAG_S = 900.0
@@ -22,10 +22,9 @@ class LiveWorld:
 
     is_local = True
 
-    def __init__(
-        self, world: World, metrics: Metrics, states: dict[tuple[RowSide, str], bytes], stream: Stream | None
-    ) -> None:
-        self._world, self._states, self.stream = world, states, stream
+    def __init__(self, world: World, metrics: Metrics, seed: int, stream: Stream | None) -> None:
+        self._world, self._seed, self.stream = world, seed, stream
+        self._states: dict[tuple[RowSide, str], bytes | None] = {}
         self.rows = LiveRows(self, metrics, LAG_S)
 
     def ask(self, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
@@ -48,7 +47,7 @@ class LiveWorld:
         return self.rows._for_core(self._world.schema, of_user or PackedStates([None], None), of_items)
 
     def cached(self, side: RowSide, ids: Sequence[str]) -> PackedStates:
-        return PackedStates([self._states.get((side, id_)) for id_ in ids], self.stream)
+        return PackedStates([self._state(side, one) for one in ids], self.stream)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         return self.cached(side, ids)
@@ -59,23 +58,26 @@ class LiveWorld:
     async def close(self) -> None:
         pass
 
+    def _state(self, side: RowSide, one: str) -> bytes | None:
+        """Return the state of an ID that is known, drawn when it is first asked for."""
+        if (side, one) not in self._states:
+            random = Random(f"{self._seed} {side} {one}")
+            is_there = one in (*self._world.ids[side], *strangers()) and random.random() < 0.5
+            self._states[side, one] = draw_state(random, self._world.ids["item"]) if is_there else None
+        return self._states[side, one]
+
 
 def draw_live(random: Random, world: World, metrics: Metrics) -> LiveWorld:
     """States of some ids, and how far the stream of events reaches."""
-    states = {
-        (side, one): _state(random, world.ids["item"])
-        for side in SIDES
-        for one in (*world.ids[side], *strangers())
-        if random.random() < 0.5
-    }
     since = AT - random.choice([0.0, 60.0, 86_400.0, 1e6])
     until = random.choice([since, AT - 10_000.0, AT - LAG_S, AT - 1.0, AT, AT + 30.0])
-    return LiveWorld(world, metrics, states, Stream(since, until) if random.random() < 0.9 else None)
+    seed, stream = random.getrandbits(64), Stream(since, until) if random.random() < 0.9 else None
+    return LiveWorld(world, metrics, seed, stream)
 
 
-def _state(random: Random, items: Sequence[str]) -> bytes:
+def draw_state(random: Random, items: Sequence[str]) -> bytes:
     impressions = random.choice([0.0, 1.0, 17.25, 1e6, 3.3333])
     as_of = AT + random.choice([-1e9, -86_400.0, -60.5, 0.0, 60.0, 1e5])
-    state = EntityState(impressions, impressions * random.random(), as_of, tuple(draw_history(random, items)))
-    packed = pack_state(LiveState(state, as_of - random.random()))
+    history = tuple(Seen(*seen) for seen in draw_history(random, items))
+    packed = pack(State(impressions, impressions * random.random(), as_of, history, as_of - random.random()))
     return packed if random.random() < 0.9 else mutated(random, packed)

@@ -1,6 +1,6 @@
-"""`python -m tests.native.soak`: holds the native core against `msd.contract` over as many drawn requests as are asked
-for, and its reader of HTTP against llhttp over as many heads with their bodies. With a core built by `python -m
-native.build --sanitise`, a wrong access or undefined behaviour ends it."""
+"""`python -m tests.native.soak`: holds the native core against the corpus, and against the reference over as many drawn
+requests as are asked for, and its reader of HTTP against llhttp over as many heads with their bodies. With a core built
+by `python -m native.build --sanitise`, a wrong access or undefined behaviour ends it."""
 
 import argparse
 import json
@@ -21,7 +21,9 @@ from service.http.server import front_of
 from service.scoring.engine import ScoringEngine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.native import corpus
 from tests.native.comparison import Pair
+from tests.native.observed import CoreOfWorld
 from tests.native.test_infer import compare
 from tests.native.worlds import draw_world
 
@@ -54,7 +56,7 @@ def soak(requests: int, seed: int) -> dict[str, int]:
         with TemporaryDirectory() as folder:
             world = draw_world(random, Path(folder))
             for is_file in (True, False):
-                pair = Pair(world, random, is_file)
+                pair = Pair(CoreOfWorld(world, random, is_file))
                 for _ in range(_REQUESTS_A_WORLD):
                     outcomes[pair.compare(random)] += 1
                     compare(random, world)
@@ -168,17 +170,21 @@ class Llhttp:
 def main() -> None:
     """Soaks, and prints JSON of what the core did with the requests."""
     options = argparse.ArgumentParser(description=main.__doc__)
-    options.add_argument("--requests", type=int, default=1_000_000)
+    options.add_argument("--requests", type=int, default=100_000)
     options.add_argument("--heads", type=int, default=0)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     if native.core is None:
         raise SystemExit(f"there is no native core: {native.REASON}")
     started = time.monotonic()
+    known = corpus.known_digests()
+    for entry in corpus.entries():
+        assert entry.observed.digest() == known[entry.number], entry.observed.body
     outcomes = soak(given.requests, given.seed)
     result = {
         "core": native.core.__file__,
         "instructions": native.core.INSTRUCTIONS,
+        "corpus": len(known),
         "requests": sum(outcomes.values()),
         **outcomes,
         "heads": soak_heads(given.heads, given.seed),

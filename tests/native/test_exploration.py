@@ -1,4 +1,4 @@
-"""Among many candidates the core chooses as `msd.contract.exploration` does, to the last digit of the propensity."""
+"""Among many candidates the core chooses as the reference does, to the last digit of the propensity."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.exploration import Choice, exploration_of
 from msd.contract.pricing import PRICED
-from msd.contract.request import parse_request
 from native.layout import core_model, core_rows, core_schema, new_tensors
-from tests.native.comparison import FILLED
+from tests.native.observed import FILLED
 from tests.native.worlds import AT, SIDES, draw_world
 from tests.reference.exploration import first_of
+from tests.reference.reply import Choice
+from tests.reference.request import read_request
+from tests.reference.schema import Schema
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
@@ -51,9 +52,9 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
         if policy == "uniform" and seed % 2:
             del scores["logit_std"]
         frame.reply("r", None, scores, count, [], [])
-        request = parse_request(body, world.schema, MOST)
+        request = read_request(body, Schema(world.schema.model_dump()))
         assert request.explore is not None
-        choice = first_of(exploration_of(request.explore, "r", 0.7), request, scores, PRICED)
+        choice = first_of(request.explore, 0.7, "r", request, scores, PRICED)
         assert Choice(*frame.choice) == choice
         explored.add(choice.explored)
     assert explored == {True, False}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import Bundle
 from msd.contract.rows import ROW_SIDES
+from msd.contract.tensors import Tensors
 from native.offline import OfflineScorer
 from service.scoring.model import Model, load_model
 from service.settings import Settings

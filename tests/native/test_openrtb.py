@@ -13,6 +13,8 @@ from native.layout import core_openrtb, core_schema
 from service.http.json_parser import JsonParser
 from tests.contract.bid_requests import ALLOWED, REFUSED, bid_request
 from tests.native.worlds import AT, WORDS, World, draw_world, mutated
+from tests.reference.request import read_request
+from tests.reference.schema import Schema
 
 CAPACITY = 40
 PARSER = JsonParser(CAPACITY)
@@ -53,7 +55,10 @@ def are_requests(world: World, found: Any) -> bool:  # noqa: ANN401 - the core h
 
 def parsed(world: World, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
     own_id, has_consent, parts, unfit = found
-    requests = [(imp, place, parse_request(body, world.schema, CAPACITY)) for imp, place, body in parts]
+    for _, _, body in parts:
+        parse_request(body, world.schema, CAPACITY)
+    schema = Schema(world.schema.model_dump())
+    requests = [(imp, place, read_request(body, schema)) for imp, place, body in parts]
     return own_id, has_consent, requests, unfit
 
 

@@ -19,10 +19,12 @@ from msd.contract.row_writer import write_row_file
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import MAX_HISTORY, Bag, Categorical, FeatureSchema, Sequence
 from native.layout import core_model, core_rows, core_schema, given_rows, new_tensors
-from service.live.live_state import begin, pack_state
+from native.live_state import begin
 from tests.bundles.factory import build_bundle
 from tests.contract.examples import clicked
-from tests.native.comparison import CAPACITY, FILLED, LACKING, UNREAD, Pair
+from tests.native import corpus
+from tests.native.comparison import Pair
+from tests.native.observed import CAPACITY, FILLED, LACKING, UNREAD, CoreOfWorld
 from tests.native.worlds import AT, draw_world
 
 assert native.core is not None, "tests of the core are collected where it is built"
@@ -172,7 +174,7 @@ def test_history_of_a_state_or_a_row_is_bounded(
 ) -> None:
     """What the core does not take, Python sees, and counts as damaged."""
     seen = clicked(*(f"i{place}" for place in range(count)))
-    state = pack_state(begin(1.0, 1.0, AT + 1, seen))
+    state = begin(1.0, 1.0, AT + 1, seen).pack()
     loaded = Loaded(tmp_path / "bundle")
     rows = core_rows(loaded.files["user"].memory()), core_rows(loaded.files["item"].memory())
     live = (state, [None] * 3, None, 900.0, 1.0, 1.0, None)
@@ -187,7 +189,8 @@ def test_history_of_a_state_or_a_row_is_bounded(
     assert file.get(["u1"]).damaged == (outcome == LACKING)
 
 
-WORLDS, REQUESTS = 60, 30
+WORLDS, REQUESTS = 10, 30
+_EVERY = 5
 
 
 @pytest.mark.parametrize("is_file", [True, False], ids=["files", "arenas"])
@@ -195,13 +198,20 @@ def test_drawn_requests_are_equal_and_most_good_ones_are_filled(is_file: bool, t
     outcomes = []
     for seed in range(WORLDS):
         random = Random(seed)
-        pair = Pair(draw_world(random, tmp_path), random, is_file)
+        pair = Pair(CoreOfWorld(draw_world(random, tmp_path), random, is_file))
         outcomes += [pair.compare(random) for _ in range(REQUESTS)]
 
     # Half of them are spoilt on purpose.
     assert outcomes.count(FILLED) > 0.15 * WORLDS * REQUESTS
     assert outcomes.count(LACKING) > 0.01 * WORLDS * REQUESTS
     assert outcomes.count(UNREAD) > 0.1 * WORLDS * REQUESTS
+
+
+def test_requests_of_the_corpus_are_what_they_were() -> None:
+    known = corpus.known_digests()
+    assert len(known) == corpus.REQUESTS
+    for number, world, _, observed in corpus.entries(every=_EVERY):
+        assert observed.digest() == known[number], (world, number, observed.body)
 
 
 def test_values_beyond_a_bags_width_are_not_looked_up() -> None:
@@ -221,4 +231,3 @@ def test_values_beyond_a_bags_width_are_not_looked_up() -> None:
         assert frame.take(body, CAPACITY, *given, AT, None, None, False, False) == FILLED
         reply = json.loads(frame.reply("r", None, {"pctr": np.zeros(1, np.float32)}, 1, [], []))
         assert list(reply["degraded"].get("values", {})) == places
-        assert list(parse_request(body, schema).unknown) == places

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from msd.contract.assemble import wanted_items
 from msd.contract.correction import LearnedCorrection
-from msd.contract.request import CheckedRequest
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
@@ -29,6 +27,7 @@ from msd.contract.schema import (
 from msd.contract.schema import Sequence as HistoryField
 from msd.contract.segments import KNOWN, UNKNOWN_USERS, slot_name
 from msd.contract.state import Impression
+from native.layout import AskedRequest
 from service.rows.arena import Arena
 
 AT = 1_764_066_000.0
@@ -186,11 +185,11 @@ def _contents(random: Random, schema: FeatureSchema, side: RowSide, count: int) 
     )
 
 
-def draw_given(random: Random, world: World, request: CheckedRequest) -> tuple[Rows, Rows]:
+def draw_given(random: Random, world: World, request: AskedRequest) -> tuple[Rows, Rows]:
     """Rows as a service fetches them: stale, missing, with a text's vector alone, with other counts."""
     user = _given(random, world, "user", [request.user_id])
     user = user._replace(histories=(tuple(draw_history(random, world.ids["item"])),))
-    return user, _given(random, world, "item", wanted_items(request, user))
+    return user, _given(random, world, "item", request.wanted(user))
 
 
 def _given(random: Random, world: World, side: RowSide, ids: Sequence[str]) -> Rows:

@@ -8,8 +8,6 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from msd.contract.assemble import assemble
-from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from msd.dataset.split import Part
 from msd.evaluation.degradation import degraded, encoded, measure_cold_ads
@@ -17,7 +15,9 @@ from msd.ranker.features import Features
 from msd.student.vectors import LevelVectors
 from msd.training.train import predict
 from tests.ranker.made import World
-from tests.reference.degradation import degraded_candidates
+from tests.reference.request import read_request
+from tests.reference.schema import Schema
+from tests.reference.tensors import Rows, assemble, degraded_candidates
 
 
 def _rungs(world: World) -> dict[str, Features]:
@@ -71,12 +71,14 @@ def test_cold_ad_equals_the_services(name: str, rung: str, request: pytest.Fixtu
             "candidates": {"id": ["new"]},
             "items": {"new": {"features": features}},
         }
-        checked = parse_request(json.dumps(body).encode(), schema)
+        reference = Schema(schema.model_dump())
+        checked = read_request(json.dumps(body).encode(), reference)
         given = less.item.rows[event].long()
         has_text = "text" in rung and bool(world.features.item.present[world.features.item.rows[event].long()])
         vector = np.ones((1, schema.semantic_width("item")), np.float16)
-        cold = item.unpack([item.encoded(vector).tobytes() if has_text else None])
-        tensors = assemble(schema, checked, float(row["at"]), user.unpack([None]), cold)
+        cold = Rows(item.encoded(vector) if has_text else item.missing, np.zeros(1, bool))
+        nobody = Rows(user.missing, np.zeros(1, bool))
+        tensors = assemble(reference, checked, float(row["at"]), nobody, cold, [])
         np.testing.assert_array_equal(less.item.categorical[given], tensors["item_categorical"][0])
         np.testing.assert_allclose(less.item.dense[event], tensors["item_dense"][0], atol=1e-6)
         assert bool(less.item.present[given]) == has_text

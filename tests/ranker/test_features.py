@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from msd.contract.assemble import Counts, dense
 from msd.contract.rows import RowCodec, RowSide, has_semantic
 from msd.dataset.split import Part
 from msd.ranker.adaptor import Adaptor, Adaptors
 from msd.ranker.features import SideFeatures
 from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS, VECTOR_DIM
+from native.columns import Counts, dense
 from tests.ranker.made import World
 
 SIDES: tuple[RowSide, ...] = ("user", "item")

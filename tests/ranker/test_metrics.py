@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from msd.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_metrics, two_sided_p
-from msd.contract.state import EntityState, Event, Impression, StateRule, fold
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.evaluation.baselines import counts_baseline
@@ -112,11 +111,6 @@ def test_weighted_resamples_equal_those_of_repeated_rows() -> None:
     single = resample_metrics(repeated(COUNTED_LABELS), repeated(COUNTED_SCORES)[None], repeated(COUNTED_USERS), 50, 0)
     np.testing.assert_allclose(counted.auc, single.auc)
     np.testing.assert_allclose(counted.logloss, single.logloss)
-
-
-def test_weighted_event_folds_to_many_impressions_of_one_item() -> None:
-    state = fold(StateRule(100.0, 5), EntityState(), Event(7.0, True, "a", times=3.0))
-    assert state == EntityState(3.0, 3.0, 7.0, (Impression(7.0, "a", 3.0, 3.0),))
 
 
 def test_prior_counts_and_loss_weigh_impressions() -> None:

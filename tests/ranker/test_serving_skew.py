@@ -1,4 +1,4 @@
-"""A row scored in a training batch and the same row scored as a request, from rows and the contract, agree."""
+"""A row scored in a training batch and the same row scored as a request, from rows and the reference, agree."""
 
 import json
 from dataclasses import replace
@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from model_export.parity import plain_request
-from msd.contract.assemble import Counts, assemble
-from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
 from msd.contract.schema import STATE_FEATURES
 from msd.dataset.split import Part
@@ -19,6 +17,8 @@ from msd.ranker.batch import Corruption, Hiding, TrainedRanker, history_tensors
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import Opinions, Ranker
 from msd.training.train import predict_logits
+from native.columns import Counts
+from tests.assembled import assembled
 from tests.ranker.made import World, batch_logits
 
 BUNDLE = "ab" * 16
@@ -64,11 +64,11 @@ def _counts_of(world: World, log_odds: NDArray[np.float64]) -> Counts:
 
 
 def _as_request(world: World, event: int) -> float:
-    """The logit of an event by way of a request, packed rows and `assemble`."""
+    """The logit of an event by way of a request, packed rows and the reference."""
     features, row = world.features, world.dataset.events.row(event, named=True)
     held = features.history[event]
     history = held[held >= 0].numpy()
-    request = parse_request(json.dumps(plain_request(world.dataset, features, event)).encode(), world.schema)
+    body = json.dumps(plain_request(world.dataset, features, event)).encode()
     timeline = features.timeline
     user_counts, item_counts = (
         Counts(*(column[[event]] for column in counts)) for counts in (timeline.user.fresh, timeline.item.fresh)
@@ -78,7 +78,7 @@ def _as_request(world: World, event: int) -> float:
     clicked = _counts_of(world, features.history_outcomes[event, : len(history), 3].numpy().astype(np.float64))
     counts = Counts(*(np.concatenate(columns) for columns in zip(item_counts, clicked, strict=True)))
     items = _rows(world.model, features, "item", np.concatenate([item_rows, history]), counts, True)
-    tensors = assemble(world.schema, request, float(row["at"]), user, items)
+    tensors = assembled(world.schema, body, float(row["at"]), user, items)
     with torch.no_grad():
         logits = world.model.ranker(
             {name: torch.from_numpy(np.array(tensor, order="C")) for name, tensor in tensors.items()}

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model_export.graph import to_onnx
-from msd.contract.assemble import MOST_SHOWN
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Semantic, State
 from msd.contract.schema import Sequence as History
+from msd.contract.tensors import MOST_SHOWN
 from msd.ranker.taste import Taste
 
 LENGTH, DIM, TARGETS = 6, 8, 5

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import native
-from msd.contract.assemble import MOST_SHOWN
-from msd.contract.encode import MISSING_INDEX, UNKNOWN_INDEX, encode_state
 from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
+from msd.contract.tensors import MOST_SHOWN
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import build_features
@@ -23,6 +22,7 @@ from msd.ranker.schema_fit import fit_schema
 from msd.ranker.timeline import Timeline, encode_entities, walk_events
 from msd.student.vectors import no_vectors
 from tests.ranker.made import Columns, dataset_of
+from tests.reference.schema import MISSING, UNKNOWN, encode_counts
 
 HALF_LIFE_S = 40.0
 AGE_CAP_S = 80.0
@@ -105,7 +105,8 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int,
         np.testing.assert_allclose(outcomes[:length, 2], (now - seen["at"]) / 86_400, rtol=1e-6)
         then = min(now - delay, np.nextafter(counted_until, np.inf))
         for place, item in enumerate(seen["item_id"]):
-            rate = encode_state(STATE, *_faded(_earlier(past, "item_id", item, then), then), then)[..., 0]
+            faded = _faded(_earlier(past, "item_id", item, then), then)
+            rate = encode_counts(STATE.model_dump(), *faded, then)[0]
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
 
 
@@ -261,9 +262,9 @@ def test_entities_are_table_ids_then_event_ids() -> None:
     # An ID of events alone has an embedding, and its features are missing.
     schema = fit_schema(_made())
     id_column, genre = schema.columns["item_id"].start, schema.columns["genre"].start
-    assert items.categorical[:, id_column].tolist()[:2] == [2, UNKNOWN_INDEX]
+    assert items.categorical[:, id_column].tolist()[:2] == [2, UNKNOWN]
     assert items.categorical[2, id_column] == 3
-    assert items.categorical[:, genre].tolist() == [2, UNKNOWN_INDEX, MISSING_INDEX, MISSING_INDEX]
+    assert items.categorical[:, genre].tolist() == [2, UNKNOWN, MISSING, MISSING]
     assert items.numeric[:, 1].tolist() == [0.0, 1.0, 1.0, 1.0]
 
 

@@ -1,27 +1,25 @@
-"""The reference of `native/core/exploration.hpp`: which candidate is first, and the probability of that choice, to the
-last digit that quadrature gives.
+"""Which candidate is first if a request explores, and the probability of that choice, to the last digit that quadrature
+gives.
 
 Policies choose among uncertain candidates. `thompson` draws every candidate's log-odds from its normal distribution and
 takes the most valuable (Chapelle and Li, NIPS 2011); `ucb` takes the most valuable at the upper end of a one-sided 95 %
 interval; `uniform` draws a candidate, whatever its score. The choice is made of scores and seed alone, so that a replay
-of the log makes it again.
-
-The core makes the same choices with the same operations in the same order, so that its numbers are equal.
+of the log makes it again. The core makes the same choices with the same operations in the same order.
 """
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.encode import hash_strings
-from msd.contract.exploration import Choice, Exploration, Floats, legendre, log_normal
-from msd.contract.pricing import Formula, ecpm_of, paid_by_click, served_places
-from msd.contract.request import CheckedRequest
-from msd.contract.uncertainty import COLUMN
+from tests.reference.reply import DEVIATION, Choice, Formula, Scores, ecpm_of, order_of
+from tests.reference.request import Request
+from tests.reference.schema import hash_of
 
+Floats = NDArray[np.float64]
 MOST_COMPETING = 200
 """Candidates of a request that can be explored, the most valuable at the end of their interval: bounds the time."""
 _UPPER = 1.6448536269514722
@@ -36,6 +34,28 @@ _TABLE_FROM, _TABLE_STEPS = -10.0, 1_024
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIXES = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 _LAST_SHIFT, _TO_53_BITS = np.uint64(31), np.uint64(11)
+
+
+class Exploration(NamedTuple):
+    """What is asked for: with probability `share`, the policy chooses the first candidate."""
+
+    policy: str
+    share: float
+    seed: str
+
+
+@cache
+def legendre() -> tuple[Floats, Floats]:
+    """Return the nodes and weights of Gauss-Legendre quadrature over [−1, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(128)
+    return nodes, weights
+
+
+@cache
+def log_normal() -> Floats:
+    """Return the logarithm of the normal distribution from −10 to 6, in steps of 1/1,024."""
+    normals = np.arange(_TABLE_FROM, _WIDEST + 1 / _TABLE_STEPS, 1 / _TABLE_STEPS)
+    return np.log([math.erfc(-normal / math.sqrt(2)) / 2 for normal in normals])
 
 
 class CompetingCandidates(NamedTuple):
@@ -114,7 +134,7 @@ def choose_first(asked: Exploration, candidates: CompetingCandidates, greedy: in
 
 def uniforms(seed: str, numbers: NDArray[np.intp]) -> Floats:
     """Return draws from [0, 1), by number [n]: equal for equal seeds, in every release."""
-    state = np.uint64(int(hash_strings([seed])[0])) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    state = np.uint64(hash_of(seed)) + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     for shift, factor in _MIXES:
         state = (state ^ (state >> shift)) * factor
     bits = (state ^ (state >> _LAST_SHIFT)) >> _TO_53_BITS
@@ -184,12 +204,16 @@ def _log_below(rivals: CompetingCandidates, log_values: Floats, log_density: Flo
 
 
 def first_of(
-    exploration: Exploration, request: CheckedRequest, scores: Mapping[str, NDArray[np.float32]], formula: Formula
+    options: Mapping[str, Any], most_share: float, request_id: str, request: Request, scores: Scores, formula: Formula
 ) -> Choice:
-    """Return the first candidate: without an uncertainty of the scores the best one, unless the draw is uniform."""
+    """Return the first candidate: without a deviation of the scores the best one, unless the draw is uniform."""
+    share, seed = options.get("share"), options.get("seed")
+    share, seed = most_share if share is None else float(share), request_id if seed is None else str(seed)
     ecpm, pctr = ecpm_of(request.bids, request.pricing, scores, formula), scores["pctr"]
-    greedy = int(served_places(ecpm, pctr, 1)[0])
-    if COLUMN not in scores and exploration.policy != "uniform":
-        return Choice("greedy", 0.0, exploration.seed, False, greedy, 1.0)
-    by_click, std = paid_by_click(request.pricing, formula, len(request.ids)), scores.get(COLUMN, np.zeros_like(pctr))
-    return choose_first(exploration, competing(request.ids, pctr, std, ecpm, by_click), greedy)
+    greedy = order_of(ecpm, pctr)[0]
+    if DEVIATION not in scores and options["policy"] != "uniform":
+        return Choice("greedy", 0.0, seed, False, greedy, 1.0)
+    heads = [("pctr",)] * len(pctr) if request.pricing is None else [formula[one] for one in request.pricing]
+    by_click, std = np.array(["pctr" in one for one in heads]), scores.get(DEVIATION, np.zeros_like(pctr))
+    candidates = competing(request.ids, pctr, std, ecpm, by_click)
+    return choose_first(Exploration(options["policy"], share, seed), candidates, greedy)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import native
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import Bundle
 from msd.contract.request import MAX_CANDIDATES
+from msd.contract.tensors import Tensors
 from service import limits
 from service.errors import Overloaded
 from service.runtimes.runtime import Engine, Scores

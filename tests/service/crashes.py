@@ -36,11 +36,11 @@ from msd.feedback.files import read_requests
 from msd.feedback.impressions import Windows, join
 from msd.nightly.config import NightlyConfig
 from msd.nightly.night import Night
+from native.live_state import unpack_state
 from operations.delta import open_delta, rows_digest, write_delta
 from operations.publish import publish, publish_delta
 from service.deployment.bundle_folder import CURRENT, PREVIOUS, point_to, read_pointer, roll_back
 from service.live.embedded import StateFile
-from service.live.live_state import unpack_state
 from service.live.store import LiveBatch, LiveEvent
 from service.redis.keys import LOCK, POINTER, key_prefix, rows_key
 from service.request_log.files import LogFolder, encode, read_events
@@ -111,7 +111,7 @@ def states(world: World) -> Writer:
         assert file.add([batch(finished)])[0].accepted in (0, _EVENTS)
         state = unpack_state(file.read("item", ["item"]).packed[0])
         assert state is not None
-        assert round(state.state.impressions) == _EVENTS * (finished + 1)
+        assert round(state.impressions) == _EVENTS * (finished + 1)
         file.close()
 
     return Writer(write, check)

@@ -17,11 +17,11 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import CheckedRequest, InvalidRequest
+from msd.contract.request import InvalidRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from native.layout import AskedRequest
 from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
@@ -61,11 +61,11 @@ class FitfulStates:
         return None if self._random.random() < 0.3 else (None, [None] * len(ids), None, 0.0, 1.0, 1.0, None)
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+        self, schema: FeatureSchema, request: AskedRequest, fetch: RowsOf, deadline: float | None = None
     ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
         await asyncio.sleep(self._random.random() * 0.01)
         user = await fetch("user", [request.user_id])
-        items = await fetch("item", wanted_items(request, user))
+        items = await fetch("item", request.wanted(user))
         states = (None, [None] * len(request.ids), (1.0, 2.0), 0.0, 1.0, 1.0, bytes(1 + len(request.ids)))
         return user, items, states if self._random.random() < 0.5 else None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from msd.contract.assemble import Tensors
+from msd.contract.tensors import Tensors
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import Scores
 from service.telemetry.logs import LineWriter

@@ -14,16 +14,15 @@ import orjson
 import pytest
 from tokenizers import Tokenizer
 
-from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
 from msd.contract.errors import MsdError
-from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
 from service.cold.text_encoder import Encoders
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.assembled import assembled, wanted_items
 from tests.bundles.encoder_graph import encode_alone
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import PAYS, Recipe
@@ -72,18 +71,19 @@ def rungs(service: LiveService, *texts: str) -> list[str | None]:
 def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
     """The scores by the bundle alone, every text encoded by itself."""
     schema = bundle.schema
-    request = parse_request(orjson.dumps(document), schema)
+    body = orjson.dumps(document)
+    texts = {item: told["text"] for item, told in document["items"].items()}
     codecs = {side: RowCodec(schema, side, bundle.bundle_id) for side in ROWS}  # type: ignore[arg-type]
     files = {side: RowFile(bundle.path(name), codecs[side], bundle.bundle_id) for side, name in ROWS.items()}
-    user = codecs["user"].unpack(files["user"].raw([request.user_id]))
-    wanted = wanted_items(request, user)
+    user = codecs["user"].unpack(files["user"].raw([document["user_id"]]))
+    wanted = wanted_items(schema, body, user)
     graph, tokenizer = bundle.path(ENCODER).read_bytes(), Tokenizer.from_file(str(bundle.path(TOKENIZER)))
     buffers = files["item"].raw(wanted)
-    for place, item_id in enumerate(request.ids):
-        if buffers[place] is None and item_id in request.item_texts:
-            vector = encode_alone(graph, tokenizer, request.item_texts[item_id]).astype(np.float16)
+    for place, item_id in enumerate(document["candidates"]["id"]):
+        if buffers[place] is None and item_id in texts:
+            vector = encode_alone(graph, tokenizer, texts[item_id]).astype(np.float16)
             buffers[place] = codecs["item"].encoded(vector[None])[0].tobytes()
-    tensors = assemble(schema, request, AT, user, codecs["item"].unpack(buffers))
+    tensors = assembled(schema, body, AT, user, codecs["item"].unpack(buffers))
     session = onnxruntime.InferenceSession(bundle.path(RANKER), providers=["CPUExecutionProvider"])
     scores: list[float] = session.run(["pctr"], tensors)[0].tolist()
     return scores

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, Bundle
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.rows import RowCodec
+from msd.contract.tensors import Tensors
+from native.bundle_rows import BundleRows
 from service.errors import DeadlineExceeded, Overloaded
 from service.routes.explainer import GROUPS, ExplainBudget, Explainer, KnownGroups, shapley
 from service.scoring.answer import Explained
@@ -213,7 +214,7 @@ def codecs(bundle: Bundle) -> tuple[RowCodec, RowCodec]:
 
 def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
     schema, golden = bundle.schema, next(read_goldens(bundle.path(GOLDENS)))
-    tensors = golden_tensors(schema, *codecs(bundle), golden)
+    tensors = BundleRows.of(bundle).tensors(golden)
     knowledge = KnownGroups(schema, tensors, nothing)
     assert knowledge.groups == GROUPS
     changed = {

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.contract.exploration import Exploration
 from msd.contract.uncertainty import Uncertainty
 from operations.replay.log import LogReplay, replay_log
 from tests.bundles.factory import AT, build_bundle
 from tests.bundles.ranker_graph import Recipe
 from tests.reference.exploration import (
     CompetingCandidates,
+    Exploration,
     choose_first,
     competing,
     probability_of_first,

@@ -16,8 +16,8 @@ import pytest
 from msd.contract.bundle import Bundle
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
+from native.live_state import unpack_state
 from service.live.embedded import EmbeddedStates, StateFile
-from service.live.live_state import unpack_state
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent
 from service.server.components import open_live_store
 from service.settings import Settings
@@ -166,7 +166,7 @@ def impressions(folder: Path, item: str = "i") -> float:
     state = unpack_state(file.read("item", [item]).packed[0])
     file.close()
     assert state is not None
-    return state.state.impressions
+    return float(state.impressions)
 
 
 async def begin_adding(

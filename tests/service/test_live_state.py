@@ -1,8 +1,6 @@
 """Live states: the same in whatever order events come, begun by rows and counting nothing twice, packed whole."""
 
 import json
-import math
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,128 +11,16 @@ from hypothesis import strategies as st
 
 from msd.contract.request import InvalidRequest, MalformedRequest
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
-from msd.contract.state import EntityState, Event, Impression, StateRule, advance, fold, state_rules
+from msd.contract.state import Impression, StateRule, state_rules
+from native.live_state import unpack_state
 from service.limits import MAX_EVENTS
-from service.live.live_state import (
-    NOTHING,
-    LiveState,
-    begin,
-    current,
-    pack_state,
-    take,
-    unpack_counts,
-    unpack_state,
-)
 from service.live.overlay import with_history
-from service.live.store import PackedStates, Stream, after, stretches
+from service.live.store import Stream, after, stretches
 from service.routes.events_route import TooManyEvents, parse_events
 from tests.bundles.factory import example_schema
-from tests.contract.examples import assert_close, clicked
-from tests.reference.live import AsOf, with_counts
-
-RULE = StateRule(half_life_s=100.0, history_length=4)
-TIMES = st.integers(0, 2_000).map(float)
-ITEMS = st.sampled_from(["a", "b", "ü", "d"])
-NUMBERS = st.integers(0, 2**20).map(float)
-EVENTS = st.lists(
-    st.one_of(
-        st.builds(lambda at, item: Event(at, False, item), TIMES, ITEMS),
-        st.builds(lambda at, item: Event(at, True, item, shown=False), TIMES, ITEMS),
-    ),
-    max_size=12,
-)
-ROWS = st.builds(
-    begin,
-    st.floats(0, 1e6),
-    st.floats(0, 1e6),
-    TIMES,
-    st.lists(st.builds(Impression, TIMES, ITEMS, NUMBERS, NUMBERS), max_size=3, unique_by=lambda seen: seen.item_id),
-)
-STATES = st.one_of(st.just(NOTHING), ROWS, st.tuples(ROWS, EVENTS).map(lambda both: taken(*both)))
-
-
-def taken(live: LiveState, events: list[Event]) -> LiveState:
-    for event in events:
-        live = take(RULE, live, event)
-    return live
-
-
-@given(STATES, TIMES, ITEMS)
-def test_impression_and_its_click_are_one_event_of_training(live: LiveState, at: float, item: str) -> None:
-    state = live.state
-    shown, clicked, both = Event(at, False, item), Event(at, True, item, shown=False), Event(at, True, item)
-
-    assert_close(fold(RULE, fold(RULE, state, shown), clicked), fold(RULE, state, both))
-    assert_close(fold(RULE, fold(RULE, state, clicked), shown), fold(RULE, state, both))
-
-
-@given(ROWS, EVENTS)
-def test_events_within_the_row_are_not_counted_again(row: LiveState, events: list[Event]) -> None:
-    new = [event for event in events if event.at > row.watermark]
-
-    assert taken(row, events) == taken(row, new)
-    assert (taken(row, events) == row) == (not new)
-
-
-def test_later_row_takes_the_place_of_a_state_and_an_earlier_one_does_not() -> None:
-    live = taken(begin(5, 1, 100.0), [Event(300.0, False)])
-
-    assert current(live, begin(9, 9, 299.0)) is live
-    assert current(live, later := begin(9, 9, 300.0)) is later
-    assert current(None, later) is later
-
-
-@given(STATES)
-def test_states_are_packed_whole(live: LiveState) -> None:
-    assert unpack_state(pack_state(live)) == live
-
-
-@given(st.lists(st.one_of(st.none(), STATES), max_size=5))
-def test_counts_of_many_are_those_of_each(states: list[LiveState | None]) -> None:
-    counts = unpack_counts([live and pack_state(live) for live in states])
-
-    assert counts.found.tolist() == [live is not None for live in states]
-    found = [live.state if live else EntityState() for live in states]
-    for name in ("impressions", "clicks", "as_of"):
-        assert getattr(counts, name).tolist() == [getattr(state, name) for state in found]
-
-
-PACKED = pack_state(taken(begin(3, 1, 10.0, clicked("a", "b")), [Event(20.0, True, "ü", shown=False)]))
-NAN = np.float64("nan").tobytes()
-
-
-def with_impression(at: float, shown: float, clicks: float) -> bytes:
-    return PACKED[:33] + struct.pack("<dffH", at, shown, clicks, 1) + b"a"
-
-
-def test_packed_form_is_that_of_every_state() -> None:
-    head = struct.pack("<Bdddd", 2, 3.0, 1.0, 10.0, 10.0)
-    packed = pack_state(begin(3, 1, 10.0, [Impression(9.5, "ü", 2.0**24 + 1, 2.0)]))
-
-    assert packed == head + struct.pack("<dffH", 9.5, 2.0**24, 2.0, 2) + "ü".encode()
-
-
-@pytest.mark.parametrize(
-    "packed",
-    [b"", b"\x01", PACKED[:32], PACKED[:-1], PACKED[:40], b"\x01" + PACKED[1:], PACKED[:1] + NAN + PACKED[9:]]
-    + [pack_state(LiveState(EntityState(-1.0, 0.0, 1.0), 0.0)), PACKED[:-2] + b"\xff\xff"]
-    + [with_impression(math.inf, 1, 1), with_impression(1, -1, 1), with_impression(1, 1, math.nan)]
-    + [with_impression(1, 2e30, 1)],
-)
-def test_damaged_bytes_are_no_state(packed: bytes) -> None:
-    assert unpack_state(packed) is None
-
-
-@given(st.binary(max_size=80))
-def test_any_bytes_are_a_state_or_none(packed: bytes) -> None:
-    live = unpack_state(packed)
-    counts = unpack_counts([packed])
-
-    if live is not None:
-        assert counts.found[0]
-        assert counts.impressions[0] == live.state.impressions
-    assert np.isfinite([counts.impressions[0], counts.clicks[0], counts.as_of[0]]).all()
-
+from tests.contract.examples import clicked
+from tests.reference import live as reference
+from tests.reference.request import Seen
 
 SCHEMA = example_schema()
 MONTHLY = StateRule(2_592_000.0, 6)
@@ -163,12 +49,13 @@ def rows(side: RowSide, as_of: Sequence[float], history: tuple[Impression, ...] 
 
 
 def live(impressions: float, clicks: float, as_of: float, *item_ids: str) -> bytes:
-    return pack_state(LiveState(EntityState(impressions, clicks, as_of, clicked(*item_ids, at=as_of)), 0.0))
+    history = tuple(Seen(as_of, item) for item in item_ids)
+    return reference.pack(reference.State(impressions, clicks, as_of, history))
 
 
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:
     """As the fold has it; rows keep counts in single precision."""
-    state = advance(MONTHLY, EntityState(impressions, clicks, as_of), to)
+    state = reference.advance(reference.State(impressions, clicks, as_of), to, MONTHLY.half_life_s)
     return pytest.approx(state.impressions), pytest.approx(state.clicks), state.as_of
 
 
@@ -201,8 +88,9 @@ def test_counts_are_the_later_ones_as_old_as_the_stream(
     side: RowSide, row_at: float, packed: bytes | None, stream: Stream, known: bool | None, due: tuple[object, ...]
 ) -> None:
     given = rows(side, [row_at] * 2)
-    states = PackedStates([packed], stream, None if known is None else np.array([known]))
-    found = with_counts(given, states, MONTHLY.half_life_s, AsOf(NOW, stream, WEEK_OLD, LAG)).records
+    followed = reference.Stream(*stream, LAG)
+    is_known = None if known is None else [known]
+    found = reference.lay_over(given.records, [packed], is_known, MONTHLY.half_life_s, followed, NOW, WEEK_OLD)
 
     names = ["impressions", "clicks", "as_of"]
     assert tuple(map(float, found[names][0].tolist())) == due

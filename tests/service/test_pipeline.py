@@ -11,11 +11,11 @@ from weakref import ref
 
 import pytest
 
-from msd.contract.assemble import wanted_items
 from msd.contract.bundle import Bundle
-from msd.contract.request import CheckedRequest, InvalidRequest
+from msd.contract.request import InvalidRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from native.layout import AskedRequest
 from service.routes.forms import Forms
 from service.scoring.answer import Served
 from service.scoring.deployment import Deployment
@@ -41,12 +41,12 @@ class SlowStates:
         return None
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, fetch: RowsOf, deadline: float | None = None
+        self, schema: FeatureSchema, request: AskedRequest, fetch: RowsOf, deadline: float | None = None
     ) -> tuple[Rows, Rows, None]:
         self.asked.set()
         await self.may_come.wait()
         user = await fetch("user", [request.user_id])
-        return user, await fetch("item", wanted_items(request, user)), None
+        return user, await fetch("item", request.wanted(user)), None
 
 
 class Waiting(Fronted):

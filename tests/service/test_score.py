@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.pricing import formula_of
-from msd.contract.request import CheckedRequest, InvalidRequest, check_pricing
+from msd.contract.request import Candidates, InvalidRequest, ScoreRequest, check_pricing
 from tests.bundles.factory import AT, ITEMS, build_bundle, golden_requests
 from tests.bundles.ranker_graph import Recipe
 from tests.service.live import LiveService, live_service
@@ -113,7 +113,7 @@ def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(cl
 
 
 def test_pricing_without_its_heads_is_refused_with_what_there_is() -> None:
-    request = CheckedRequest("u", ["i1", "i2"], bids=[1.0, 1.0], pricing=["cpc", "cpa"])
+    request = ScoreRequest(user_id="u", candidates=Candidates(id=["i1", "i2"], bid=[1.0, 1.0], pricing=["cpc", "cpa"]))
 
     with pytest.raises(InvalidRequest, match="is cpa, and this model prices cpm, cpc") as failed:
         check_pricing(request, formula_of(("pctr",)))

@@ -10,9 +10,10 @@ import pytest
 from lab.reference.bundles import Bundles, made_bundles
 from lab.reference.market import Market, new_market, schema_of
 from msd.contract.bundle import GOLDENS, RANKER, ROWS, Bundle, open_bundle
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
+from native.bundle_rows import BundleRows
 from tests.lab.conftest import MAKINGS
 from tests.lab.reference.small import SMALL, network
 
@@ -62,9 +63,8 @@ def test_bundle_is_proved_and_judged_like_any_other_and_kept(bundles: Bundles, f
 
 
 def test_graphs_of_others_score_as_the_bundle(bundles: Bundles, fp32: Bundle) -> None:
-    users, items = (RowCodec(fp32.schema, side, fp32.bundle_id) for side in SIDES)
     golden = next(golden for golden in read_goldens(fp32.path(GOLDENS)) if golden.user and len(golden.items) > 3)
-    tensors = golden_tensors(fp32.schema, users, items, golden)
+    tensors = BundleRows.of(fp32).tensors(golden)
     count = len(tensors["item_categorical"])
     scores = []
     for path in (fp32.path(RANKER), bundles.tiled):

@@ -10,27 +10,22 @@ from fastapi.testclient import TestClient
 from lab.naive.app import create_app
 from lab.naive.rows import MemoryValues
 from lab.reference.bundles import own_bundles
-from msd.contract.assemble import assemble, wanted_items
 from msd.contract.errors import BundleError
-from msd.contract.request import CheckedRequest
-from msd.contract.rows import RowCodec
+from native.bundle_rows import BundleRows
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.model_export.conftest import Exported, Run, exported, run  # noqa: F401 - fixtures
 from tests.ranker.brief import brief_tastes  # noqa: F401 - a fixture
 
 
 def test_scores_are_those_of_the_bundle(exported: Exported, run: Run, tmp_path: Path) -> None:  # noqa: F811
-    bundle, values = exported.bundle, MemoryValues(exported.bundle)
-    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
+    bundle, values, rows = exported.bundle, MemoryValues(exported.bundle), BundleRows.of(exported.bundle)
     made, runtime = own_bundles(bundle.folder, run.semantic, tmp_path), OnnxRuntime(bundle, "cpu", 1)
     client = TestClient(create_app({"NAIVE_BUNDLE": str(made.best), "NAIVE_GRAPH": str(made.tiled)}))
     ids = [*sorted(values.held["item"])[:5], "unknown"]
     for user_id in (*sorted(values.held["user"])[:3], "nobody"):
         reply = client.post("/score", json={"user_id": user_id, "candidates": [{"id": item_id} for item_id in ids]})
-        request = CheckedRequest(user_id, ids)
-        user = users.unpack([values.held["user"].get(user_id)])
-        found = items.unpack([values.held["item"].get(item_id) for item_id in wanted_items(request, user)])
-        expected = runtime.run(assemble(bundle.schema, request, time.time(), user, found))["pctr"]
+        asked = rows.golden({"user_id": user_id, "at": time.time(), "candidates": {"id": ids}})
+        expected = runtime.run(rows.tensors(asked))["pctr"]
         assert [score["id"] for score in reply.json()["scores"]] == ids
         np.testing.assert_allclose([score["pctr"] for score in reply.json()["scores"]], expected, rtol=0, atol=1e-5)
         assert len(set(expected.tolist())) > 1

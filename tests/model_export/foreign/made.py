@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from model_export.graph import to_onnx
-from msd.contract.assemble import Tensors
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, State
 from msd.contract.schema import Sequence as History
+from msd.contract.tensors import Tensors
 
 LENGTH = 4
 SCHEMA = FeatureSchema(

@@ -15,8 +15,8 @@ from onnx import ModelProto, TensorProto, helper
 from model_export.errors import ExportError
 from model_export.foreign.bind import bind_inputs, head_outputs, named_columns, spliced_graph
 from model_export.foreign.read import read_model
-from msd.contract.assemble import Tensors
 from msd.contract.schema import Categorical, FeatureSchema
+from msd.contract.tensors import Tensors
 from tests.model_export.foreign.made import SCHEMA, tensors_of, write_by_feature, write_two_tasks
 
 

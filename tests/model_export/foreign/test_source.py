@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from model_export.errors import ExportError
 from model_export.export import export_bundle
 from model_export.foreign.source import load_foreign
-from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, MARKER, Bundle, open_bundle
 from msd.contract.golden import read_goldens
@@ -25,6 +24,7 @@ from msd.dataset.load import load_dataset
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.tensor_folder import TensorFolderError, write_tensors
 from msd.student.vectors import load_vectors
+from native.bundle_rows import BundleRows
 from service.runtimes.onnxruntime import OnnxRuntime
 from tests.model_export.conftest import Run, quiet
 from tests.model_export.foreign.made import write_onnx
@@ -93,7 +93,7 @@ def write(run: Run, tmp_path: Path) -> Write:
 
 def _serves(bundle: Bundle, precision: Precision = "fp32") -> dict[str, float]:
     """Return the greatest difference of the service's runtime from the goldens, by head."""
-    runtime, rows = OnnxRuntime(bundle, "cpu", 1, precision), BundleRows(bundle)
+    runtime, rows = OnnxRuntime(bundle, "cpu", 1, precision), BundleRows.of(bundle)
     worst = dict.fromkeys(bundle.manifest.heads, 0.0)
     for golden in read_goldens(bundle.path(GOLDENS)):
         assert set(golden.expected) == set(worst)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.parity import BundleRows
 from model_export.precision.choice import AUC_BOUND, ECE_BOUND, LOGLOSS_BOUND, choose, judge, pick
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS
 from model_export.run import Run
-from msd.contract.assemble import Tensors
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import LEAST_GAIN, Figures, Precision, Tried
+from msd.contract.tensors import Tensors
 from msd.dataset.split import Part
 from msd.metrics import measure_pooled
+from native.bundle_rows import BundleRows
 from tests.model_export.conftest import Exported
 
 Floats = NDArray[np.float64]
@@ -159,7 +159,7 @@ def test_evidence_has_valid_and_train_rows(exported: Exported, evidence: Evidenc
 
 def test_valid_rows_of_one_label_are_an_error(exported: Exported) -> None:
     features = replace(exported.features, labels=torch.zeros_like(exported.features.labels))
-    evidence = Evidence(exported.inputs.dataset, features, BundleRows(exported.bundle))
+    evidence = Evidence(exported.inputs.dataset, features, BundleRows.of(exported.bundle))
     assert evidence.request(3)  # to time a graph by them, they will do
     with pytest.raises(ExportError, match="the valid rows have one label only: .* use --precision fp32"):
         evidence.valid()

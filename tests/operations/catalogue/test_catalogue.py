@@ -16,9 +16,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
-from msd.contract.encode import encode_record
 from msd.contract.errors import MsdError
 from msd.contract.rows import has_semantic
+from native.columns import encode_record
 from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
 from tests.bundles.encoder_graph import POISON, encode_alone
 from tests.operations.catalogue.made import COLUMNS, cut, flip, make, records_of, write_items, write_shard

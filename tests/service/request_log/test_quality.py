@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd.contract.assemble import assemble
 from msd.contract.bundle import Bundle, open_bundle
 from msd.contract.log import EVENTS, EventRecord, RequestRecord
 from msd.contract.reference import reference_of
@@ -21,6 +20,7 @@ from operations.replay.log import basis_of
 from service.request_log.files import log_files, read_events
 from service.request_log.quality import CONVERSION_SETTLE_S, SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
+from tests.assembled import assembled
 from tests.bundles.factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.log import Logging, awaited, connected
@@ -55,8 +55,8 @@ def referenced(seen: list[RequestRecord], tmp_path_factory: pytest.TempPathFacto
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
     tensors = []
     for record in seen[:200]:
-        basis, request = basis_of(record, *codecs), parse_request(record.request, bundle.schema)
-        tensors.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items))
+        basis = basis_of(record, *codecs)
+        tensors.append(assembled(bundle.schema, record.request, basis.at, basis.user, basis.items))
     scores = {"pctr": np.concatenate([record.scores[0] for record in seen[:200]])}
     reseal(bundle.folder, reference=reference_of(bundle.schema, tensors, scores).model_dump())
     return open_bundle(bundle.folder)
@@ -70,8 +70,8 @@ def psi(metrics: Metrics) -> dict[str, float]:
 def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
     codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
     for record in found:
-        request, basis = parse_request(record.request, bundle.schema), basis_of(record, *codecs)
-        inputs = assemble(bundle.schema, request, basis.at, basis.user, basis.items)
+        basis = basis_of(record, *codecs)
+        inputs = assembled(bundle.schema, record.request, basis.at, basis.user, basis.items)
         drift.add(bundle.manifest, inputs, dict(zip(record.heads, record.scores, strict=True)))
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, Bundle, open_bundle
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.precision import Precision, PrecisionRecord
-from msd.contract.rows import RowCodec
+from msd.contract.tensors import Tensors
+from native.bundle_rows import BundleRows
 from tests.bundles.factory import build_bundle, reseal
 from tests.bundles.ranker_graph import Recipe
 
@@ -43,8 +43,5 @@ def made_for(tmp_path_factory: pytest.TempPathFactory) -> Make:
 def asked(made_for: Make) -> Asked:
     """The tensors of each golden and its expected pCTR."""
     bundle = made_for("fp32")
-    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
-    return [
-        (golden_tensors(bundle.schema, users, items, golden), golden.expected["pctr"])
-        for golden in read_goldens(bundle.path(GOLDENS))
-    ]
+    rows = BundleRows.of(bundle)
+    return [(rows.tensors(golden), golden.expected["pctr"]) for golden in read_goldens(bundle.path(GOLDENS))]

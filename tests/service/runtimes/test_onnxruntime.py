@@ -14,13 +14,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.golden import read_goldens
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
-from msd.contract.rows import RowCodec
+from msd.contract.tensors import Tensors
+from native.bundle_rows import BundleRows
 from service.runtimes import choice
 from service.runtimes.choice import open_runtime
 from service.runtimes.onnxruntime import OnnxRuntime
@@ -35,9 +35,9 @@ from tests.service.runtimes.conftest import TOLERANCES, Asked, Make
 
 def test_onnxruntime_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
     runtime = OnnxRuntime(bundle, "cpu", threads=1)
-    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
+    rows = BundleRows.of(bundle)
     for golden in read_goldens(bundle.path(GOLDENS)):
-        scores = runtime.run(golden_tensors(bundle.schema, users, items, golden))
+        scores = runtime.run(rows.tensors(golden))
         assert list(scores) == ["pctr", "pcvr"]
         np.testing.assert_allclose(scores["pctr"], golden.expected["pctr"], atol=1e-6)
 

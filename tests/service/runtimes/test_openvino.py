@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoPrecision, padded_size
 from msd.contract.precision import PrecisionRecord
+from msd.contract.tensors import Tensors
 from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
