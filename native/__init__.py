@@ -8,7 +8,7 @@ None, `REASON` says why, and nothing is trained or served.
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 37
+LAYOUT = 38
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None

@@ -1,5 +1,5 @@
 """State of a user or an item: decayed counts, and a user's recent impressions. The native core folds events into states
-(`native/core/fold.hpp`); in Redis a script does (`service.live.redis_script`).
+(`native/core/fold.hpp`).
 """
 
 from typing import Literal, NamedTuple, TypeVar

@@ -1,5 +1,5 @@
 // How an event changes the state of a user or an item: decayed counts and, of a user, the impressions, one an item,
-// oldest first. Live states, training and exported rows fold here; `service.live.redis_script` repeats it in Redis.
+// oldest first. Live states, training and exported rows fold here.
 #pragma once
 
 #include <algorithm>

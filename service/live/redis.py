@@ -1,15 +1,16 @@
-"""Live states in Redis: folded on the server, cached until Redis reports a change.
+"""Live states in Redis: folded here, written by compare-and-set, cached until Redis reports a change.
 
 Events use a separate connection, so that no request waits behind them. Knows keys, and which cached states are current.
-`redis_script` knows what folding does to a state.
 """
 
-import hashlib
+import asyncio
 import struct
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
+from weakref import WeakValueDictionary
 
 import hiredis
 import numpy as np
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 
 from msd.contract.rows import LATEST_S, MAX_COUNT, ROW_SIDES, RowSide
 from service import limits
-from service.live.live_state import NO_ROW, unpack_counts
-from service.live.redis_script import DAMAGED, DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
+from service.live.live_state import unpack_counts
+from service.live.redis_fold import DUPLICATE, IN_ROW, LATE, STREAM, WRITE, Folded, Part, Script, digest_of
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
 from service.lru_cache import LruCache
-from service.redis.keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
+from service.redis.keys import LIVE_STREAM, event_key, live_prefix
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
@@ -32,9 +33,7 @@ _WRITE_TIMEOUT_S = 5.0
 # The stream is re-read at this interval: it moves with every batch, also of other services, and need not be exact.
 _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
-_EVENT = struct.Struct("<Bd")
 _PERIOD = struct.Struct("<q")
-_DIGEST_BYTES = 12
 # Events that are folded at once: the event loop is held for a millisecond.
 _TOGETHER = 50
 # Memory overhead of an entry beside the bytes of key and state, approximately.
@@ -66,6 +65,8 @@ class RedisStates:
         timeout_s = settings.store_timeout_ms / 1000
         self._nodes = open_nodes(url, timeout_s, prefixes, self._cache.drop)
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
+        # Batches of this service take turns at an ID, because only one could write its state.
+        self._turns: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> PackedStates:
         """Return cached current states, and the rest in one round trip; if that fails, the last known ones."""
@@ -95,7 +96,7 @@ class RedisStates:
         parts = [batch.events[start : start + _TOGETHER] for start in range(0, len(batch.events), _TOGETHER)]
         outcomes = [await self._fold(batch._replace(events=part)) for part in parts]
         stretches = [stretch.pack() for stretch in batch.stretches]
-        (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
+        (packed,) = await self._run(STREAM, [([_STREAM_KEY], [repr(batch.lag_s).encode(), *stretches])])
         stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
         accepted, duplicates, late, in_row, damaged = (sum(column) for column in zip(*outcomes, strict=True))
         return BatchOutcome(accepted, duplicates, late, in_row, stream.until if stream else 0.0, damaged)
@@ -103,31 +104,47 @@ class RedisStates:
     async def _fold(self, batch: LiveBatch) -> tuple[int, int, int, int, int]:
         """Count events ID by ID; return how many are accepted, duplicates, late, and in the row already, and how many
         states were damaged."""
-        told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
+        by_owner: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
             if batch.events[place].user_id:
-                told["user", batch.events[place].user_id, period].append(place)
-            told["item", batch.events[place].item_id, period].append(place)
-        # Of each event: its digest, its kind and time, and its item.
-        events = [
-            (_digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode())
-            for event in batch.events
-        ]
-        calls = [self._call(batch, *of, [events[place] for place in places]) for of, places in told.items()]
-        outcomes, damaged = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}, 0
-        for ((side, _, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
-            letters = reply.removesuffix(DAMAGED) if isinstance(reply, bytes) else b""
-            if len(letters) != len(places):
-                raise LiveError(f"Redis at {self._writers.address}: unexpected reply from the script")
-            damaged += len(reply) - len(letters)
-            for place, outcome in zip(places, letters, strict=True):
-                outcomes[side][place] = outcome
-        pairs = list(zip(*outcomes.values(), strict=True))
+                by_owner["user", batch.events[place].user_id, period].append(place)
+            by_owner["item", batch.events[place].item_id, period].append(place)
+        parts = [Part.of(batch, *owner, places) for owner, places in by_owner.items()]
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_S), AsyncExitStack() as stack:
+                # In one order, so that batches do not wait for each other in a circle.
+                for key in sorted({part.key for part in parts}):
+                    await stack.enter_async_context(self._turns.setdefault(key, asyncio.Lock()))
+                folded = await self._folded(parts)
+        except TimeoutError:
+            limit = f"{_WRITE_TIMEOUT_S:g} s"
+            raise LiveError(f"Redis at {self._writers.address}: events were not written within {limit}") from None
+        results = {side: [DUPLICATE] * len(batch.events) for side in ROW_SIDES}
+        for part, own in zip(parts, folded, strict=True):
+            for place, result in zip(part.places, own.results, strict=True):
+                results[part.side][place] = result
         # One side decides, so that only one of several concurrent callers accepts. It is the item's, which is written
         # last: it is new to a caller that completes an interrupted batch.
-        duplicates = outcomes["item"].count(DUPLICATE)
-        late, in_row = (sum(what in pair for pair in pairs) for what in (LATE, IN_ROW))
-        return len(events) - duplicates, duplicates, late, in_row, damaged
+        duplicates = results["item"].count(DUPLICATE)
+        late, in_row = (sum(what in pair for pair in zip(*results.values(), strict=True)) for what in (LATE, IN_ROW))
+        return len(batch.events) - duplicates, duplicates, late, in_row, sum(own.is_damaged for own in folded)
+
+    async def _folded(self, parts: Sequence[Part]) -> list[Folded]:
+        """Fold parts and write their states; again those whose state or events seen another service has changed
+        meanwhile."""
+        reads = [Command(part.key, pack(b"GET", part.key)) for part in parts]
+        held = _checked(await _ask(self._writers, reads), self._writers.address)
+        folded = [part.folded(found or b"") for part, found in zip(parts, held, strict=True)]
+        pending = list(range(len(parts)))
+        while pending:
+            replies = await self._run(WRITE, [folded[place].call(parts[place], self._seen_s) for place in pending])
+            refused = {place: reply for place, reply in zip(pending, replies, strict=True) if reply != 1}
+            for place, reply in refused.items():
+                if not isinstance(reply, list) or not reply or not all(isinstance(found, bytes) for found in reply):
+                    raise LiveError(f"Redis at {self._writers.address}: unexpected reply from the script")
+                folded[place] = parts[place].folded(reply[0], folded[place].seen.union(reply[1:]))
+            pending = [place for place in refused if folded[place].new]
+        return folded
 
     async def close(self) -> None:
         await self._nodes.close()
@@ -182,7 +199,7 @@ class RedisStates:
         now = _PERIOD.pack(int(time.time() // self._horizon_s))
         claims = []
         for event in events:
-            key = event_key(_digest(event.key)).encode()
+            key = event_key(digest_of(event.key)).encode()
             claims.append(Command(key, pack(b"SET", key, now + _whose(event), b"NX", b"EX", self._seen_s)))
             claims.append(Command(key, pack(b"GET", key)))
         replies = _checked(await _ask(self._writers, claims), self._writers.address)
@@ -192,21 +209,6 @@ class RedisStates:
             if held[_PERIOD.size :] == _whose(event):
                 claimed[place] = _PERIOD.unpack_from(held)[0]
         return claimed
-
-    def _call(
-        self, batch: LiveBatch, side: RowSide, entity_id: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Return keys and arguments of the script for one ID."""
-        seen = [seen_key(side, entity_id, number).encode() for number in (period, period - 1, period + 1)]
-        rule = batch.rules[side]
-        settled = [
-            _number(rule.half_life_s),
-            b"%d" % rule.history_length,
-            self._seen_s,
-            batch.rows[side].get(entity_id, NO_ROW),
-        ]
-        own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
-        return [live_key(side, entity_id).encode(), *seen], [*settled, *(part for event in own for part in event)]
 
     async def _run(self, script: Script, calls: Sequence[tuple[list[bytes], list[bytes]]]) -> list[Any]:
         """Run a script, and return its replies; load it first on a server that lacks it. Raises LiveError."""
@@ -248,15 +250,6 @@ def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Seque
     return Command(keys[0], pack(name, script, b"%d" % len(keys), *keys, *arguments))
 
 
-def _digest(value: bytes) -> bytes:
-    return hashlib.blake2b(value, digest_size=_DIGEST_BYTES).digest()
-
-
 def _whose(event: LiveEvent) -> bytes:
     user, item = event.user_id.encode(), event.item_id.encode()
-    return _digest(b"%d:%b%b" % (len(user), user, item))
-
-
-def _number(value: float) -> bytes:
-    """Return a number with all its digits."""
-    return repr(value).encode()
+    return digest_of(b"%d:%b%b" % (len(user), user, item))

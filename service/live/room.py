@@ -2,21 +2,18 @@
 events can invent IDs.
 """
 
-import math
 from collections.abc import Mapping
 
 import lmdb
 
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
-from service.live.live_state import Head, head_of
+from service.live.live_state import head_of
+from service.live.store import kept_s
 
 # Of the file's limit: a transaction copies the pages that it changes, and the events seen need room, too.
 _SHARE = 1 / 3
 _LOOKED_AT = 16
-# A state is kept until less than 1/128 of an impression or click is left of its counts, and a month at least, for its
-# history does not fade: as `redis_script` says.
-_SPARE_HALF_LIVES, _LEAST_KEPT_S = 7, 30 * 86_400.0
 
 
 class Room:
@@ -39,7 +36,7 @@ class Room:
                 rowless = []
                 for key, packed in self._look(cursor):
                     head, rule = head_of(packed), rules["user" if key[:1] in b"uU" else "item"]
-                    if head is None or now > head.as_of + _kept_s(head, rule):
+                    if head is None or now > head.as_of + kept_s(max(head.impressions, head.clicks), rule):
                         cursor.pop(key)
                     elif head.is_rowless:
                         rowless.append((head.as_of, key))
@@ -63,9 +60,3 @@ def used_bytes(transaction: lmdb.Transaction, database: "lmdb._Database") -> int
     """Return the bytes of a database's pages."""
     about = transaction.stat(database)
     return about["psize"] * (about["branch_pages"] + about["leaf_pages"] + about["overflow_pages"])
-
-
-def _kept_s(head: Head, rule: StateRule) -> float:
-    counts = max(head.impressions, head.clicks)
-    half_lives = _SPARE_HALF_LIVES + (math.log2(counts) if counts > 0 else -math.inf)
-    return max(_LEAST_KEPT_S, rule.half_life_s * half_lives)

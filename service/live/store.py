@@ -4,6 +4,7 @@ Times are Unix seconds. A batch carries everything that a store needs: the store
 bundle's rows.
 """
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -17,6 +18,7 @@ from msd.contract.state import StateRule
 from native.live_state import begin, take
 
 _TIMES = struct.Struct("<dd")
+_SPARE_HALF_LIVES, _LEAST_KEPT_S = 7, 30 * 86_400.0
 
 
 class Stream(NamedTuple):
@@ -126,6 +128,13 @@ def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, bytes]:
         )
         if found
     }
+
+
+def kept_s(counts: float, rule: StateRule) -> float:
+    """Return the seconds for which a state is kept after its last event: until less than 1/128 of an impression or
+    click is left of its counts, and a month at least, for its history does not fade."""
+    half_lives = _SPARE_HALF_LIVES + (math.log2(counts) if counts > 0 else -math.inf)
+    return max(_LEAST_KEPT_S, rule.half_life_s * half_lives)
 
 
 class LiveError(MsdError):
