@@ -56,8 +56,9 @@ def in_parts(folder: Path) -> Path:
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, LiveService, Path]]:
     has_texts = request.param.startswith("aggregated")
     log, out = aggregated(tmp_path) if has_texts else in_parts(tmp_path), tmp_path / "out"
+    asked = ("--no-user", "--item", "headline") if has_texts else ()
     with pytest.raises(SystemExit, match="0"):
-        main(["quickstart", str(log), "--out", str(out), "--no-serve"])
+        main(["quickstart", str(log), *asked, "--out", str(out), "--no-serve"])
     with live_service(out / "bundle", tmp_path, encoder="on" if has_texts else "auto") as service:
         yield request.param, service, out
 

@@ -33,7 +33,7 @@ inline bool is_broken(const char* how) {
 BROKEN = {
     "lookup": ("row_file.hpp", "load<uint64_t>(own + at) != words[at / kWord]", "false", "differs by"),
     "constant": ("schema.hpp", "std::min(impressions, kMostShown)", "std::min(impressions, 7.0)", "differs by"),
-    "column": ("tensors.hpp", "static_cast<float>(shown_[k]);", "static_cast<float>(age_[k]);", "differs by"),
+    "column": ("columns.hpp", "static_cast<float>(shown[k]);", "static_cast<float>(age[k]);", "differs by"),
     "history": ("tensors.hpp", "known > length ? known - length : 0;", "known > 1;", "differs by"),
     "tail": ("tensors.hpp", "half::widen_one(load<uint16_t>(head + 6))", "0.0f", "differs by"),
     "encoding": ("features.hpp", "standardise(field, number, ufuncs)", "static_cast<float>(number)", "differs by"),
