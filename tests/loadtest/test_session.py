@@ -1,7 +1,10 @@
 """A short session of load on a real service: its figures add up, and its page has the last session beside it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from loadtest.session.command import last_session
 from loadtest.session.page import compared, load_page
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.service.live import LiveService
+from tests.service.live import ROOT, LiveService
 
 
 def test_session_is_written_with_its_page(service: LiveService, bundle: Bundle, tmp_path: Path) -> None:
@@ -69,3 +72,37 @@ def test_compares_figures_with_the_previous_session() -> None:
         ("p99 in bursts, ms", 3.0, 3.0),
     ]
     assert [last for _, _, last in compared(session(1.0), None)] == [None] * 5
+
+
+def run_locust(service: LiveService, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Two users for two seconds; `folder` is where Locust may leave files."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"),
+            *("--host", service.url, "--users", "2", "--spawn-rate", "2", "--run-time", "2s", "--stop-timeout", "5"),
+            *("--json", "--exit-code-on-error", "1"),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOADTEST_CANDIDATES": "20:3,30:1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_users_send_scoring_requests(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    assert (entry["name"], entry["method"]) == ("/v1/score", "POST")
+    assert entry["num_requests"] > 0
+    assert entry["num_failures"] == 0
+
+
+def test_invalid_settings_end_locust_with_a_message(service: LiveService, tmp_path: Path) -> None:
+    done = run_locust(service, tmp_path, LOADTEST_BUNDLE="/nowhere")
+    assert done.returncode == 1
+    assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
+    assert "/nowhere: no bundle here" in done.stderr
+    assert "Traceback" not in done.stderr
