@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from msd.contract.files import held_folder, write_bytes_atomic
+from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
 from msd.teachers.budget import BudgetSpent
@@ -23,6 +23,10 @@ DOUBTFUL_FILE = "doubtful.jsonl"
 _SILENCES = 10
 # Number of answers from which an answer's length is estimated.
 _ENOUGH = 10
+
+
+class QuestionsOpen(TeacherError):
+    """The teacher has left questions open, to be asked by another run."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +70,20 @@ def collect_knowledge(
 ) -> Collected:
     """Fill `folder` with the answers and, last, teach.json; resume an earlier run. `limit`: see `questions_of`.
 
-    Raises TeacherError if the teacher fails or leaves questions open, if no answer is usable, or if the folder has
-    other content.
+    Raises TeacherError if the teacher fails, if no answer is usable, or if the folder has other content; QuestionsOpen
+    if the teacher has left questions open.
     """
     start = time.perf_counter()
     levels = questions_of(dataset, limit)
-    taken = TeacherError(f"another `msd teach` is writing to {folder}; wait for it, or name another folder")
     try:
         claim(folder)
-        with held_folder(folder, taken):
-            journal, left = Journal(folder), []
-            journal.mend()
+        with Journal(folder) as journal:
+            left = []
             for level, questions in zip(LEVELS, levels, strict=True):
                 if number := _ask(teacher, questions, journal, folder, f"{level}s", progress):
                     left.append(f"{number} questions about {level}s")
             if left:
-                raise TeacherError(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
+                raise QuestionsOpen(f"{teacher.name} left {' and '.join(left)} open; run `msd teach` again")
             return _finish(dataset, teacher, journal, folder, levels, start)
     except OSError as error:
         raise TeacherError(f"{folder} cannot be written: {error}") from None

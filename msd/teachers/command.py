@@ -20,6 +20,7 @@ from msd.teachers.checks import Doubtful
 from msd.teachers.collect import (
     DOUBTFUL_FILE,
     Collected,
+    QuestionsOpen,
     Stage,
     TeachingEstimate,
     collect_knowledge,
@@ -63,30 +64,47 @@ def teach(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Ask only about a sample of at most N items and N users.")
     ] = None,
+    batches: Annotated[
+        bool, typer.Option("--batches", help="Send nothing; read results from and write requests to OUT/batches.")
+    ] = False,
     only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; estimate tokens and cost.")] = False,
 ) -> None:
     """Ask a teacher what it knows of each item and user. If interrupted, run it again to resume."""
-    _refuse_misfits(
-        teacher, {"url": url, "model": model}, {"--budget": budget is not None, "--estimate": only_estimate}
-    )
+    _refuse_misfits(teacher, {"url": url, "model": model}, {"--batches": batches, "--budget": budget is not None})
     if budget is not None and not price_out:
         raise TeacherError("--budget needs the prices of the teacher: --price-in and --price-out")
+    if only_estimate and (batches or teacher is Backend.RECORDED):
+        raise TeacherError(f"--estimate needs --teacher {Backend.OPENAI_COMPATIBLE}, and no --batches")
     data, prices = load_dataset(dataset), Prices(price_in, price_out)
     server = ModelServer(url or "", model or "", concurrency, timeout, max_tokens=max_tokens)
-    asked = _teacher_of(teacher, data.config, server, Budget(budget, prices))
+    asked = _teacher_of(teacher, data.config, server, Budget(budget, prices), out if batches else None)
     console = Console(soft_wrap=True, highlight=False)
     if only_estimate:
         _print_estimate(console, asked.name, estimate(data, asked, out, limit), prices)
         return
-    with _progress(console, prices) as show:
-        collected = collect_knowledge(data, asked, out, show, limit)
-    _conclude(console, collected, out, asked)
+    collected = None
+    try:
+        with _progress(console, prices) as show:
+            collected = collect_knowledge(data, asked, out, show, limit)
+    except QuestionsOpen:
+        if not batches:
+            raise
+    if batches:
+        _print_batches(console, asked)
+    if collected:
+        _conclude(console, collected, out, asked)
 
 
-def _teacher_of(backend: Backend, config: DatasetConfig, server: ModelServer, budget: Budget) -> Teacher:
+def _teacher_of(
+    backend: Backend, config: DatasetConfig, server: ModelServer, budget: Budget, batches: Path | None
+) -> Teacher:
     if backend is Backend.RECORDED:
         return RecordedTeacher(config)
     try:
+        if batches:
+            from msd.teachers.batch_files import BatchTeacher
+
+            return BatchTeacher(server, budget, batches)
         from msd.teachers.openai_compatible import OpenAICompatibleTeacher
     except ModuleNotFoundError as error:
         raise TeacherError(
@@ -134,6 +152,28 @@ def _print_estimate(console: Console, name: str, due: TeachingEstimate, prices: 
         f"{name}: {due.questions:,} questions, about {_tokens_and_cost(due.usage, prices)} ({length})\n"
         f"(a token for {BYTES_A_TOKEN} bytes; repairs not counted; nothing was sent)"
     )
+
+
+def _print_batches(console: Console, batches: Teacher) -> None:
+    """Print the faults of results, and the files to run; exit code 1 if the budget left questions out."""
+    from msd.teachers.batch_files import BatchTeacher
+
+    assert isinstance(batches, BatchTeacher)
+    batches.put_away()
+    faults = [f"{place}: {fault}" for place, fault in batches.faults.items()]
+    more = [f"… and {len(faults) - 5} more"] if len(faults) > 5 else []
+    for line in (*faults[:5], *more, *batches.files):
+        console.print(f"{line}", markup=False)
+    if batches.written or batches.waiting:
+        console.print(
+            f"{batches.written} requests written; the results of {batches.waiting} written earlier are due.\n"
+            "Have them run by the provider's batch interface or vLLM's run_batch, put the results of 001.jsonl into "
+            "001.results.jsonl beside it, and run this command again.",
+            markup=False,
+        )
+    if batches.over_budget:
+        console.print(f"{batches.over_budget} questions were left out: the budget does not allow them")
+        raise typer.Exit(1)
 
 
 def _conclude(console: Console, collected: Collected, out: Path, teacher: Teacher) -> None:

@@ -3,12 +3,13 @@
 answers.jsonl is append-only. A question whose line is removed from quarantine.jsonl is asked again.
 """
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,13 +49,15 @@ class JournalEntry(_Line):
 
 
 class Refusal(_Line):
-    """A question without a usable answer. `raw`: the beginning of the last output; None if there was none."""
+    """A question without a usable answer. `raw`: the beginning of the last output; None if there was none.
 
-    model_config = ConfigDict(extra="ignore")  # earlier releases noted whether a repair was due
+    `repairable`: whether a repair question is still due, as after the first reply of a batch.
+    """
 
     id: str
     raw: str | None
     reason: str
+    repairable: bool = False
 
 
 def key_of(teacher: Teacher, question: Question) -> str:
@@ -74,29 +77,16 @@ def claim(folder: Path) -> None:
 
 
 class Journal:
-    """A folder's two files. Who writes to them holds the folder, and mends them first."""
+    """A folder's two files. `with` opens them for writing, by one process at a time; otherwise they are only read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.answers = {entry.key: entry for entry in _lines(folder / ANSWERS_FILE, JournalEntry)}
-        self.refusals = [
-            line
-            for line in _lines(folder / QUARANTINE_FILE, Refusal)
-            if line.raw is not None and line.key not in self.answers
-        ]
-        self._refused = {line.key for line in self.refusals}
-
-    def mend(self) -> None:
-        """Cut off the half line of an interrupted run. Remove questions from quarantine that were answered since, or
-        that had no answer at all and are asked again."""
-        answers, path = self._folder / ANSWERS_FILE, self._folder / QUARANTINE_FILE
-        with answers.open("ab") as file:
-            file.truncate(answers.read_bytes().rfind(b"\n") + 1)
-        content = b"".join(map(_bytes_of, self.refusals))
-        if not content:
-            path.unlink(missing_ok=True)
-        elif content != path.read_bytes():
-            write_bytes_atomic(path, content)
+        self._file: BinaryIO | None = None
+        self.answers: dict[str, JournalEntry] = {}
+        self.refusals: list[Refusal] = []
+        self._refused: set[str] = set()
+        self.repairs: dict[str, Refusal] = {}
+        self._read()
 
     def settled(self, key: str) -> bool:
         """Return whether asking is useless: there is an answer, or an unusable one."""
@@ -117,21 +107,73 @@ class Journal:
             sampling=dict(reply.source.sampling),
             day=datetime.now(UTC).date().isoformat(),
         )
-        self._append(ANSWERS_FILE, [entry])
+        assert self._file
+        self._file.write(_bytes_of(entry))
         self.answers[key] = entry
 
     def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
         """Quarantine a question, and those with the same text."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
-        lines = [Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason) for one in questions]
-        self._append(QUARANTINE_FILE, lines)
-        self.refusals += lines
-        if raw is not None:
-            self._refused.add(key)
-
-    def _append(self, name: str, lines: Sequence[_Line]) -> None:
-        with (self._folder / name).open("ab", buffering=0) as file:
+        lines = [
+            Refusal(
+                key=key, level=question.level, id=question.id, raw=raw, reason=reply.reason, repairable=reply.repairable
+            )
+            for question in questions
+        ]
+        with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
             file.write(b"".join(map(_bytes_of, lines)))
+        self.refusals += lines
+        self._note(lines)
+
+    def __enter__(self) -> Self:
+        self._file = (self._folder / ANSWERS_FILE).open("ab", buffering=0)
+        try:
+            _lock(self._file, self._folder)
+            self._read()
+            _cut_off_half_line(self._folder / ANSWERS_FILE)
+            self._leave_answered_refusals()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _read(self) -> None:
+        self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, JournalEntry)}
+        self.refusals = [
+            line
+            for line in _lines(self._folder / QUARANTINE_FILE, Refusal)
+            if line.raw is not None and line.key not in self.answers
+        ]
+        self._refused, self.repairs = set(), {}
+        self._note(self.refusals)
+
+    def _note(self, refusals: Iterable[Refusal]) -> None:
+        """Note refusals: an unusable answer settles its question, unless the last one leaves a repair due."""
+        for refusal in refusals:
+            if refusal.raw is None:
+                continue
+            if refusal.repairable:
+                self.repairs[refusal.key] = refusal
+            else:
+                self._refused.add(refusal.key)
+                self.repairs.pop(refusal.key, None)
+
+    def _leave_answered_refusals(self) -> None:
+        """Remove questions from quarantine that were answered since, or that had no answer at all and are asked
+        again."""
+        path = self._folder / QUARANTINE_FILE
+        if not path.is_file():
+            return
+        content = b"".join(map(_bytes_of, self.refusals))
+        if not content:
+            path.unlink()
+        elif content != path.read_bytes():
+            write_bytes_atomic(path, content)
 
 
 _AnyLine = TypeVar("_AnyLine", bound=_Line)
@@ -153,3 +195,19 @@ def _lines(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
 
 def _bytes_of(line: _Line) -> bytes:
     return line.model_dump_json().encode() + b"\n"
+
+
+def _cut_off_half_line(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    """Lock the file: two concurrent runs would pay twice. The lock ends with the process, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise TeacherError(f"another `msd teach` is writing to {folder}; wait for it, or name another folder") from None

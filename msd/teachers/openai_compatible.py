@@ -23,18 +23,16 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from msd.teachers.answer import Written, read_answer
+from msd.teachers.answer import Dialogue
 from msd.teachers.budget import Budget
-from msd.teachers.checks import doubts_of
 from msd.teachers.completion import BadCompletion, Completion, CompletionOptions, read_completion
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import PROMPT_VERSION, Message, messages, prompt_sha256, repair, usage_of
-from msd.teachers.teacher import Answered, AnswerSource, Failed, ModelServer, Question, Reply, Usage
+from msd.teachers.prompts import PROMPT_VERSION, Message, prompt_sha256, usage_of
+from msd.teachers.teacher import AnswerSource, ModelServer, Question, Reply, Usage
 
 KEY_VARIABLE = "TEACHER_API_KEY"
 _PATH = "/chat/completions"
 _SHOWN = 300
-_TURNS = 2
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _OURS = {400, 413, 422}
 # If a server asks for a longer pause, the run ends; it can be started again.
@@ -85,6 +83,14 @@ class OpenAICompatibleTeacher:
     def input_of(self, question: Question) -> str:
         """Return the question's text; its ID is not shown."""
         return question.text
+
+    def most(self, body: Mapping[str, Any]) -> Usage:
+        """Return the maximum tokens of a request. Raises TeacherError if its answer has no limit, but there is a
+        budget."""
+        most = self.options.most(body)
+        if most is None and self.budget.is_set:
+            raise TeacherError(f"{self._host} accepts no limit on tokens, so --budget cannot be enforced")
+        return most or usage_of(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Yield replies as they arrive. Raises TeacherError, after the requests in progress, if continuing makes no
@@ -142,34 +148,19 @@ class OpenAICompatibleTeacher:
         )
 
     async def _reply(self, client: AsyncOpenAI, question: Question) -> Reply:
-        """Ask one question and, if the answer is wrong or doubtful, one repair question. A doubtful answer is kept if
-        no better one follows."""
-        chat, kept, source = messages(question), None, AnswerSource()
-        raw: str | None = None
-        reason, usage = "", Usage()
-        for _ in range(_TURNS):
+        """Ask one question, and its repair question if due."""
+        dialogue = Dialogue(question)
+        while (chat := dialogue.due) is not None:
             try:
-                said = await self._ask(client, chat)
+                completion = await self._ask(client, chat)
             except (_PassingFault, _Refused) as fault:
-                told = self._redacted(str(fault))
-                reason = told if raw is None else f"{reason}; then {told}"
-                break
+                return dialogue.broken_off(self._redacted(str(fault)))
             except TeacherError:
-                if kept is None:
-                    raise
-                break
-            raw, usage, found = said.text, usage + said.usage, read_answer(said.text)
-            if isinstance(found, Written):
-                kept, source = found, AnswerSource(said.model, self.options.sampling())
-                reason = "; ".join(doubt.value for doubt in doubts_of(question, found.about(question.id)))
-            else:
-                reason = found
-            if not reason:
-                break
-            chat = repair(messages(question), raw, reason)
-        if kept is None:
-            return Failed(question, raw, reason, usage)
-        return Answered(question, kept.about(question.id), kept.reasoning, usage, source)
+                if answered := dialogue.answered:
+                    return answered
+                raise
+            dialogue.hear(completion.text, completion.usage, AnswerSource(completion.model, self.options.sampling()))
+        return dialogue.reply
 
     async def _ask(self, client: AsyncOpenAI, chat: Sequence[Message]) -> Completion:
         """Return the server's answer, after at most the allowed number of attempts."""
@@ -209,10 +200,8 @@ class OpenAICompatibleTeacher:
     async def _paid(self, client: AsyncOpenAI, body: dict[str, Any], chat: Sequence[Message]) -> Completion:
         """Send one request as soon as the budget has its cost. Without a reply that counts its tokens, the maximum
         counts."""
-        prices, limit = self.budget.prices, self.options.most(body)
-        if limit is None and self.budget.is_set:
-            raise TeacherError(f"{self._host} accepts no limit on tokens, so --budget cannot be enforced")
-        most = taken = prices.cost(limit or usage_of(chat))
+        prices = self.budget.prices
+        most = taken = prices.cost(self.most(body))
         await self.budget.hold(most)
         self._sending.add(asyncio.current_task())
         try:

@@ -84,12 +84,16 @@ class Answered:
 
 @dataclass(frozen=True)
 class Failed:
-    """A question without a usable answer. `raw`: the last output, or None if there was none: asking again may help."""
+    """A question without a usable answer. `raw`: the last output, or None if there was none: asking again may help.
+
+    `repairable`: whether the repair question has not been asked yet.
+    """
 
     question: Question
     raw: str | None
     reason: str
     usage: Usage = Usage()
+    repairable: bool = False
 
 
 Reply = Answered | Failed
@@ -102,10 +106,17 @@ class Teacher(Protocol):
     the terms of their use, stored beside them.
     """
 
-    name: str
-    prompt_version: str
-    prompt_sha256: str
-    provenance: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prompt_version(self) -> str: ...
+
+    @property
+    def prompt_sha256(self) -> str: ...
+
+    @property
+    def provenance(self) -> str: ...
 
     def input_of(self, question: Question) -> str:
         """Return everything in the question that the answer depends on. Questions with the same input are asked

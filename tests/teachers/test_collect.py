@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.contract.files import held_folder
 from msd.dataset.load import Dataset, load_dataset
 from msd.teachers.collect import Stage, TeachingEstimate, collect_knowledge, estimate
+from msd.teachers.journal import Journal
 from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
 from msd.teachers.prompts import messages, usage_of
 from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage, questions_of
@@ -211,10 +211,7 @@ def test_rejects_wrong_line(small: Dataset, tmp_path: Path, name: str) -> None:
 
 def test_rejects_second_concurrent_run(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
-    with (
-        held_folder(tmp_path, TeacherError("it is free")),
-        pytest.raises(TeacherError, match="another `msd teach` is writing to"),
-    ):
+    with Journal(tmp_path), pytest.raises(TeacherError, match="another `msd teach` is writing to"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
     collect_knowledge(small, Parrot(0), tmp_path, ignore)
 

@@ -148,8 +148,10 @@ def test_killed_run_resumes(data: Path, tmp_path: Path) -> None:
         (["--teacher", "openai_compatible", "--url", "x", "--model", "m"], "is not an address of a server"),
         (["--teacher", "recorded", "--model", "m"], "the teacher recorded takes no --model"),
         (["--teacher", "recorded", "--budget", "3"], "--budget is for --teacher openai_compatible"),
+        (["--batches"], "--batches is for --teacher openai_compatible"),
         ([*NOWHERE, "--budget", "3"], "--budget needs the prices of the teacher: --price-in and --price-out"),
-        (["--estimate"], "--estimate is for --teacher openai_compatible"),
+        ([*NOWHERE, "--estimate", "--batches"], "--estimate needs --teacher openai_compatible, and no --batches"),
+        (["--estimate"], "--estimate needs --teacher openai_compatible"),
         (["--teacher", "oracle"], "recorded"),
     ],
 )
