@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from msd.contract.rows import LATEST_S, MAX_COUNT, ROW_SIDES, RowSide
 from service import limits
-from service.live.live_state import unpack_counts
+from service.live.live_state import MAX_STATE_BYTES, unpack_counts
 from service.live.redis_fold import DUPLICATE, IN_ROW, LATE, STREAM, WRITE, Folded, Part, Script, digest_of
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream
 from service.lru_cache import LruCache
@@ -132,7 +132,8 @@ class RedisStates:
     async def _folded(self, parts: Sequence[Part]) -> list[Folded]:
         """Fold parts and write their states; again those whose state or events seen another service has changed
         meanwhile."""
-        reads = [Command(part.key, pack(b"GET", part.key)) for part in parts]
+        # One byte more than the longest shows that a state is longer, whatever Redis holds there.
+        reads = [Command(part.key, pack(b"GETRANGE", part.key, b"0", b"%d" % MAX_STATE_BYTES)) for part in parts]
         held = _checked(await _ask(self._writers, reads), self._writers.address)
         folded = [part.folded(found or b"") for part, found in zip(parts, held, strict=True)]
         pending = list(range(len(parts)))

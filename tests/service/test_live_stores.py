@@ -322,6 +322,13 @@ async def test_cached_state_beyond_the_longest_is_none_and_counted(url: str, pla
         assert "msd_damaged_states_total 1.0" in states._metrics.exposition().decode()
 
 
+async def test_state_that_no_reply_can_hold_is_replaced(url: str, plain: Redis) -> None:
+    plain.setrange(live_key("user", "u1"), 2**26, b"x")
+    async with states_of(url) as states:
+        assert (await states.add(one_event(1))).damaged == 1
+        assert len(plain.get(live_key("user", "u1"))) < 200
+
+
 async def test_interrupted_batch_comes_to_the_same_when_given_again(url: str, plain: Redis) -> None:
     """The user's half was folded, the item's was not."""
     async with states_of(url) as states:
