@@ -33,6 +33,19 @@ def some(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
 
 
+def two_tables(rows: tuple[int, int]) -> onnx.ModelProto:
+    """Two tables of `rows` each, whose rows are looked up by two columns of an item and joined."""
+    return graph_of(
+        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
+            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
+            left = Gather (table, first) right = Gather (other, second) y = Concat <axis = 1> (left, right, left) }""",
+        zero=0,
+        one=1,
+        table=some(rows[0], 3),
+        other=some(rows[1], 3),
+    )
+
+
 def feeds_of(model: onnx.ModelProto, candidates: int, seed: int = 0, **lengths: int) -> dict[str, NDArray[Any]]:
     """One request: numbers as they come, outcomes above 0, masks of noughts and ones, indices from 0 to 4."""
     rng = np.random.default_rng((seed, candidates))

@@ -22,6 +22,7 @@ from tests.onnx_factorise.graphs import (
     odd,
     requests,
     some,
+    two_tables,
 )
 
 
@@ -106,15 +107,7 @@ def test_graph_that_cannot_run_is_an_error(body: str, message: str) -> None:
 
 
 def test_large_tables_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = graph_of(
-        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
-            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
-            left = Gather (table, first) right = Gather (other, second) y = Concat <axis = 1> (left, right, left) }""",
-        zero=0,
-        one=1,
-        table=some(500, 3),
-        other=some(600, 3),
-    )
+    model = two_tables((500, 600))
     report = factorise(model, "N").report
     assert report.used == {Rule.GATHER: 1}
     monkeypatch.setattr("onnx_factorise.gathers.MOST_TABLE_BYTES", 1600 * 3 * 4 - 1)

@@ -18,7 +18,7 @@ from onnx_factorise.pass_ import Factorised, factorise
 from onnx_factorise.proof import prove, prove_widest
 from onnx_factorise.report import Rule
 from onnx_factorise.values import Affine, Concat, Term
-from tests.onnx_factorise.graphs import feeds_of, graph_of, requests, some
+from tests.onnx_factorise.graphs import feeds_of, graph_of, requests, some, two_tables
 
 TILED = """
     count = Shape <start = 0, end = 1> (item)
@@ -53,15 +53,7 @@ GRAPHS: dict[Rule, onnx.ModelProto] = {
     Rule.SOFTMAX: graph_of(
         f"g {PAIR} {{ {TILED} both = Concat <axis = 1> (tiled, item) y = Softmax (both) }}", width=[3]
     ),
-    Rule.GATHER: graph_of(
-        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
-            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
-            left = Gather (table, first) right = Gather (other, second) y = Concat <axis = 1> (left, right, left) }""",
-        zero=0,
-        one=1,
-        table=some(5, 3),
-        other=some(6, 3),
-    ),
+    Rule.GATHER: two_tables((5, 6)),
 }
 EACH = pytest.mark.parametrize("rule", GRAPHS)
 

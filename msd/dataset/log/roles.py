@@ -129,12 +129,13 @@ def find_id(events: Table, role: RoleName, taken: Mapping[RoleName, Role]) -> Ro
 
 
 def _repeated(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
-    """Return the columns whose values could be items' or users', most values first: each has several rows."""
+    """Return the columns whose values could be items' or users', most values first: each has several rows, and a name
+    that says nothing else."""
     free = events.frame.select(_free(events, taken))
     flat = [column for column in free if not column.dtype.is_nested() and not column.null_count()]
     counts = {column.name: column.n_unique() for column in flat if not column.dtype.is_float()}
     fitting = [name for name, count in counts.items() if 2 < count <= events.frame.height / _FEWEST_ROWS]
-    fitting = [name for name in fitting if clean_name(name) not in NAMES["time"]]
+    fitting = [name for name in fitting if not any(clean_name(name) in names for names in NAMES.values())]
     return sorted(fitting, key=lambda name: -counts[name])[:_MOST_NAMED]
 
 
