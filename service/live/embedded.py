@@ -252,8 +252,9 @@ class _Fold:
             for owner, own in places.items():
                 key = state_key(side, owner)
                 packed = _bytes(self._transaction.get(key, db=self._states))
-                damaged += packed is not None and unpack_state(packed) is None
-                state, is_changed = resumed(packed, batch.rows[side].get(owner)), False
+                live = unpack_state(packed)
+                damaged += packed is not None and live is None
+                state, is_changed = resumed(live, batch.rows[side].get(owner)), False
                 for place in own:
                     is_late = new[place].at < state.as_of
                     if not new[place].fold_into(state, side, batch.rules[side]):

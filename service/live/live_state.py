@@ -30,10 +30,10 @@ NO_ROW = _HEAD.pack(STATE_FORMAT, 0.0, 0.0, _NOTHING_YET, _NOTHING_YET)
 """The packed state of an ID without a row: every event is new."""
 
 
-def resumed(packed: bytes | None, row: bytes | None) -> Any:  # noqa: ANN401 - the core has no types
-    """Return the state to continue from: the packed one, or the row's if it is newer, and so includes everything in
-    the state."""
-    live, of_row = unpack_state(packed), unpack_state(row) or unpack_state(NO_ROW)
+def resumed(live: Any, row: bytes | None) -> Any:  # noqa: ANN401 - the core has no types
+    """Return the state to continue from: that one, or the packed row's if it is newer, and so includes everything in
+    the state. `live`: None if there is none."""
+    of_row = unpack_state(row) or unpack_state(NO_ROW)
     return of_row if live is None or of_row.as_of >= live.as_of else live
 
 

@@ -4,7 +4,7 @@ it since it was read. An event counts once.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from msd.contract.rows import LATEST_S, MAX_COUNT, RowSide
 from msd.contract.state import StateRule
@@ -67,8 +67,8 @@ class Part(NamedTuple):
 
     def folded(self, packed: bytes, seen: frozenset[bytes] = frozenset()) -> Folded:
         """Fold the events into a packed state, empty for none; but for those with digests that were seen before."""
-        is_possible, is_changed = _is_possible(packed), False
-        state = resumed(packed if is_possible else None, self.row)
+        live, is_changed = _unpacked(packed), False
+        state, is_damaged = resumed(live, self.row), bool(packed) and live is None
         new: dict[bytes, None] = {}
         results = []
         for event, digest in zip(self.events, self.digests, strict=True):
@@ -83,15 +83,15 @@ class Part(NamedTuple):
         known = packed if len(packed) <= MAX_STATE_BYTES else b""
         sha1 = hashlib.sha1(known, usedforsecurity=False).hexdigest().encode()
         kept = min(kept_s(max(state.impressions, state.clicks), self.rule), _LONGEST_KEPT_S)
-        written, is_damaged = state.pack() if is_changed else b"", bool(packed) and not is_possible
+        written = state.pack() if is_changed else b""
         return Folded(sha1, written, kept, seen, list(new), results, is_damaged)
 
 
-def _is_possible(packed: bytes) -> bool:
-    """Return whether a fold can have made a packed state: bytes in Redis carry no checksum."""
+def _unpacked(packed: bytes) -> Any:  # noqa: ANN401 - the core has no types
+    """Return a packed state; None if no fold can have made it: bytes in Redis carry no checksum."""
     head = head_of(packed)
     is_bounded = head is not None and head.as_of < LATEST_S and max(head.impressions, head.clicks) < MAX_COUNT
-    return is_bounded and unpack_state(packed) is not None
+    return unpack_state(packed) if is_bounded else None
 
 
 def digest_of(value: bytes) -> bytes:

@@ -120,7 +120,7 @@ def test_later_row_takes_the_place_of_a_state_and_an_earlier_one_does_not() -> N
     live = begin(5, 1, 100.0)
     taken(live, reference.Event(300.0, True, False))
     for as_of, impressions in ((299.0, live.impressions), (300.0, 9.0)):
-        assert resumed(live.pack(), begin(9, 9, as_of).pack()).impressions == impressions
+        assert resumed(live, begin(9, 9, as_of).pack()).impressions == impressions
     assert resumed(None, None).watermark == -1.0
 
 
