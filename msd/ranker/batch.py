@@ -215,12 +215,13 @@ def count_tensors(features: Features, events: NDArray[np.int64], hiding: Hiding 
 
 
 def index_tensors(features: Features, events: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Return what crosses read of B events, by name, [B, …]: all indices, and the outcomes of histories."""
+    """Return what crosses read of B events, by name, [B, …]: all indices, items' vectors, and the outcomes of
+    histories."""
     chosen = torch.from_numpy(events).to(features.labels.device)
     return {
+        **_items(features, features.item.rows[chosen], "item"),
         "user_categorical": features.user.categorical[features.user.rows[chosen]],
         "context_categorical": features.context_categorical[chosen],
-        "item_categorical": features.item.categorical[features.item.rows[chosen]],
         **_history_indices(features, chosen),
     }
 

@@ -1,7 +1,8 @@
 """Crosses: a weight for each value of a field, and for each pair of values of two fields of different sides.
 
 A logistic regression on such indicators is what ad platforms start from. How often the user saw this very item is a
-field, too. `msd.training.train_crosses` chooses the crosses and fits their weights.
+field, too, and so are the item's themes, the nearest of a few centres of vectors, which say what its text is about.
+`msd.training.train_crosses` finds the centres, chooses the crosses and fits their weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,19 @@ _MOST_VALUES = 2**16
 _MOST_COLUMNS = 64
 _ASKING: tuple[Side, ...] = ("user", "context")
 _SEEN_OFTEN = (0.5, 1.5, 2.5, 3.5, 5.5, 8.5, 13.5)  # impressions between which repeats differ
-# No field of a schema has this name.
-_REPEATS = Categorical.model_construct(
-    name="(repeats)", side="item", vocabulary=(), buckets=2 * len(_SEEN_OFTEN) + 1, is_id=False, serving_value=None
-)
+THEMES = (8, 32)
+"""How many centres of items' vectors there are, by field: few for what few rows tell, more for what many do."""
+
+
+def _of_item(name: str, buckets: int) -> Categorical:
+    """Return a field of items that is made here. No field of a schema has its name."""
+    return Categorical.model_construct(
+        name=f"({name})", side="item", vocabulary=(), buckets=buckets, is_id=False, serving_value=None
+    )
+
+
+_REPEATS = _of_item("repeats", 2 * len(_SEEN_OFTEN) + 1)
+_THEMES = tuple(_of_item(f"{count} themes", count) for count in THEMES)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Cells:
     @classmethod
     def of(cls, schema: FeatureSchema, cross: Cross) -> "Cells":
         """Return the cells of a cross of the schema's fields."""
-        fields = {field.name: field for side in (*_ASKING, "item") for field in (*schema.indexed(side), _REPEATS)}
+        fields = {field.name: field for side in (*_ASKING, "item") for field in (*schema.indexed(side), *_made(schema))}
         left, right = (fields[cross[0]] if len(cross) == 2 else None), fields[cross[-1]]
         size = min(right.size, _MOST_VALUES)
         return cls(cross, left, right, (1 if left is None else min(left.size, MOST_CELLS // size), size))
@@ -64,9 +74,13 @@ class Cells:
         return tuple(field for field in (self.left, self.right) if isinstance(field, Bag))
 
 
-def possible_crosses(schema: FeatureSchema) -> list[Cross]:
-    """Return all fields, then all pairs of fields of different sides but user ID × item ID."""
-    asking, items = [field for side in _ASKING for field in schema.indexed(side)], [*schema.indexed("item"), _REPEATS]
+def possible_crosses(schema: FeatureSchema, themes: bool = True) -> list[Cross]:
+    """Return all fields, those of themes if asked for, then all pairs of fields of different sides but user ID × item
+    ID."""
+    asking, items = (
+        [field for side in _ASKING for field in schema.indexed(side)],
+        [*schema.indexed("item"), *_made(schema, themes)],
+    )
     pairs = [*product(asking, items), *product(schema.indexed("user"), schema.indexed("context"))]
     return [
         *((field.name,) for field in (*asking, *items)),
@@ -135,11 +149,15 @@ class _Part(nn.Module):
 
 
 class Crosses(nn.Module):
-    """A schema's indices to logits [N]: `base` and the `weights` of all cells, both buffers."""
+    """A schema's indices to logits [N]: `base`, the `weights` of all cells, and the `centres` of themes, all buffers.
+
+    What is made of an item's tensors stands behind its own columns: its repeats, then its themes.
+    """
 
     weights: Tensor
     base: Tensor
     often: Tensor
+    centres: Tensor
 
     def __init__(self, schema: FeatureSchema, crosses: Sequence[Cross]) -> None:
         super().__init__()
@@ -149,11 +167,14 @@ class Crosses(nn.Module):
             parts.setdefault((cells.right.side == "item", cells.bags), []).append((cells, count))
             count += cells.count
         self.placed = [one for placed in parts.values() for one in placed]
-        self.repeats = any(cells.right is _REPEATS for cells, _ in self.placed)
+        crossed = [cells.right for cells, _ in self.placed]
+        self.repeats, self.themes = _REPEATS in crossed, any(theme in crossed for theme in _THEMES)
         self.item_id = next(field for field in schema.indexed("item") if is_id(field))
         self.register_buffer("often", torch.tensor(_SEEN_OFTEN), persistent=False)
         self.parts = nn.ModuleList(_Part(schema, placed) for placed in parts.values())
         self.register_buffer("weights", torch.zeros(count))
+        if self.themes:
+            self.register_buffer("centres", torch.zeros(sum(THEMES), schema.semantic_width("item")))
         self.register_buffer("base", torch.zeros(1, 1))
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -188,10 +209,21 @@ class Crosses(nn.Module):
     def _indices(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the indices of user and context together [1 or N, C], and those of items [N, C]."""
         asking = [tensors[name] for side in _ASKING if (name := f"{side}_categorical") in tensors]
-        item = tensors["item_categorical"]
-        if self.repeats:
-            item = torch.cat([item, self._repeats(tensors)], 1)
-        return torch.cat(asking, 1), item
+        item = [tensors["item_categorical"]]
+        if self.repeats or self.themes:
+            item.append(self._repeats(tensors) if self.repeats else torch.zeros_like(item[0][:, :1]))
+        if self.themes:
+            item.append(self._themes(tensors["item_semantic"]).to(item[0].dtype))
+        return torch.cat(asking, 1), torch.cat(item, 1)
+
+    def _themes(self, vectors_ND: Tensor) -> Tensor:
+        """Return each item's themes [N, fields]: the nearest centre of each field from 1, or 0 if the origin is nearer,
+        as it is to an item without a vector."""
+        near_NC = vectors_ND @ self.centres.T - 0.5 * self.centres.square().sum(1)
+        origin_N1 = torch.zeros_like(near_NC[:, :1])
+        return torch.stack(
+            [torch.cat([origin_N1, near], 1).argmax(1) for near in torch.split(near_NC, list(THEMES), 1)], 1
+        )
 
     def _repeats(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return how often the user's history has the item [N, 1], in steps, and whether it was clicked there."""
@@ -207,13 +239,19 @@ class Crosses(nn.Module):
         return (steps_N1 + (len(self.often) + 1) * (clicked_N1 > 0)).to(target_N1.dtype)
 
 
+def _made(schema: FeatureSchema, themes: bool = True) -> tuple[Categorical, ...]:
+    """Return the fields that are made of an item's tensors."""
+    return (_REPEATS, *(_THEMES if themes and schema.semantic_width("item") else ()))
+
+
 def _columns(schema: FeatureSchema, field: Categorical | Bag | None) -> range:
-    """Return the field's columns among those of its side; the context's are behind the user's, and the repeats behind
-    the item's."""
+    """Return the field's columns among those of its side; the context's are behind the user's, and what is made of an
+    item's tensors is behind its own."""
     if field is None:
         return range(1)
-    if field is _REPEATS:
-        return range(end := schema.categorical_width("item"), end + 1)
+    if field in (made := (_REPEATS, *_THEMES)):
+        place = schema.categorical_width("item") + made.index(field)
+        return range(place, place + 1)
     columns = schema.columns[field.name]
     behind = schema.categorical_width("user") if field.side == "context" else 0
     return range(columns.start + behind, columns.stop + behind)

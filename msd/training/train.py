@@ -18,6 +18,7 @@ from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.metrics import roc_auc, sigmoid
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.arrays import CHUNK, chunks
 from msd.ranker.batch import Corruption, Hiding, TrainedRanker, batch_loss, batch_opinions, with_taste
 from msd.ranker.calibrate import calibrate_delayed, choose_calibration, fit_blend
@@ -204,8 +205,11 @@ def _check_valid(features: Features, has_conversions: bool) -> None:
 def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRanker:
     """Return a ranker on the features' device, untrained but for its adaptors, which are fitted to the vectors, and its
     crosses, which are chosen unless the config names them."""
-    crosses = train_crosses(features) if config.network == "msd" and config.crosses is None else None
-    if crosses:
+    crosses = None
+    if config.network == "msd" and config.crosses is None:
+        adaptors = Adaptors(features.schema, features.item.vectors.shape[1])
+        adaptors.start_at(features)
+        crosses = train_crosses(adaptors.adapt(features))
         config = config.model_copy(update={"crosses": crosses.chosen})
     torch.manual_seed(seed)
     conversions = features.conversions is not None

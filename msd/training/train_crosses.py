@@ -6,19 +6,21 @@ Both need only sums over each cell's rows: the cells of a cross share no row, so
 others (backfitting; Hastie and Tibshirani 1990).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from torch import Tensor
 
 from msd.dataset.split import Part
 from msd.metrics import sigmoid
 from msd.ranker.arrays import chunks
 from msd.ranker.batch import index_tensors
-from msd.ranker.crosses import Cross, Crosses, possible_crosses
+from msd.ranker.crosses import THEMES, Cross, Crosses, possible_crosses
 from msd.ranker.features import Features
 
 Floats = NDArray[np.float64]
@@ -30,6 +32,7 @@ _RAREST = 1e-6  # click rate
 _LONGEST = 2.0  # step, in log-odds
 _FLAT = 3e-4  # mean square that a cross must add to the logits
 _MOST_CELLS_A_ROW = 64
+_MOST_ITEMS = 50_000  # to find centres of
 _ROWS_AT_ONCE = 16_384  # whose histories are read together
 _HALF_LIVES = (0.25, 0.125, 0.06, 0.03)  # of a row's weight in what later rows add, as shares of all rows
 
@@ -63,28 +66,76 @@ class FittedCross:
 def train_crosses(features: Features) -> Crosses:
     """Return the crosses that the window and train rows support, fitted on them.
 
-    Where that surely predicts the valid rows better, later rows add to the weights: after a drift, old rows mislead.
+    Where that surely predicts the valid rows better, themes are crossed, too, and later rows add to the weights: what
+    holds of a theme may pass with the news, and after a drift old rows mislead. `features`: with adapted vectors, if
+    their schema has vectors of items.
     """
-    events, valid = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.VALID)
-    every = Crosses(features.schema, possible_crosses(features.schema))
-    model = Crosses(features.schema, _chosen(features, every, events[-_MOST_ROWS:]))
-    rows, later = cells_of_rows(features, model, events), cells_of_rows(features, model, valid)
-    labels, shown = features.outcomes(valid)
+    schema = features.schema
+    best = _Fit(features, possible_crosses(schema, themes=False))
+    if schema.semantic_width("item"):
+        themed = _Fit(features, possible_crosses(schema), _centres(features))
+        best = themed if _is_surely_less(themed.losses(), best.losses()) else best
+    best.add_later()
+    return best.model
 
-    def losses(found: _Weights) -> Floats:
+
+class _Fit:
+    """Those of some crosses that rows support, fitted to the window and train rows, and judged by the valid rows.
+    `centres`: of themes, if these are among them."""
+
+    def __init__(self, features: Features, crosses: Sequence[Cross], centres: Tensor | None = None) -> None:
+        self._features, self._events = features, features.of_part(Part.WINDOW, Part.TRAIN)
+        every = _with_centres(Crosses(features.schema, crosses), centres)
+        chosen = _chosen(features, every, self._events[-_MOST_ROWS:])
+        self.model = _with_centres(Crosses(features.schema, chosen), centres)
+        self._rows = cells_of_rows(features, self.model, self._events)
+        valid = features.of_part(Part.VALID)
+        self._valid, (self._labels, shown) = cells_of_rows(features, self.model, valid), features.outcomes(valid)
+        self._weights = shown / shown.mean()
+        self._set(_fit(features, self._rows, self._events))
+
+    def losses(self, found: "_Weights | None" = None) -> Floats:
+        """Return the valid rows' losses [n] by the model's weights, or by others."""
+        base, by_offset = found or self._found
         logits = sum(
-            (later[offset].logits(one) for offset, one in found.by_offset.items()), np.full(len(valid), found.base)
+            (self._valid[offset].logits(one) for offset, one in by_offset.items()), np.full(len(self._labels), base)
         )
-        return np.asarray(shown / shown.mean() * (np.logaddexp(0.0, logits) - labels * logits), np.float64)
+        return np.asarray(self._weights * (np.logaddexp(0.0, logits) - self._labels * logits), np.float64)
 
-    whole = _fit(features, rows, events)
-    latest = min(_with_later(features, rows, events, whole), key=lambda found: float(losses(found).mean()))
-    best = latest if _is_surely_less(losses(latest), losses(whole)) else whole
-    with torch.no_grad():
-        model.base.fill_(best.base)
-        for offset, weights in best.by_offset.items():
-            model.weights[offset : offset + len(weights)] = torch.from_numpy(weights)
+    def add_later(self) -> None:
+        """Add to the weights what later rows tell, if valid rows are surely predicted better so."""
+        later = _with_later(self._features, self._rows, self._events, self._found)
+        best = min(later, key=lambda found: float(self.losses(found).mean()))
+        if _is_surely_less(self.losses(best), self.losses()):
+            self._set(best)
+
+    @torch.no_grad()
+    def _set(self, found: "_Weights") -> None:
+        self._found = found
+        self.model.base.fill_(found.base)
+        for offset, weights in found.by_offset.items():
+            self.model.weights[offset : offset + len(weights)] = torch.from_numpy(weights)
+
+
+def _with_centres(model: Crosses, centres: Tensor | None) -> Crosses:
+    if model.themes and centres is not None:
+        model.centres.copy_(centres)
     return model
+
+
+def _centres(features: Features) -> Tensor:
+    """Return the centres [C, D] of the vectors of trained items, by k-means for each field of themes. Where there are
+    fewer items, the others are zero, the nearest of none: the origin comes first."""
+    rows = np.unique(features.item.rows.cpu().numpy()[features.of_part(Part.WINDOW, Part.TRAIN)])
+    vectors = features.adapted["item"].cpu().numpy()[rows].astype(np.float64)
+    vectors = vectors[vectors.any(1)][:_MOST_ITEMS]
+    found = []
+    for count in THEMES:
+        centres = np.zeros((count, vectors.shape[1]))
+        if different := min(count, len(np.unique(vectors, axis=0))):
+            centres[:different] = KMeans(different, n_init=4, random_state=0).fit(vectors).cluster_centers_
+        found.append(centres)
+    return torch.from_numpy(np.concatenate(found)).float()
 
 
 def _is_surely_less(loss: Floats, other: Floats) -> bool:

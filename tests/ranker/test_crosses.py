@@ -16,12 +16,14 @@ from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.metrics import sigmoid
 from msd.nightly.refresh import correction_of
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.batch import event_tensors
 from msd.ranker.crosses import MOST_CELLS, Cells, Crosses, possible_crosses
 from msd.ranker.features import Features, build_features
 from msd.ranker.model import Ranker, RankerConfig
 from msd.ranker.schema_fit import fit_schema
-from msd.student.vectors import no_vectors
+from msd.student.record import VECTOR_DIM
+from msd.student.vectors import LevelVectors, StudentVectors, no_vectors
 from msd.training.refresh import Line, Refreshed, RefreshError, refresh_ranker
 from msd.training.train import new_model, predict
 from msd.training.train_crosses import train_crosses
@@ -40,18 +42,22 @@ column = "part"
 _ROWS, _TOPICS = 12_000, 4
 
 
-def _features(folder: Path, seed: int = 0, drifts: float = 1.0, bags: bool = False, lure: float = 0.0) -> Features:
+def _features(
+    folder: Path, seed: int = 0, drifts: float = 1.0, bags: bool = False, lure: float = 0.0, texts: bool = False
+) -> Features:
     """Return the features of a log in which each of four segments likes its own topic; noise tells nothing. After
     `drifts`, a share of the log, it likes another. With `bags`, users have two segments and ads two topics. `lure`:
-    spread of what draws all to an ad, always."""
+    spread of what draws all to an ad, always. `texts`: of 600 ads, whose vectors alone tell their topics;
+    every sixth has none."""
     rng = np.random.default_rng(seed)
-    segments, topics = (rng.integers(_TOPICS, size=(count, 2)) for count in (300, 60))
-    user, item, noise = (rng.integers(size, size=_ROWS) for size in (300, 60, 20))
+    many = 600 if texts else 60
+    segments, topics = (rng.integers(_TOPICS, size=(count, 2)) for count in (300, many))
+    user, item, noise = (rng.integers(size, size=_ROWS) for size in (300, many, 20))
     taste = rng.normal(0, 1.0, (2, _TOPICS, _TOPICS))
     late = (np.arange(_ROWS) > _ROWS * drifts).astype(int)
     width = 2 if bags else 1
     pairs = [(left, right) for left in range(width) for right in range(width)]
-    lures = np.random.default_rng(1).normal(0.0, lure, 60)[item]
+    lures = np.random.default_rng(1).normal(0.0, lure, many)[item]
     odds = sum((taste[late, segments[user, left], topics[item, right]] for left, right in pairs), np.zeros(_ROWS))
     clicked = rng.random(_ROWS) < 1 / (1 + np.exp(1.5 - lures - odds / np.sqrt(len(pairs))))
     names: dict[str, list[object]] = {
@@ -62,7 +68,8 @@ def _features(folder: Path, seed: int = 0, drifts: float = 1.0, bags: bool = Fal
     pl.DataFrame({"user_id": [f"u{one}" for one in range(300)], "segment": names["segment"]}).write_parquet(
         folder / "users.parquet"
     )
-    pl.DataFrame({"item_id": [f"i{one}" for one in range(60)], "topic": names["topic"]}).write_parquet(
+    ads = [f"i{one}" for one in range(many)]
+    pl.DataFrame({"item_id": ads, **({} if texts else {"topic": names["topic"]})}).write_parquet(
         folder / "items.parquet"
     )
     pl.DataFrame(
@@ -78,9 +85,19 @@ def _features(folder: Path, seed: int = 0, drifts: float = 1.0, bags: bool = Fal
     kind = "bag" if bags else "categorical"
     fields = [("segment", "user", kind), ("topic", "item", kind), ("noise", "context", "categorical")]
     entries = [f'[[features]]\nname = "{name}"\nside = "{side}"\nkind = "{kind}"\n' for name, side, kind in fields]
-    (folder / "dataset.toml").write_text(_CONFIG + "".join(entries))
+    (folder / "dataset.toml").write_text(_CONFIG + "".join(entries[: 1 if texts else None]))
     data = load_dataset(folder)
-    return build_features(data, fit_schema(data, semantics=False), no_vectors())
+    if not texts:
+        return build_features(data, fit_schema(data, semantics=False), no_vectors())
+    vectors = rng.normal(0.0, 0.1, (many, VECTOR_DIM))
+    vectors[np.arange(many), topics[:, 0]] += 3.0
+    told = [one for one in range(many) if one % 6]
+    items = LevelVectors([ads[one] for one in told], vectors[told].astype(np.float32))
+    schema = fit_schema(data, user_semantics=False)
+    features = build_features(data, schema, StudentVectors("5" * 64, items, no_vectors().users))
+    adaptors = Adaptors(schema, VECTOR_DIM)
+    adaptors.start_at(features)
+    return adaptors.adapt(features)
 
 
 def _auc(features: Features, model: Crosses) -> float:
@@ -106,6 +123,25 @@ def test_finds_the_pair_that_matters(tmp_path: Path, bags: bool) -> None:
     assert model.chosen[0] == ("segment", "topic")
     assert not [cross for cross in model.chosen if "noise" in cross and len(cross) == 2]
     assert _auc(features, model) > _auc(features, _without_pairs(features, model)) + 0.1
+
+
+def test_texts_tell_themes_which_are_crossed(tmp_path: Path) -> None:
+    features = _features(tmp_path / "log", texts=True)
+    model, bare = (
+        train_crosses(features),
+        replace(features, adapted={"item": torch.zeros_like(features.adapted["item"])}),
+    )
+    assert model.chosen[0] == ("segment", "(8 themes)")
+    assert _auc(features, model) > _auc(bare, train_crosses(bare)) + 0.03
+    tensors = event_tensors(features, features.of_part(Part.TEST))
+    found = {cells.cross: cells_ for cells, _, cells_ in model.cells(tensors)}["segment", "(8 themes)"]
+    is_told = tensors["item_semantic"].any(1)
+    assert torch.equal(found[:, 0] % 9 > 0, is_told)
+
+
+def test_themes_whose_meaning_passes_are_not_crossed(tmp_path: Path) -> None:
+    features = _features(tmp_path / "log", texts=True, drifts=0.8)
+    assert not train_crosses(features).themes
 
 
 def test_after_a_drift_later_rows_add_to_what_all_rows_tell(tmp_path: Path) -> None:
