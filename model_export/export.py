@@ -31,6 +31,7 @@ from msd.contract.bundle import (
     RANKER,
     RANKER_INT8,
     USER_WORDS,
+    WORDS,
     Bundle,
     Manifest,
     bundle_id_of,
@@ -53,7 +54,7 @@ from msd.teachers.knowledge import Knowledge
 from native.bundle_rows import BundleRows
 
 TOLERANCE = 1e-5
-_FORMAT = 11
+_FORMAT = 12
 _GOLDENS = 32
 # Maximum users with texts for people: millions would go unread.
 _USERS_WITH_WORDS = 10_000
@@ -118,6 +119,8 @@ def _fill(folder: Path, made: Recipe, options: _Options, progress: Progress) -> 
     graph = made.graph()
     if made.student and "item" in made.adaptors:
         export_encoder(made.student, made.adaptors["item"], folder)
+        if made.words:
+            write_bytes_atomic(folder / WORDS, made.words.pack())
     progress("Packing rows", 0)
     with tempfile.TemporaryDirectory(dir=folder) as work:  # what is mapped outlives its name
         features = build_features(made.dataset, made.schema, made.vectors, arrays=Arrays(Path(work)))
@@ -165,7 +168,7 @@ def _pack(made: Recipe, folder: Path, graph: bytes, features: Features) -> Manif
     """Write the graph and the rows, which carry the bundle ID derived from it."""
     write_bytes_atomic(folder / RANKER, graph)
     draft = _manifest(made, folder)
-    write_rows(folder, made.adaptors, features, draft.bundle_id, draft.created_at)
+    write_rows(folder, made.adaptors, made.words, features, draft.bundle_id, draft.created_at)
     return draft
 
 

@@ -16,7 +16,7 @@ from msd.evaluation.degradation import measure_cold_ads
 from msd.ranker.batch import TrainedRanker
 from msd.step import fingerprint_of
 from msd.student.encoder import load_student
-from msd.student.vectors import load_vectors, no_vectors, untaught_items
+from msd.student.vectors import load_vectors, load_words, no_vectors, untaught_items
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 from msd.training.folder import WEIGHTS_FILE, ModelFolderError, load_ranker
 
@@ -41,6 +41,7 @@ def own_recipe(
         raise ModelFolderError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation, model.name)
+    words = trained.adaptors.item_words(load_words(student) if student else None)
     untaught = untaught_items(student, student_texts(data)[0]) if student else no_vectors().items
     return Recipe(
         dataset=data,
@@ -52,6 +53,7 @@ def own_recipe(
         vectors=vectors,
         adaptors=trained.adaptors,
         student=load_student(student) if student else None,
+        words=words,
         cold_ads=lambda features: measure_cold_ads(trained, features, untaught, Part.VALID),
         knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
         calibration=_curve(trained),
@@ -66,6 +68,7 @@ def own_recipe(
             data.fingerprint,
             vectors.student,
             untaught.ids,
+            words is not None,
             sha256_file(model / WEIGHTS_FILE),
             teacher,
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES] if knowledge else [],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from msd.contract.encoder_record import ColdAds
 from msd.contract.schema import FeatureSchema
 from msd.contract.tensors import Tensors
+from msd.contract.words import BagOfWords
 from msd.dataset.load import Dataset
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features
@@ -24,7 +25,8 @@ class Recipe:
 
     `graph`: makes the ranker in fp32 on the schema's tensors, with one output [N] per head. `scores`: expected scores
     [H, N] of a request's tensors, computed by `scored_by`. `adaptors`: applied to vectors before they enter rows.
-    `student`: makes the semantics of cold ads, if there are any. `cold_ads`: measures their quality on the valid rows,
+    `student`: makes the semantics of cold ads, if there are any. `words`: makes the words of item rows from a teacher's
+    answers, if the student was taught. `cold_ads`: measures their quality on the valid rows,
     if possible. `provenance`: origin, for the manifest.
     """
 
@@ -37,6 +39,7 @@ class Recipe:
     vectors: StudentVectors
     adaptors: Adaptors
     student: Student | None
+    words: BagOfWords | None
     cold_ads: Callable[[Features], ColdAds | None]
     knowledge: KnowledgeBase
     calibration: dict[str, Any]

@@ -8,17 +8,27 @@ from msd.contract.bundle import ROWS
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
 from msd.contract.state import EntityState, decay, state_rules
+from msd.contract.words import BagOfWords
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features
+from msd.student.record import HEADS
 
 
-def write_rows(folder: Path, adaptors: Adaptors, features: Features, bundle_id: str, written_at: float) -> None:
-    """Write users.rows and items.rows. Counts and histories come from the window and train rows."""
+def write_rows(
+    folder: Path,
+    adaptors: Adaptors,
+    words: BagOfWords | None,
+    features: Features,
+    bundle_id: str,
+    written_at: float,
+) -> None:
+    """Write users.rows and items.rows. Counts and histories come from the window and train rows. `words`: makes the
+    words block of items, as a service makes it of later items."""
     for side in ("user", "item"):
         codec = RowCodec(features.schema, side, bundle_id)
         entities = (features.user if side == "user" else features.item).entities
         states = _states(features, side)
-        records = codec.pack(_contents(adaptors, features, side, states), written_at)
+        records = codec.pack(_contents(adaptors, words, features, side, states), written_at)
         histories = [state.history for state in states] if side == "user" else []
         write_row_file(folder / ROWS[side], codec, bundle_id, entities.ids, records, histories)
 
@@ -37,12 +47,16 @@ def _states(features: Features, side: RowSide) -> list[EntityState]:
     ]
 
 
-def _contents(adaptors: Adaptors, features: Features, side: RowSide, states: list[EntityState]) -> RowContents:
+def _contents(
+    adaptors: Adaptors, words: BagOfWords | None, features: Features, side: RowSide, states: list[EntityState]
+) -> RowContents:
     one = features.user if side == "user" else features.item
     semantic = None
     present = np.zeros(len(states), bool)
     if features.schema.semantic(side):
         present = one.present[:-1].numpy()
         semantic = adaptors.eval().adapt(features).adapted[side][:-1].numpy()
+        if side == "item" and words:
+            semantic[present, -len(words.bias) :] = words.block(one.vectors[:-1].numpy()[present, HEADS["words"]])
     counts = np.array([(state.impressions, state.clicks, state.as_of) for state in states], np.float64).reshape(-1, 3)
     return RowContents(one.entities.categorical[:-1], one.entities.numeric[:-1], semantic, present, *counts.T)

@@ -20,7 +20,7 @@ from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import BagOfWords, teachers_words
+from msd.student.lessons import fit_bag, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
@@ -92,7 +92,7 @@ def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
     if not known:
         return NOBODY
     texts = teachers_words(list(known.values()))
-    coordinates = BagOfWords(texts).coordinates(texts)
+    coordinates = fit_bag(texts).coordinates(texts)
     vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
     vectors[:, HEADS["words"]][:, :_LEADING] = coordinates[:, :_LEADING]
     vectors[:, : WORDS_DIM - _LEADING] = coordinates[:, _LEADING:]

@@ -20,6 +20,7 @@ from model_export.recipe import Recipe
 from model_export.run import open_session
 from msd.contract.schema import FeatureSchema
 from msd.contract.tensors import Tensors
+from msd.contract.words import BagOfWords
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.adaptor import Adaptors
 from msd.ranker.schema_fit import fit_schema
@@ -27,7 +28,7 @@ from msd.ranker.tensor_folder import TensorFolderError, TensorRecord, load_adapt
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
 from msd.student.record import VECTOR_DIM
-from msd.student.vectors import StudentVectors, load_vectors, no_vectors
+from msd.student.vectors import StudentVectors, load_vectors, load_words, no_vectors
 from msd.teachers.knowledge import KnowledgeBase
 
 
@@ -40,6 +41,7 @@ def recipe_of(
     vectors: StudentVectors,
     adaptors: Adaptors,
     student: Student | None,
+    bag: BagOfWords | None = None,
 ) -> Recipe:
     """Return the recipe of the bundle of a graph with the sources of its rows; the schema names the graph's inputs."""
     content = hashlib.sha256(model.SerializeToString()).hexdigest()
@@ -54,13 +56,14 @@ def recipe_of(
         vectors=vectors,
         adaptors=adaptors,
         student=student,
+        words=adaptors.item_words(bag),
         cold_ads=lambda features: None,
         knowledge=KnowledgeBase({}, {}),
         calibration={},
         metrics={},
         provenance={"onnx": content, "student": vectors.student or None},
         fingerprint=fingerprint_of(
-            content, dataset.fingerprint, schema.schema_hash, vectors.student or None, dict(heads)
+            content, dataset.fingerprint, schema.schema_hash, vectors.student or None, bag is not None, dict(heads)
         ),
     )
 
@@ -82,7 +85,7 @@ def load_foreign(
     data = load_dataset(dataset)
     if tensors is None:
         schema = fit_schema(data, semantics=False)
-        vectors, adaptors, encoder = no_vectors(), Adaptors(schema, VECTOR_DIM), None
+        vectors, adaptors, encoder, bag = no_vectors(), Adaptors(schema, VECTOR_DIM), None, None
     else:
         record = load_record(tensors)
         if record.dataset != data.fingerprint:
@@ -92,13 +95,14 @@ def load_foreign(
             )
         schema, adaptors = record.feature_schema, load_adaptors(tensors, record)
         vectors, encoder = _student(record, tensors, student)
+        bag = load_words(student) if encoder and student else None
     model = read_model(onnx_file)
     try:
         model = with_click_probability(with_named_inputs(model, columns, schema) if columns else model)
         bindings, outputs = bind_inputs(model, schema), head_outputs(model, heads)
     except ExportError as error:
         raise ExportError(f"{onnx_file}: {error}") from None
-    return recipe_of(model, bindings, outputs, data, schema, vectors, adaptors, encoder)
+    return recipe_of(model, bindings, outputs, data, schema, vectors, adaptors, encoder, bag)
 
 
 def _student(record: TensorRecord, tensors: Path, student: Path | None) -> tuple[StudentVectors, Student | None]:

@@ -49,13 +49,15 @@ ROWS = {"user": "users.rows", "item": "items.rows"}
 GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 USER_WORDS = "users.meta.jsonl"
+WORDS = "words.bin"
+"""What turns a teacher's answer into the words of an item's row (`msd.contract.words`)."""
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, RANKER_INT8, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
+_ALLOWED = (*REQUIRED, RANKER_INT8, ENCODER, TOKENIZER, WORDS, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
 # Limits of files that are read whole, or line by line; rows are read block by block, whatever their size.
-_MAX_BYTES = {RANKER: 2**31, RANKER_INT8: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
+_MAX_BYTES = {RANKER: 2**31, RANKER_INT8: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26, WORDS: 2**28}
 
 Proof = Callable[[Path, bytes], None]
 """Called with a manifest's path and bytes before they are parsed; raises BundleError."""

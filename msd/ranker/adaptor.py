@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from msd.contract.rows import ROW_SIDES
 from msd.contract.schema import FeatureSchema
+from msd.contract.words import BagOfWords
 from msd.ranker.features import Features
 from msd.ranker.taste import BLOCKS
 from msd.student.record import HEADS
@@ -45,6 +46,13 @@ class Adaptor(nn.Module):
                 project.weight[:count] = scale * directions[:count]
                 project.bias.copy_(-project.weight @ mean)
 
+    def of_words(self, bag: BagOfWords) -> BagOfWords:
+        """Return the bag of words with this adaptor's map to the words block."""
+        words = self.project[-1]
+        assert isinstance(words, nn.Linear)
+        weight, bias = (value.detach().cpu().numpy() for value in (words.weight, words.bias))
+        return replace(bag, weight=weight, bias=bias)
+
     def forward(self, vectors: Tensor) -> Tensor:
         """Project vectors: [n, V] → [n, D]."""
         parts = zip(self.project, self.norm, torch.split(vectors, self.widths, 1), strict=False)
@@ -66,6 +74,11 @@ class Adaptors(nn.ModuleDict):
             if held.present.any():
                 assert isinstance(adaptor, Adaptor)
                 adaptor.start_at(held.vectors[held.present].cpu())
+
+    def item_words(self, bag: BagOfWords | None) -> BagOfWords | None:
+        """Return a bag of words with the map to the words block of items; None without one, or without the other."""
+        adaptor = self["item"] if "item" in self else None
+        return adaptor.of_words(bag) if bag and isinstance(adaptor, Adaptor) else None
 
     @torch.no_grad()
     def adapt(self, features: Features) -> Features:

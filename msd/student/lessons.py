@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from msd.student.record import WORDS_DIM, StudentError, Vectors
+from msd.contract.words import BagOfWords, join_words
+from msd.student.record import WORDS_DIM, StudentError
 from msd.student.vectors import Level
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
@@ -61,40 +62,29 @@ def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout
 
 def teachers_words(knowledge: Sequence[Knowledge]) -> list[str]:
     """Return all of the teacher's words by lesson."""
-    return [" ".join([entry.explicit, ", ".join(entry.tags), entry.implicit]).strip() for entry in knowledge]
+    return [join_words(entry.explicit, entry.tags, entry.implicit) for entry in knowledge]
 
 
-class BagOfWords:
-    """Latent semantic analysis: the 128 directions in which the words of some texts differ most."""
+def fit_bag(texts: Sequence[str]) -> BagOfWords:
+    """Return a bag of words with the 128 directions in which n texts differ most (latent semantic analysis). Few texts,
+    or few words, have fewer: the rest stays zero."""
+    # Loaded here: a command that only names its options needs neither.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.utils.extmath import randomized_svd
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        """Fit the directions to n texts. Few texts, or few words, have fewer: the rest stays zero."""
-        # Loaded here: a command that only names its options needs neither.
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.utils.extmath import randomized_svd
-
-        # Very rare or frequent terms carry little; a handful of texts may have no others.
-        for bounds in ({"min_df": 3, "max_df": 0.5}, {}):
-            self._counts = TfidfVectorizer(
-                sublinear_tf=True, stop_words="english", ngram_range=(1, 2), max_features=_MOST_TERMS, **bounds
-            )
-            try:
-                counts = self._counts.fit_transform(texts)
-            except ValueError:  # no terms are left
-                continue
-            _, _, directions = randomized_svd(counts, min(WORDS_DIM, *counts.shape), random_state=0)
-            self._directions: Vectors | None = directions.T.astype(np.float32)
-            return
-        self._directions = None
-
-    def coordinates(self, texts: Sequence[str]) -> Vectors:
-        """Return unit vectors [n, 128] of n texts; zeros for a text without any of the fitted words."""
-        result = np.zeros((len(texts), WORDS_DIM), np.float32)
-        if self._directions is not None and texts:
-            found = self._counts.transform(texts) @ self._directions
-            result[:, : found.shape[1]] = found
-        length = np.linalg.norm(result, axis=1)
-        known = length > 1e-6
-        result[known] /= length[known, None]
-        result[~known] = 0.0
-        return result
+    nothing = np.zeros((0, WORDS_DIM), np.float32)
+    # Very rare or frequent terms carry little; a handful of texts may have no others.
+    for bounds in ({"min_df": 3, "max_df": 0.5}, {}):
+        found = TfidfVectorizer(
+            sublinear_tf=True, stop_words="english", ngram_range=(1, 2), max_features=_MOST_TERMS, **bounds
+        )
+        try:
+            counts = found.fit_transform(texts)
+        except ValueError:  # no terms are left
+            continue
+        _, _, directions = randomized_svd(counts, min(WORDS_DIM, *counts.shape), random_state=0)
+        padded = np.zeros((counts.shape[1], WORDS_DIM), np.float32)
+        padded[:, : len(directions)] = directions.T
+        terms, stop_words = tuple(found.get_feature_names_out().tolist()), found.get_stop_words()
+        return BagOfWords(terms, stop_words, found.idf_.astype(np.float64), padded, nothing, nothing[:, 0])
+    return BagOfWords((), frozenset(), np.zeros(0), nothing, nothing, nothing[:, 0])

@@ -12,14 +12,25 @@ import numpy as np
 from torch import Tensor
 
 from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.words import BagOfWords
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE, check_out, fingerprint_of, is_done, mark_done
 from msd.student.distill import DistillConfig, fit_words, measure
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student, shorten
-from msd.student.lessons import LEVELS, BagOfWords, Lessons, all_lessons, teachers_words
+from msd.student.lessons import LEVELS, Lessons, all_lessons, fit_bag, teachers_words
 from msd.student.record import FORMAT, HEADS, RECORD_FILE, VECTOR_DIM, WEIGHTS_FILE, StudentError
-from msd.student.vectors import UNTAUGHT_FILE, LevelVectors, StudentVectors, load_vectors, save_untaught, save_vectors
+from msd.student.vectors import (
+    UNTAUGHT_FILE,
+    WORDS_FILE,
+    LevelVectors,
+    StudentVectors,
+    load_vectors,
+    load_words,
+    save_untaught,
+    save_vectors,
+    save_words,
+)
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
 
 _MOST_UNTAUGHT = 1_000
@@ -49,7 +60,7 @@ def distill(
     if knowledge_folder:
         inputs = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES], asdict(config)
     run = fingerprint_of(FORMAT, dataset.fingerprint, *inputs)
-    if is_done(out, run) and _is_whole(out):
+    if is_done(out, run) and _is_whole(out, bool(base)):
         return False
     read = student_texts(dataset) if config.users else (student_texts(dataset)[0], {})
     texts = [{id_: text for id_, text in named.items() if text.strip()} for named in read]
@@ -58,7 +69,8 @@ def distill(
             f"no item of {dataset_folder} has a text: train without a student, msd train DATASET OUT --no-semantics"
         )
     lessons = all_lessons(texts, base, config.holdout, config.seed) if base else []
-    (out / STEP_FILE).unlink(missing_ok=True)
+    for name in (STEP_FILE, WORDS_FILE):
+        (out / name).unlink(missing_ok=True)
     (out / _ENCODED).mkdir(parents=True, exist_ok=True)
     student = student or new_student()
     if config.layers:
@@ -66,8 +78,11 @@ def distill(
     vectors = [
         _encoded(student, named, level, advance, out / _ENCODED) for named, level in zip(texts, LEVELS, strict=True)
     ]
+    bag: BagOfWords | None = None
     if lessons:
-        rehearsed = _teach(student, vectors, lessons, config)
+        # Only the items' words define the directions, independently of the users.
+        bag = fit_bag(teachers_words(lessons[0].knowledge))
+        rehearsed = _teach(student, vectors, lessons, bag, config)
         held_out = [lessons[0].ids[row] for row in np.flatnonzero(lessons[0].held)]
     else:
         # The student is untaught, so all texts are equally new to it.
@@ -75,20 +90,20 @@ def distill(
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, *vectors), out)
     save_untaught(out, fingerprint, rehearsed, held_out)
+    if bag:
+        save_words(bag, fingerprint, out)
     shutil.rmtree(out / _ENCODED)
     mark_done(out, run, time.perf_counter() - start)
     return True
 
 
 def _teach(
-    student: Student, vectors: list[LevelVectors], lessons: list[Lessons], config: DistillConfig
+    student: Student, vectors: list[LevelVectors], lessons: list[Lessons], bag: BagOfWords, config: DistillConfig
 ) -> dict[str, Tensor]:
     """Fit the student to all lessons, in place, and write the words into the vectors: the teacher's own for taught
     texts, the student's for the others. Return the weights of a rehearsal without the held-out lessons, which is
     measured."""
     meaning_part, words_part = HEADS["meaning"], HEADS["words"]
-    # Only the items' words define the directions, independently of the users.
-    bag = BagOfWords(teachers_words(lessons[0].knowledge))
     targets = [bag.coordinates(teachers_words(level.knowledge)) for level in lessons]
     rows = [
         np.asarray([level.rows[id_] for id_ in taught.ids], np.int64)
@@ -115,13 +130,14 @@ def _teach(
     return rehearsed
 
 
-def _is_whole(out: Path) -> bool:
+def _is_whole(out: Path, is_taught: bool) -> bool:
     try:
         load_vectors(out)
         load_student(out)
+        bag = load_words(out)
     except StudentError:
         return False
-    return (out / UNTAUGHT_FILE).is_file()
+    return (out / UNTAUGHT_FILE).is_file() and (bag is not None or not is_taught)
 
 
 def _encoded(student: Student, texts: Mapping[str, str], level: str, advance: Advance, kept: Path) -> LevelVectors:

@@ -6,7 +6,7 @@ rehearsal without some items are stored, too.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.words import BagOfWords, WordsError
 from msd.step import read_record
 from msd.student.record import VECTOR_DIM, StudentError, Vectors, load_record
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VECTORS_FILE, IDS_FILE, UNTAUGHT_FILE = "vectors.safetensors", "ids.json", "untaught.safetensors"
+WORDS_FILE = "words.bin"
 
 Level = Literal["items", "users"]
 
@@ -125,6 +127,25 @@ def _read_arrays(path: Path) -> tuple[str, dict[str, Vectors]]:
             return made_by, {level: file.get_tensor(level) for level in ("items", "users")}
     except SafetensorError as error:
         raise StudentError(f"{path}: {error}; the file is damaged, distil again") from error
+
+
+def save_words(bag: BagOfWords, student: str, folder: Path) -> None:
+    """Write the bag of words that the student with this fingerprint was taught."""
+    write_bytes_atomic(folder / WORDS_FILE, replace(bag, student=student).pack())
+
+
+def load_words(folder: Path) -> BagOfWords | None:
+    """Return the bag of words of the student in a folder; None if it was taught none. Raises StudentError."""
+    path = folder / WORDS_FILE
+    if not path.is_file():
+        return None
+    try:
+        bag = BagOfWords.unpack(path.read_bytes(), str(path))
+    except WordsError as error:
+        raise StudentError(f"{error}; distil again") from None
+    if bag.student != load_record(folder).fingerprint:
+        raise StudentError(f"{path}: of another student than the one in this folder; distil again")
+    return bag
 
 
 def save_untaught(folder: Path, student: str, weights: "Mapping[str, Tensor]", items: Sequence[str]) -> None:

@@ -150,7 +150,7 @@ def _make(job: ShardJob, source: str) -> PartAbout:
     seen: set[str] = set()
     start = vectors = 0
     with new_part(job.part, rows.size, job.run) as part:
-        for columns in read_shard(job.shard, rows.features):
+        for columns in read_shard(job.shard, rows.features, rows.reads_words):
             try:
                 ids, records = rows.pack(columns)
                 for place, item_id in enumerate(ids):

@@ -1,31 +1,35 @@
-"""A bundle's rows of items unknown to its export: encoded as the export encodes, texts by its encoder.
+"""A bundle's rows of items unknown to its export: encoded as the export encodes, texts by its encoder, a teacher's
+words by its bag of words.
 
 Knows columns of values and packed rows; not where either are kept.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import WORDS, Bundle
 from msd.contract.encode import Value, canonical
 from msd.contract.errors import BundleError, SchemaError
 from msd.contract.request import MAX_TEXT_CHARS
 from msd.contract.rows import Records, RowCodec, RowContents
 from msd.contract.schema import MAX_ID_CHARS
+from msd.contract.words import BagOfWords, join_words
 from native.columns import encode_side
 from operations.catalogue.manifest import WrongValue
 from service.cold.encoding import runs_of
 from service.cold.text_encoder import TextEncoder
 
-ID, TEXT = "id", "text"
+ID, TEXT, KNOWLEDGE = "id", "text", "knowledge"
 # Tokens per run: more make it no faster.
 _TOKENS = 2_048
+_MAX_WORDS_CHARS = 4 * MAX_TEXT_CHARS
 
 Columns = Mapping[str, Sequence[object]]
-"""Raw values by name: `id`, and any of `text` and the features."""
+"""Raw values by name: `id`, and any of `text`, `knowledge` and the features."""
 
 
 class ItemRows:
@@ -36,6 +40,7 @@ class ItemRows:
         self._schema = bundle.schema
         self._codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
         self._encoder: TextEncoder | None = None
+        self._words = _words_of(bundle)
         self.size = self._codec.dtype.itemsize
 
     @property
@@ -43,10 +48,16 @@ class ItemRows:
         """Return the names of item features."""
         return list(self._schema.settable["item"])
 
+    @property
+    def reads_words(self) -> bool:
+        """Return whether rows hold what a teacher wrote of an item."""
+        return self._words is not None
+
     def pack(self, columns: Columns) -> tuple[list[str], Records]:
         """Return IDs [n] and rows [n].
 
-        Counts are those of an item that was never shown. Raises WrongValue for an invalid value; BundleError or
+        Counts are those of an item that was never shown. Knowledge takes the place of the words that the student
+        guesses from a text: an item without a text has neither. Raises WrongValue for an invalid value; BundleError or
         RuntimeRefused if texts cannot be encoded here.
         """
         ids = [_id(place, value) for place, value in enumerate(columns[ID])]
@@ -56,6 +67,7 @@ class ItemRows:
         values |= {field.name: ids for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
         categorical, numeric = encode_side(self._schema, "item", values, len(ids))
         semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)))
+        self._put_words(columns.get(KNOWLEDGE), semantic, present)
         nothing = np.zeros(len(ids))
         contents = RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing)
         return ids, self._codec.pack(contents, time.time())
@@ -85,6 +97,18 @@ class ItemRows:
                 if text is not None:
                     vectors[place], present[place] = by_text[text], True
         return vectors, present
+
+    def _put_words(
+        self, knowledge: Sequence[object] | None, vectors: NDArray[np.float32] | None, present: NDArray[np.bool_]
+    ) -> None:
+        """Put what a teacher wrote into the present vectors [n, D], in place."""
+        if self._words is None or knowledge is None or vectors is None:
+            return
+        given = [_knowledge(place, value) for place, value in enumerate(knowledge)]
+        coordinates = self._words.coordinates(given)
+        # Without a word that the bag knows, the student's guess stays, as in training.
+        known = present & coordinates.any(axis=1)
+        vectors[known, -len(self._words.bias) :] = self._words.block(coordinates[known])
 
     def _encode(self, texts: Mapping[str, int]) -> NDArray[np.float16]:
         """Return the vectors [n, D] of texts, given with the index of a row each."""
@@ -122,3 +146,38 @@ def _text(place: int, value: object) -> str | None:
     if len(value) > MAX_TEXT_CHARS:
         raise WrongValue(place, f"{TEXT} should have at most {MAX_TEXT_CHARS} characters")
     return value if value and not value.isspace() else None
+
+
+def _knowledge(place: int, value: object) -> str:
+    """Return a teacher's words: a string, or the explicit, implicit and tags of an answer. Empty if there are none."""
+    if value is None or isinstance(value, str):
+        words = value or ""
+    elif isinstance(value, Mapping) and value.keys() <= {"explicit", "implicit", "tags"}:
+        explicit, implicit, tags = (value.get(name) for name in ("explicit", "implicit", "tags"))
+        parts = [explicit or "", implicit or "", *(tags or ())]
+        if not all(isinstance(part, str) for part in parts):
+            raise WrongValue(place, f"{KNOWLEDGE} should hold strings")
+        words = join_words(parts[0], parts[2:], parts[1])
+    else:
+        raise WrongValue(place, f"{KNOWLEDGE} should be a string, or explicit, implicit and tags")
+    if len(words) > _MAX_WORDS_CHARS:
+        raise WrongValue(place, f"{KNOWLEDGE} should have at most {_MAX_WORDS_CHARS} characters")
+    return words
+
+
+def _words_of(bundle: Bundle) -> BagOfWords | None:
+    """Return a verified bundle's bag of words. Raises BundleError or WordsError."""
+    entry = bundle.manifest.files.get(WORDS)
+    if entry is None:
+        return None
+    try:
+        content = bundle.path(WORDS).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{bundle.path(WORDS)}: {error.strerror or error}") from None
+    # A file that is not held open may have changed since it was verified.
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise BundleError(f"{bundle.path(WORDS)}: its SHA-256 is not the manifest's; it was changed")
+    words = BagOfWords.unpack(content, str(bundle.path(WORDS)))
+    if not 0 < len(words.bias) <= bundle.schema.semantic_width("item"):
+        raise BundleError(f"{bundle.path(WORDS)}: makes {len(words.bias)} numbers, which no row of this bundle has")
+    return words

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from msd.contract.bundle import WORDS
 from msd.contract.files import atomic_file
-from operations.catalogue.item_rows import ID, TEXT
+from operations.catalogue.item_rows import ID, KNOWLEDGE, TEXT
 from operations.catalogue.manifest import CatalogueError
 
 SUFFIX = ".parquet"
@@ -34,20 +35,25 @@ class PartAbout(BaseModel):
     vectors: int
 
 
-def read_shard(path: Path, features: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+def read_shard(path: Path, features: Sequence[str], reads_words: bool) -> Iterator[dict[str, list[Any]]]:
     """Yield batches of a shard's rows by column, in order. Raises CatalogueError if it is damaged, or has other
     columns."""
     with _opened(path) as file:
         names = file.schema_arrow.names
-        known = {ID, TEXT, *features}
+        own = [ID, TEXT, *([KNOWLEDGE] if reads_words else [])]
         if ID not in names:
             raise CatalogueError(f"{path}: has no column {ID!r}; it has: {', '.join(names) or 'none'}")
         if len(set(names)) != len(names):
             raise CatalogueError(f"{path}: a column occurs twice among: {', '.join(names)}")
-        if unknown := [name for name in names if name not in known]:
+        if unknown := [name for name in names if name not in (*own, *features)]:
+            if unknown[0] == KNOWLEDGE:
+                raise CatalogueError(
+                    f"{path}: the bundle has no file for a teacher's words ({WORDS}): distil with knowledge and export"
+                    f" again, or leave out the column {KNOWLEDGE!r}"
+                )
             raise CatalogueError(
-                f"{path}: the bundle knows no item feature {unknown[0]!r}; there are: {ID}, {TEXT}"
-                f"{''.join(f', {name}' for name in features)}; rename the column, or leave it out"
+                f"{path}: the bundle knows no item feature {unknown[0]!r}; there are: {', '.join((*own, *features))};"
+                " rename the column, or leave it out"
             )
         yield from _batches(path, file)
 

@@ -19,6 +19,7 @@ from msd.dataset.load import load_dataset
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.teachers.knowledge import load_knowledge
 from msd.training.folder import load_ranker
 from native.bundle_rows import BundleRows
 from tests.bundles.factory import has_bf16
@@ -57,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     dataset = load_dataset(write_tiny_dataset(made.dataset, users=36))
     write_tiny_knowledge(made.knowledge, dataset)
     made.student.mkdir()
-    vectors = write_small_student(made.student, dataset)
+    vectors = write_small_student(made.student, dataset, load_knowledge(made.knowledge).items)
     for out, semantics in ((made.semantic, True), (made.plain, False)):
         features = build_features(dataset, fit_schema(dataset, semantics=semantics), vectors)
         model, curve = train_quickly(features, folder / f"{out.name}.work", SHORT)

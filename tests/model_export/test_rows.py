@@ -1,6 +1,9 @@
 """A bundle's rows hold what the features say, requests of test rows cover gaps, and live scores equal offline ones."""
 
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,19 @@ from lab.chaos.replayed_period import (
     replay_moments,
 )
 from model_export.parity import plain_request, serving_requests
-from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.bundle import ROWS, WORDS, open_bundle
+from msd.contract.errors import BundleError
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, has_semantic
 from msd.contract.schema import OUTCOME_FEATURES
 from msd.dataset.split import Part
 from msd.ranker.timeline import walk_events
+from msd.student.record import HEADS
 from native.bundle_rows import BundleRows
 from native.columns import Counts, encode_counts
+from operations.catalogue.item_rows import ItemRows
+from operations.catalogue.manifest import WrongValue
 from operations.catalogue.parquet import read_part
 from tests.model_export.conftest import Exported, Run
 from tests.operations.catalogue.made import make
@@ -53,6 +60,11 @@ def test_rows_hold_encoded_columns_and_adapted_vectors(exported: Exported, side:
     present = features.present[:-1]
     vectors = exported.trained.adaptors.adapt(exported.features).adapted[side][:-1].numpy()
     assert np.array_equal(has_semantic(rows.records), present.numpy())
+    if side == "item" and (words := exported.inputs.words):
+        half = len(words.bias)
+        due = words.block(features.vectors[:-1].numpy()[:, HEADS["words"]])
+        np.testing.assert_allclose(vectors[present, -half:], due[present], atol=1e-5)
+        vectors[present, -half:] = due[present]
     assert np.array_equal(rows.records["semantic"], vectors.astype(np.float16))
     assert not rows.records["semantic"][~present.numpy()].any()
     assert np.abs(rows.records["semantic"]).max() < 64
@@ -85,11 +97,15 @@ def test_counts_and_histories_of_window_and_train_rows(exported: Exported, side:
 
 
 def test_catalogue_rows_equal_export_except_counts(exported: Exported, tmp_path: Path) -> None:
-    """The items of the dataset as if they were new ads: features to the bit, vectors within a step of fp16."""
+    """The items of the dataset as if they were new ads that a teacher wrote about: features and words to the bit, the
+    meaning of texts within a step of fp16."""
     bundle, table = exported.bundle, exported.inputs.dataset.items
     (tmp_path / "items").mkdir()
     columns = [name for name in ("text", *bundle.schema.settable["item"]) if name in table.columns]
-    table.select(pl.col("item_id").alias("id"), *columns).write_parquet(tmp_path / "items" / "all.parquet")
+    known = exported.inputs.knowledge.items
+    words = [known[one].model_dump(exclude={"id", "known"}) if one in known else None for one in table["item_id"]]
+    named = pl.col("item_id").alias("id")
+    table.select(named, *columns, pl.Series("knowledge", words)).write_parquet(tmp_path / "items" / "all.parquet")
     done = make(tmp_path / "items", bundle, tmp_path / "out")
     ids, rows = _read(exported, "item")
     codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
@@ -101,10 +117,46 @@ def test_catalogue_rows_equal_export_except_counts(exported: Exported, tmp_path:
         assert np.array_equal(new[name], own[name])
     step = np.spacing(np.maximum(np.abs(new["semantic"]), np.abs(own["semantic"])))
     difference = np.abs(new["semantic"].astype(np.float32) - own["semantic"])
+    taught = np.array([one in known for one in made]) & has_semantic(own)
+    half = new["semantic"].shape[1] // 2
+    assert taught.sum() > 60
+    assert np.array_equal(new["semantic"][taught, half:], own["semantic"][taught, half:])
     # Where a number is near zero, a step is less than what the encoder's own parity allows.
     assert (difference <= np.maximum(step, 1e-5)).all()
     assert new["semantic"].any(axis=1).sum() == 79
     assert not new["as_of"].any()
+
+
+def test_knowledge_replaces_guessed_words_of_a_text(exported: Exported) -> None:
+    rows, answer = (
+        ItemRows(exported.bundle),
+        {"explicit": "Games.", "implicit": "For fans.", "tags": ["games", "quest"]},
+    )
+    known: list[object] = [None, "", "zebra", answer, "Games. games, quest For fans.", {**answer, "tags": None}]
+    columns: dict[str, Sequence[object]] = {"id": list("abcdef"), "text": ["A quest."] * 6, "knowledge": known}
+    semantic = rows.pack(columns)[1]["semantic"]
+    half = semantic.shape[1] // 2
+    guess, (meant, written, by_words, fewer) = semantic[:3], (semantic[0, :half], *semantic[3:, half:])
+    assert (semantic[:, :half] == meant).all()
+    assert (guess == guess[0]).all()
+    assert np.array_equal(written, by_words)
+    assert not np.array_equal(written, guess[0, half:])
+    assert not np.array_equal(written, fewer)
+    assert not rows.pack({**columns, "text": [None] * 6})[1]["semantic"].any()
+
+
+@pytest.mark.parametrize("knowledge", [7, ["x"], {"explicit": 1}, {"tags": [None]}, {"id": "a"}, "x" * 40_001])
+def test_knowledge_of_another_form_is_refused(exported: Exported, knowledge: object) -> None:
+    with pytest.raises(WrongValue, match="knowledge should") as error:
+        ItemRows(exported.bundle).pack({"id": ["a", "b"], "knowledge": [None, knowledge]})
+    assert error.value.place == 1
+
+
+def test_changed_words_are_refused(exported: Exported, tmp_path: Path) -> None:
+    shutil.copytree(exported.bundle.folder, tmp_path / "bundle")
+    (tmp_path / "bundle" / WORDS).write_bytes(exported.bundle.path(WORDS).read_bytes() + b"x")
+    with pytest.raises(BundleError, match="words.bin: its SHA-256 is not the manifest's"):
+        ItemRows(replace(exported.bundle, folder=tmp_path / "bundle"))
 
 
 Requests = list[dict[str, Any]]

@@ -19,8 +19,10 @@ from msd.ranker.batch import Hiding, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.student.encoder import encode_texts, save_student
-from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
-from msd.student.vectors import LevelVectors, StudentVectors, save_untaught, save_vectors
+from msd.student.lessons import fit_bag, teachers_words
+from msd.student.record import HEADS, RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
+from msd.student.vectors import LevelVectors, StudentVectors, save_untaught, save_vectors, save_words
+from msd.teachers.knowledge import Knowledge
 from msd.training.folder import RankerRecord, save_ranker
 from msd.training.train import EpochReport, Progress, TrainConfig, train_ranker
 from tests.student.small import small_student
@@ -152,13 +154,19 @@ def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(value, weights[name]), name
 
 
-def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
+def write_small_student(folder: Path, dataset: Dataset, known: Mapping[str, Knowledge] | None = None) -> StudentVectors:
     """Writes what `msd distill` would: a student, its vectors, which are returned, and the rehearsal that every third
-    item was kept from, though it ended at the same weights."""
+    item was kept from, though it ended at the same weights. `known`: what it was taught of items, if it was."""
     texts = student_texts(dataset)
     student = small_student(text for level in texts for text in level.values())
     items, users = (LevelVectors(list(level), encode_texts(student, list(level.values()))) for level in texts)
-    vectors = StudentVectors(save_student(student, folder), items, users)
+    fingerprint = save_student(student, folder)
+    if known:
+        save_words(bag := fit_bag(teachers_words(list(known.values()))), fingerprint, folder)
+        taught = [name for name in items.ids if name in known]
+        words = bag.coordinates(teachers_words([known[name] for name in taught]))
+        items.vectors[[items.rows[name] for name in taught], HEADS["words"]] = words
+    vectors = StudentVectors(fingerprint, items, users)
     save_vectors(vectors, folder)
     save_untaught(folder, vectors.student, {}, items.ids[::3])
     return vectors

@@ -1,13 +1,19 @@
 """The parts of distilling: the fit of the words head, measurements, lessons, and the bag of words."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from msd.contract.words import BagOfWords, WordsError
+from msd.ranker.adaptor import Adaptor
 from msd.student.distill import fit_words, measure
-from msd.student.lessons import BagOfWords, all_lessons, make_lessons
-from msd.student.record import MEANING_DIM, WORDS_DIM, StudentError, Vectors
+from msd.student.lessons import all_lessons, fit_bag, make_lessons
+from msd.student.record import HEADS, MEANING_DIM, VECTOR_DIM, WORDS_DIM, StudentError, Vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 from tests.dataset.tiny import WORDS
 from tests.student.small import small_student
@@ -84,18 +90,18 @@ def _texts(count: int, seed: int = 0) -> list[str]:
 @pytest.mark.parametrize("count", [1, 2, 12, 120])
 def test_coordinates_keep_the_similarity_of_words_and_are_reproducible(count: int) -> None:
     texts = _texts(count)
-    bag = BagOfWords(texts)
+    bag = fit_bag(texts)
     found = bag.coordinates(texts)
-    assert np.array_equal(BagOfWords(texts).coordinates(texts), found)
+    assert np.array_equal(fit_bag(texts).coordinates(texts), found)
     assert found.shape == (count, WORDS_DIM)
     assert found.dtype == np.float32
     assert not found[:, len(texts) :].any()
-    counts = bag._counts.transform(texts)
+    counts = _vectorizer(bag).fit_transform(texts)
     np.testing.assert_allclose(found @ found.T, (counts @ counts.T).toarray(), atol=1e-5)
 
 
 def test_other_texts_are_placed_by_known_words() -> None:
-    bag = BagOfWords(_texts(120))
+    bag = fit_bag(_texts(120))
     known, mixed, other, unknown, empty = bag.coordinates(["beach hotel", "beach zebra hotel", "choir", "zebra", ""])
     assert known @ mixed > 0.5 > known @ other
     assert not unknown.any()
@@ -103,7 +109,58 @@ def test_other_texts_are_placed_by_known_words() -> None:
     assert bag.coordinates([]).shape == (0, WORDS_DIM)
 
 
-@given(texts=st.lists(st.text(max_size=30), max_size=12))
-def test_any_texts_give_unit_vectors_or_zeros(texts: list[str]) -> None:
-    length = np.linalg.norm(BagOfWords(texts).coordinates(texts), axis=1)
+WORDS_OF_TEXTS = st.sampled_from(
+    ["the", "The", "not", "b", "İstanbul", "straße", "naïve", "x_1", "é", "日本語", "42", "a"]
+)
+TEXTS = st.lists(st.lists(WORDS_OF_TEXTS | st.text(max_size=4), max_size=9).map(" ".join), max_size=12)
+
+
+@given(texts=TEXTS, others=TEXTS)
+def test_terms_and_coordinates_are_those_of_scikit_learn(texts: list[str], others: list[str]) -> None:
+    bag = fit_bag(texts)
+    read = BagOfWords.unpack(bag.pack(), "words.bin")
+    assert read.terms == bag.terms
+    found = read.coordinates([*texts, *others])
+    assert np.array_equal(found, bag.coordinates([*texts, *others]))
+    length = np.linalg.norm(found, axis=1)
     assert np.all((length < 1e-6) | (np.abs(length - 1) < 1e-5))
+    if not bag.terms:
+        return
+    theirs = _vectorizer(bag)
+    analyse = theirs.build_analyzer()
+    for text in others:
+        assert read.terms_of(text) == list(analyse(text))
+    due = theirs.fit(texts).transform([*texts, *others]) @ bag.directions
+    # A vector that is nearly zero has no direction but that of rounding.
+    clear = np.linalg.norm(due, axis=1) > 1e-5
+    np.testing.assert_allclose(found[clear], due[clear] / np.linalg.norm(due[clear], axis=1, keepdims=True), atol=1e-6)
+
+
+def _vectorizer(bag: BagOfWords) -> TfidfVectorizer:
+    return TfidfVectorizer(vocabulary=bag.terms, sublinear_tf=True, stop_words="english", ngram_range=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: b"", "not a file of words"),
+        (lambda content: content[:-4], "bytes of numbers, not"),
+        (lambda content: content[:-4] + b"\xff" * 4, "not finite"),
+        (lambda content: content.replace(b'"format": 1', b'"format": 2'), "format: should be 1"),
+    ],
+)
+def test_damaged_file_of_words_is_refused(damage: Callable[[bytes], bytes], reason: str) -> None:
+    with pytest.raises(WordsError, match=f"words.bin: .*{reason}"):
+        BagOfWords.unpack(damage(fit_bag(_texts(12)).pack()), "words.bin")
+
+
+def test_block_is_the_adaptors() -> None:
+    torch.manual_seed(3)
+    adaptor, vectors = Adaptor(VECTOR_DIM, 24), _unit(50, VECTOR_DIM, 0)
+    adaptor.start_at(torch.from_numpy(vectors))
+    bag = adaptor.of_words(fit_bag(_texts(12)))
+    coordinates = vectors[:, HEADS["words"]]
+    found = bag.block(coordinates)
+    np.testing.assert_allclose(found, adaptor(torch.from_numpy(vectors)).detach()[:, 12:], atol=1e-5)
+    # Alone or together, to the bit.
+    assert all(np.array_equal(bag.block(coordinates[[row]])[0], found[row]) for row in range(50))

@@ -15,10 +15,19 @@ from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
 from msd.student.distill import DistillConfig
 from msd.student.encoder import encode_texts, load_student
-from msd.student.lessons import BagOfWords, teachers_words
+from msd.student.lessons import fit_bag, teachers_words
 from msd.student.record import HEADS, RECORD_FILE, VECTOR_DIM, StudentError
 from msd.student.step import distill
-from msd.student.vectors import UNTAUGHT_FILE, VECTORS_FILE, LevelVectors, load_vectors, untaught_items
+from msd.student.vectors import (
+    UNTAUGHT_FILE,
+    VECTORS_FILE,
+    WORDS_FILE,
+    LevelVectors,
+    load_vectors,
+    load_words,
+    save_words,
+    untaught_items,
+)
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeacherError, load_knowledge
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.student.small import short_student
@@ -73,7 +82,7 @@ def base(inputs: tuple[Path, Path]) -> KnowledgeBase:
 
 def _similarity(vectors: LevelVectors, entries: dict[str, Knowledge], base: KnowledgeBase) -> float:
     """Return the mean cosine of the vectors' words with what the teacher wrote of some IDs."""
-    words = BagOfWords(teachers_words(list(base.items.values()))).coordinates(teachers_words(list(entries.values())))
+    words = fit_bag(teachers_words(list(base.items.values()))).coordinates(teachers_words(list(entries.values())))
     found = vectors.vectors[[vectors.rows[name] for name in entries], HEADS["words"]]
     return float((found * words).sum() / words.any(axis=1).sum())
 
@@ -136,6 +145,25 @@ def test_rejects_damaged_rehearsal_and_repeats_a_missing_one(
     assert untaught_items(folder, {"1": "text"}).ids == []
     assert distill(*inputs, folder, CONFIG, quiet)
     assert (folder / UNTAUGHT_FILE).is_file()
+
+
+def test_bag_of_words_is_kept_and_a_missing_one_made_again(
+    done: Path, inputs: tuple[Path, Path], base: KnowledgeBase, tmp_path: Path
+) -> None:
+    folder, words = tmp_path / "student", teachers_words(list(base.items.values()))
+    shutil.copytree(done, folder)
+    (folder / WORDS_FILE).unlink()
+    assert load_words(folder) is None
+    assert distill(*inputs, folder, CONFIG, quiet)
+    bag, vectors = load_words(folder), load_vectors(folder).items
+    assert bag is not None
+    due = dict(zip(base.items, bag.coordinates(words), strict=True))
+    taught = [name for name in vectors.ids if name in due and due[name].any()]
+    found = vectors.vectors[[vectors.rows[name] for name in taught], HEADS["words"]]
+    assert np.array_equal(found, [due[name] for name in taught])
+    save_words(bag, "f" * 64, folder)
+    with pytest.raises(StudentError, match=f"{WORDS_FILE}: of another student"):
+        load_words(folder)
 
 
 def test_finished_step_is_skipped_until_something_changes(

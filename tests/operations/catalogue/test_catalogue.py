@@ -96,6 +96,7 @@ def test_resumes_with_missing_parts(cold_bundle: Bundle, tmp_path: Path) -> None
         ({"id": ["a"], "genres": [[None]]}, "row 1: genres should be a string or a whole number"),
         ({"text": ["a"]}, r"000\.parquet: has no column 'id'; it has: text"),
         ({"id": ["a"], "prise": [1]}, "knows no item feature 'prise'; there are: id, text, category, genres, price;"),
+        ({"id": ["a"], "knowledge": ["a tent"]}, r"has no file for a teacher's words \(words.bin\): distil"),
         ({"id": ["a"], "item_id": ["a"]}, "knows no item feature 'item_id'"),
     ],
     ids=lambda value: "" if isinstance(value, str) else None,
