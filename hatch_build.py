@@ -36,7 +36,7 @@ class NativeCoreHook(BuildHookInterface[Any]):
         if target:
             machine, python = target.partition("-")[0], f"cp{sys.version_info.major}{sys.version_info.minor}"
             build_data["tag"] = f"{python}-{python}-linux_{machine}"
-        build_data["artifacts"].append(f"native/{made.name}")
+        build_data["artifacts"] += [f"native/{made.name}", f"native/{native_build.STUB}"]
 
 
 def _native_build(root: str) -> ModuleType:

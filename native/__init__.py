@@ -5,26 +5,24 @@ Tests hold it to `tests/reference` and to a corpus of requests. If it is not bui
 None, `REASON` says why, and nothing is trained or served.
 """
 
-from importlib import import_module
-from types import ModuleType
+__all__ = ["INSTRUCTIONS", "LAYOUT", "REASON", "core"]
 
-LAYOUT = 38
+LAYOUT = 39
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
-core: ModuleType | None = None
 REASON = ""
 
 try:
-    _core = import_module("native._core")
+    import native._core as core  # its types are in `_core.pyi`, which the build writes
 except ImportError as error:
+    core = None  # type: ignore[assignment]  # what needs it is checked as if it were there
     if error.name == "native._core" and isinstance(error, ModuleNotFoundError):
         REASON = "not built for this interpreter; `python -m native.build` builds it"
     else:
         REASON = f"it cannot be loaded ({error}); build it again: `python -m native.build`"
 else:
-    if getattr(_core, "LAYOUT", None) == LAYOUT:
-        core = _core
-    else:
+    if getattr(core, "LAYOUT", None) != LAYOUT:
+        core = None  # type: ignore[assignment]
         REASON = "built for another version of this package; build it again: `python -m native.build`"
 
 INSTRUCTIONS = "" if core is None else str(core.INSTRUCTIONS)

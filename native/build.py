@@ -15,6 +15,8 @@ import sysconfig
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+STUB = "_core.pyi"
+"""The types of the extension, written beside it. A sanitised one, or another machine's, cannot be read here."""
 _SOURCE = FOLDER / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
 # Products and sums are rounded separately, as numpy rounds them; `char` is unsigned on every architecture.
@@ -62,6 +64,9 @@ def build(folder: Path = FOLDER, sanitiser: str | None = None, target: str | Non
         _run([*command, *_BINDING_FLAGS, "-c", str(bindings / "src" / "nb_combined.cpp"), "-o", str(library)])
         _run([*command, *link, str(_SOURCE), str(library), "-o", str(temporary)])
         temporary.replace(made)
+        if not sanitiser and not target:
+            stubgen = [sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "_core"]
+            _run([*stubgen, "-i", str(folder), "-o", str(folder / STUB)])
     finally:
         for left in (library, temporary):
             left.unlink(missing_ok=True)
@@ -80,10 +85,12 @@ def _run(command: list[str]) -> None:
 
 
 def current(folder: Path = FOLDER) -> Path:
-    """Return the extension in a folder, built anew unless it is newer than its sources. Raises BuildError."""
+    """Return the extension in a folder, built anew unless it and its types are newer than its sources. Raises
+    BuildError."""
     made = folder / _name()
     sources = (_SOURCE, *FOLDER.glob("*/*.hpp"), FOLDER / "__init__.py", Path(__file__))
-    is_new = made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+    newest = max(source.stat().st_mtime for source in sources)
+    is_new = all(one.exists() and one.stat().st_mtime >= newest for one in (made, folder / STUB))
     return made if is_new else build(folder)
 
 

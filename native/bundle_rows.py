@@ -12,7 +12,7 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.tensors import Tensors
 from native import core
 from native.layout import AskedRequest, core_model, core_rows, core_schema, new_tensors
-from native.live_state import GoldenLive
+from native.live_state import AskLive, GoldenLive
 
 MAX_CANDIDATES = 256
 
@@ -31,9 +31,8 @@ class BundleRows:
         self._users, self._items = users, items
         self.form = core_schema(schema, {"user": users.codec, "item": items.codec})
         self.sources = core_rows(users.memory()), core_rows(items.memory())
-        assert core is not None, "the schema has a form"
         self._tensors = new_tensors(schema, MAX_CANDIDATES)
-        self._frame: Any = core.Frame(self.form, core_model("", PRICED, 1.0), self._tensors, MAX_CANDIDATES)
+        self._frame = core.Frame(self.form, core_model("", PRICED, 1.0), self._tensors, MAX_CANDIDATES)
 
     def golden(self, request: dict[str, Any]) -> Golden:
         """Return a request with its rows, still without scores. Raises BundleError for one that the core refuses."""
@@ -54,14 +53,15 @@ class BundleRows:
         """Return the tensors of a golden's request after its live events, one row per candidate. Raises BundleError if
         it has none."""
         body, at = json.dumps(golden.request).encode(), float(golden.request["at"])
-        if self._frame.take(body, MAX_CANDIDATES, *self.sources, at, None, self.live(golden), False, False):
+        taken = self._frame.take(body, MAX_CANDIDATES, *self.sources, at, live=self.live(golden))
+        if taken != core.FillResult.FILLED:
             raise BundleError(f"the native core makes no tensors of the request {golden.request}")
         rows = self._frame.rows[: self._frame.count]
         return {
             name: tensor[rows] if name.startswith("item_") else tensor.copy() for name, tensor in self._tensors.items()
         }
 
-    def live(self, golden: Golden) -> Any:  # noqa: ANN401 - the core has no types
+    def live(self, golden: Golden) -> "AskLive | None":
         """Return what tells the core the live states after a golden's events; None if it has none."""
         if not golden.events:
             return None

@@ -6,7 +6,7 @@ them together. Missing is index 0, or value 0 with its missing flag set.
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,10 +16,6 @@ from msd.contract.errors import MsdError, SchemaError
 from msd.contract.rows import Records
 from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side, State, ValueField
 from native import REASON, core
-
-UFUNCS = (np.log, np.log1p, np.exp, np.exp2, np.expm1)
-"""numpy's loops, with which the core computes: those of another library may differ in the last bit."""
-_KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
 
 
 class Counts(NamedTuple):
@@ -34,26 +30,35 @@ class Counts(NamedTuple):
         return cls(records["impressions"], records["clicks"], records["as_of"])
 
 
-def field_form(field: ValueField, start: int) -> tuple[object, ...]:
+def core_ufuncs() -> "core.Ufuncs":
+    """Return numpy's loops, with which the core computes: those of another library may differ in the last bit."""
+    return core.Ufuncs(log=np.log, log1p=np.log1p, exp=np.exp, exp2=np.exp2, expm1=np.expm1)
+
+
+def core_field(field: ValueField, start: int) -> "core.Field":
     """Return the core's form of a field whose columns begin at `start`."""
+    kinds = core.FieldKind
     indexed = field.kind != "numeric"
-    return (
-        field.name,
-        _KINDS[field.kind],
-        start,
-        field.width,
-        (getattr(field, "buckets", None) or 0) if indexed else 0,
-        getattr(field, "log", False),
-        getattr(field, "mean", math.nan),
-        getattr(field, "scale", math.nan),
-        getattr(field, "vocabulary", ()),
+    return core.Field(
+        kind={"categorical": kinds.CATEGORICAL, "bag": kinds.BAG, "numeric": kinds.NUMERIC}[field.kind],
+        start=start,
+        width=field.width,
+        buckets=(getattr(field, "buckets", None) or 0) if indexed else 0,
+        is_log=getattr(field, "log", False),
+        mean=getattr(field, "mean", math.nan),
+        scale=getattr(field, "scale", math.nan),
+        vocabulary=getattr(field, "vocabulary", None) or (),
     )
 
 
-def state_form(state: State) -> tuple[float, ...]:
+def core_state(state: State) -> "core.StateRule":
     """Return the core's form of how counts become features."""
-    odds = float(np.log(state.prior / (1.0 - state.prior)))
-    return state.strength * state.prior, state.strength, odds, state.age_cap_s
+    return core.StateRule(
+        smoothing=state.strength * state.prior,
+        strength=state.strength,
+        prior_log_odds=float(np.log(state.prior / (1.0 - state.prior))),
+        age_cap_s=state.age_cap_s,
+    )
 
 
 def encode_field(field: ValueField, values: Sequence[Value]) -> NDArray[np.int32] | NDArray[np.float32]:
@@ -67,8 +72,9 @@ def encode_field(field: ValueField, values: Sequence[Value]) -> NDArray[np.int32
 
 
 @lru_cache(256)
-def _encoder(field: ValueField) -> Any:  # noqa: ANN401 - the core has no types
-    return _core().FieldEncoder(field_form(field, 0), UFUNCS)
+def _encoder(field: ValueField) -> "core.FieldEncoder":
+    _need_core()
+    return core.FieldEncoder(core_field(field, 0), core_ufuncs())
 
 
 def encode_record(
@@ -107,7 +113,8 @@ def encode_counts(state: State, counts: Counts, at: ArrayLike) -> NDArray[np.flo
     columns = (np.ascontiguousarray(np.broadcast_to(one, shape), np.float64) for one in (*counts, at))
     features = np.empty((*shape, len(STATE_FEATURES)), np.float32)
     told = dict(zip(("impressions", "clicks", "as_of", "at"), columns, strict=True))
-    _core().encode_counts(rule=state_form(state), ufuncs=UFUNCS, features=features, **told)
+    _need_core()
+    core.encode_counts(rule=core_state(state), ufuncs=core_ufuncs(), features=features, **told)
     return features
 
 
@@ -134,10 +141,10 @@ def dense(
 def hash_texts(texts: Sequence[str]) -> NDArray[np.uint64]:
     """Return a hash of each text [n], as of a word without a vocabulary: FNV-1a over its code points but NUL, finished
     with MurmurHash3's 64-bit mixer."""
-    return np.frombuffer(_core().hash_texts(list(texts)), np.uint64)
+    _need_core()
+    return np.frombuffer(core.hash_texts(list(texts)), np.uint64)
 
 
-def _core() -> Any:  # noqa: ANN401 - the core has no types
+def _need_core() -> None:
     if core is None:
         raise MsdError(f"values are encoded by the native core: {REASON}")
-    return core

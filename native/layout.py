@@ -5,13 +5,14 @@ Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.consent import SIGNALS, consents
-from msd.contract.exploration import legendre, log_normal
+from msd.contract.correction import Line
+from msd.contract.exploration import Choice, legendre, log_normal
 from msd.contract.openrtb import OpenrtbMapping, is_personal
 from msd.contract.pricing import Formula
 from msd.contract.request import MAX_POSITION
@@ -22,16 +23,17 @@ from msd.contract.state import Impression
 from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import Uncertainty
 from native import core
-from native.columns import UFUNCS, encode_record, field_form, state_form
+from native.columns import core_field, core_state, core_ufuncs, encode_record
 
 Run = Callable[[Tensors], Mapping[str, NDArray[np.float32]]]
 """Runs a model: the schema's tensors → scores [N] by head."""
-_SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
+Desk = tuple["core.Frame", Tensors, Callable[[int], tuple[NDArray[np.float32], ...]] | None]
+"""One thread's frame, its tensors, and how to run the model on the first candidates; None if the core does."""
 
 
 def core_schema(
     schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec], constants: Mapping[str, str | float] | None = None
-) -> Any:  # noqa: ANN401 - the core has no types
+) -> "core.Schema":
     """Return the core's form of a schema. `constants`: of the context, in place of the schema's. Raises RuntimeError
     without a core."""
     if core is None:
@@ -41,51 +43,66 @@ def core_schema(
     places = range(1, MAX_POSITION + 1) if schema.position else ()
     at_slots = [encode_record(schema, "context", schema.at_slot(place)) for place in places]
     return core.Schema(
-        _side(schema, codecs["user"]),
-        _side(schema, codecs["item"]),
-        schema.history.length,
-        categorical.tobytes(),
-        dense.tobytes(),
-        b"".join(one.tobytes() for one, _ in at_slots),
-        b"".join(one.tobytes() for _, one in at_slots),
-        _fields(schema, "context"),
-        UFUNCS,
+        user=_side(schema, codecs["user"]),
+        item=_side(schema, codecs["item"]),
+        history_length=schema.history.length,
+        context_categorical=categorical.ravel().tolist(),
+        context_dense=dense.ravel().tolist(),
+        slot_categorical=[value for categories, _ in at_slots for value in categories.ravel().tolist()],
+        slot_dense=[value for _, numbers in at_slots for value in numbers.ravel().tolist()],
+        context=_fields(schema, "context"),
+        ufuncs=core_ufuncs(),
     )
 
 
-def core_model(version: str, formula: Formula, explore_share: float, uncertainty: Uncertainty | None = None) -> Any:  # noqa: ANN401
+def core_model(
+    version: str, formula: Formula, explore_share: float, uncertainty: Uncertainty | None = None
+) -> "core.ServedModel":
     """Return what the core's replies need of a model. `explore_share`: of the requests that explore, at most."""
-    assert core is not None, "the core has a schema first"
-    quadrature = tuple(numbers.tobytes() for numbers in (*legendre(), log_normal()))
-    terms = None if uncertainty is None else (uncertainty.precision, uncertainty.floor)
-    return core.ServedModel(version, dict(formula), explore_share, quadrature, terms)
+    nodes, weights = legendre()
+    return core.ServedModel(
+        version=version,
+        formula={pricing: heads for pricing, heads in formula.items()},
+        explore_share=explore_share,
+        quadrature=core.Quadrature(nodes=nodes.tolist(), weights=weights.tolist(), log_normal=log_normal().tolist()),
+        uncertainty=None
+        if uncertainty is None
+        else core.Uncertainty(precision=uncertainty.precision, variance=uncertainty.floor),
+    )
 
 
-def core_openrtb(mapping: OpenrtbMapping) -> Any:  # noqa: ANN401
+def core_corrections(lines: Sequence[Line]) -> "list[core.Correction]":
+    """Return the core's form of corrections."""
+    return [core.Correction(*line) for line in lines]
+
+
+def core_openrtb(mapping: OpenrtbMapping) -> "core.Openrtb":
     """Return the core's form of a bundle's mapping of BidRequests."""
-    assert core is not None, "the core has a schema first"
-    features = [(name, path, is_personal(path)) for name, path in mapping.features.items()]
-    return core.Openrtb(mapping.user_id, features, SIGNALS, partial(consents, vendor_id=mapping.vendor_id))
+    return core.Openrtb(
+        users=mapping.user_id,
+        features=[(name, path, is_personal(path)) for name, path in mapping.features.items()],
+        signals=SIGNALS,
+        permits=partial(consents, vendor_id=mapping.vendor_id),
+    )
 
 
-def core_rows(memory: RowMemory) -> Any:  # noqa: ANN401
+def core_rows(memory: RowMemory) -> "core.RowFile":
     """Return the core's form of a rows file, which the core reads and verifies for itself."""
-    assert core is not None, "the core has a schema first"
     header = memory.header
     return core.RowFile(
-        memory.body,
-        memory.proved,
-        memory.checksums,
-        memory.descriptor,
-        memory.base,
-        tuple(tuple(place) for place in (header.starts, header.row_starts, header.rows)),
-        (
-            header.seed,
-            header.width,
-            header.count,
-            memory.start_bytes,
-            memory.record_bytes,
-        ),
+        body=memory.body,
+        proved=memory.proved,
+        checksums=memory.checksums,
+        descriptor=memory.descriptor,
+        base=memory.base,
+        starts=header.starts,
+        row_starts=header.row_starts,
+        rows=header.rows,
+        seed=header.seed,
+        width=header.width,
+        count=header.count,
+        start_bytes=memory.start_bytes,
+        record_size=memory.record_bytes,
     )
 
 
@@ -98,11 +115,14 @@ def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
 
 
 def new_desk(
-    schema: FeatureSchema, form: object, served: object, run: Run | None, heads: Sequence[str], capacity: int
-) -> tuple[object, ...]:
-    """Return one thread's frame, its tensors, and how to run the model on the first candidates; None if the core does.
-    `form`: of the schema."""
-    assert core is not None, "the core has a schema first"
+    schema: FeatureSchema,
+    form: "core.Schema",
+    served: "core.ServedModel",
+    run: Run | None,
+    heads: Sequence[str],
+    capacity: int,
+) -> Desk:
+    """Return what a thread needs of its own. `form`: of the schema; `run`: None if the core runs the model."""
     tensors = new_tensors(schema, capacity)
     of_candidates = [spec.name for spec in schema.tensors if spec.side == "item"]
 
@@ -115,12 +135,9 @@ def new_desk(
     return core.Frame(form, served, tensors, capacity), tensors, None if run is None else run_first
 
 
-def given_rows(user: Rows, items: Rows) -> tuple[object, object]:
-    """Return the core's form of the rows of a user [1], and of candidates and history."""
-    return (
-        (user.records, user.found, user.stale, user.histories[0]),
-        (items.records, items.found, items.stale),
-    )
+def fetched_rows(rows: Rows) -> "core.FetchedRows":
+    """Return the core's form of the rows of a user [1], or of candidates and history."""
+    return core.FetchedRows(rows.records, rows.found, rows.stale, rows.histories[0] if rows.histories else ())
 
 
 def given_once(ids: Sequence[str], items: Rows) -> Rows:
@@ -146,11 +163,11 @@ class AskedRequest(NamedTuple):
     texts: Mapping[str, str] = {}
 
     @classmethod
-    def of(cls, asked: tuple[Any, ...]) -> Self:
+    def of(cls, asked: "core.Asked") -> Self:
         """Return it from the core's form."""
-        user_id, ids, at, history, texts = asked
+        history, texts = asked.history, asked.texts.items()
         seen = None if history is None else [Impression(*one) for one in history]
-        return cls(user_id, ids, at, seen, {item: text for item, text in texts.items() if not text.isspace()})
+        return cls(asked.user_id, asked.ids, asked.at, seen, {item: text for item, text in texts if not text.isspace()})
 
     def wanted(self, user: Rows) -> list[str]:
         """Return the IDs to fetch rows for: candidates, then the history, which is the row's [1] if it has none."""
@@ -158,28 +175,44 @@ class AskedRequest(NamedTuple):
         return [*self.ids, *(seen.item_id for seen in history)]
 
 
-def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
+def choice_of(frame: "core.Frame") -> Choice | None:
+    """Return which candidate the last reply has first, if the request explores."""
+    one = frame.choice
+    return None if one is None else Choice(one.policy, one.share, one.seed, one.explored, one.first, one.propensity)
+
+
+def columns_of(frame: "core.Frame") -> dict[str, NDArray[np.float32]]:
+    """Return the scores [N] that the last reply has by head, in the request's order."""
+    return {name: np.frombuffer(column, np.float32) for name, column in frame.columns.items()}
+
+
+def _side(schema: FeatureSchema, codec: RowCodec) -> "core.Side":
     fields = codec.dtype.fields
     assert fields is not None, "a row has fields"
     offsets = {name: int(told[1]) for name, told in fields.items()}
     state = schema.state(codec.side)
-    return (
-        (
-            codec.dtype.itemsize,
-            *(offsets[name] for name in _SCALARS),
-            offsets["categorical"],
-            schema.categorical_width(codec.side),
-            offsets["numeric"],
-            schema.numeric_width(codec.side),
-            offsets["semantic"],
-            schema.semantic_width(codec.side),
-        ),
-        None if state is None else state_form(state),
-        codec.missing.tobytes(),
-        _fields(schema, codec.side),
+    layout = core.RecordLayout(
+        size=codec.dtype.itemsize,
+        flags=offsets["flags"],
+        written_at=offsets["written_at"],
+        impressions=offsets["impressions"],
+        clicks=offsets["clicks"],
+        as_of=offsets["as_of"],
+        categorical=offsets["categorical"],
+        categoricals=schema.categorical_width(codec.side),
+        numeric=offsets["numeric"],
+        numerics=schema.numeric_width(codec.side),
+        semantic=offsets["semantic"],
+        dim=schema.semantic_width(codec.side),
+    )
+    return core.Side(
+        layout=layout,
+        state=None if state is None else core_state(state),
+        missing=codec.missing.tobytes(),
+        fields=_fields(schema, codec.side),
     )
 
 
-def _fields(schema: FeatureSchema, side: Side) -> tuple[object, ...]:
+def _fields(schema: FeatureSchema, side: Side) -> "dict[str, core.Field]":
     """Return the fields that a request may set."""
-    return tuple(field_form(field, schema.columns[field.name].start) for field in schema.settable[side].values())
+    return {field.name: core_field(field, schema.columns[field.name].start) for field in schema.settable[side].values()}

@@ -2,8 +2,7 @@
 golden, after its events. Does not know where states are kept.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from msd.contract.golden import GoldenEvent
 from msd.contract.rows import Rows, RowSide
@@ -11,29 +10,35 @@ from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule, state_rules
 from native import core
 
+AskLive = Callable[[str | None, Sequence[str]], "core.LiveStates | None"]
+"""Returns the states of a user, None if it is anonymous, and of candidates, as `service.live` does."""
 _LAG_S = 60.0
 _NOTHING_YET = -1.0
 
 
 def begin(
     impressions: float, clicks: float, as_of: float, history: Sequence[tuple[float, str, float, float]] = ()
-) -> Any:  # noqa: ANN401 - the core has no types
+) -> "core.LiveState":
     """Return the state of a row: events up to its `as_of` (Unix s) are in it."""
-    assert core is not None, "live states are kept where there is a core"
     return core.LiveState(impressions, clicks, as_of, as_of, history)
 
 
-def unpack_state(packed: bytes | None) -> Any:  # noqa: ANN401
+def unpack_state(packed: bytes | None) -> "core.LiveState | None":
     """Return a packed state; None for None, and for invalid bytes."""
-    assert core is not None, "live states are kept where there is a core"
     return core.LiveState.unpack(packed)
 
 
-def take(rule: StateRule, live: Any, at: float, is_click: bool, item: str | None) -> bool:  # noqa: ANN401
+def take(rule: StateRule, live: "core.LiveState", at: float, is_click: bool, item: str | None) -> bool:
     """Fold an impression, or a click on it, at a time (Unix s). Return False if the row includes it. `item`: what to
     remember of it."""
-    told = {"at": at, "is_shown": not is_click, "is_clicked": is_click, "item": item}
-    return bool(live.take(half_life_s=rule.half_life_s, history_length=rule.history_length, **told))
+    return live.take(
+        half_life_s=rule.half_life_s,
+        history_length=rule.history_length,
+        at=at,
+        is_shown=not is_click,
+        is_clicked=is_click,
+        item=item,
+    )
 
 
 class GoldenLive:
@@ -50,7 +55,7 @@ class GoldenLive:
     ) -> None:
         """`user`: the row of the user [1], `items` those of `ids`; an ID without one has no counts."""
         self._rules, self._until = state_rules(schema), max(event.at for event in events)
-        self._states: dict[RowSide, dict[str, Any]] = {"user": {}, "item": {}}
+        self._states: dict[RowSide, dict[str, core.LiveState]] = {"user": {}, "item": {}}
         if user_id is not None:
             self._states["user"][user_id] = _state_of(user, 0)
         for place, item in enumerate(ids):
@@ -59,18 +64,24 @@ class GoldenLive:
         for event in events:
             if user_id is not None:
                 take(self._rules["user"], self._states["user"][user_id], event.at, event.is_click, event.item_id)
-            item = self._states["item"].setdefault(event.item_id, begin(0.0, 0.0, _NOTHING_YET))
-            take(self._rules["item"], item, event.at, event.is_click, None)
+            of_item = self._states["item"].setdefault(event.item_id, begin(0.0, 0.0, _NOTHING_YET))
+            take(self._rules["item"], of_item, event.at, event.is_click, None)
 
-    def states(self, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...]:
+    def states(self, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates":
         """Return the states of the user and of candidates, in the core's form."""
         items = [self._states["item"][one].pack() if one in self._changed else None for one in ids]
-        half_lives = self._rules["user"].half_life_s, self._rules["item"].half_life_s
-        user = None if user_id is None else self._states["user"][user_id].pack()
-        return user, items, (0.0, self._until), _LAG_S, *half_lives, None
+        return core.LiveStates(
+            user=None if user_id is None else self._states["user"][user_id].pack(),
+            items=items,
+            stream=(0.0, self._until),
+            lag_s=_LAG_S,
+            user_half_life_s=self._rules["user"].half_life_s,
+            item_half_life_s=self._rules["item"].half_life_s,
+            unknown=None,
+        )
 
 
-def _state_of(rows: Rows, place: int) -> Any:  # noqa: ANN401
+def _state_of(rows: Rows, place: int) -> "core.LiveState":
     """Return the state of a row."""
     if not rows.found[place]:
         return begin(0.0, 0.0, _NOTHING_YET)

@@ -1,12 +1,9 @@
 // The extension `native._core`.
-#include "core/bindings.hpp"
 #include "core/column_bindings.hpp"
 #include "core/live_bindings.hpp"
 #include "core/walk_bindings.hpp"
 #include "engine/offline.hpp"
-#include "engine/ort_bindings.hpp"
-#include "engine/queue_bindings.hpp"
-#include "engine/scoring_bindings.hpp"
+#include "engine/plan_bindings.hpp"
 #include "front/front_bindings.hpp"
 
 NB_MODULE(_core, module) {
@@ -14,13 +11,16 @@ NB_MODULE(_core, module) {
   nanobind::set_leak_warnings(false);
   module.attr("LAYOUT") = NATIVE_LAYOUT;
   module.attr("INSTRUCTIONS") = native::half::chosen_name();
-  add_frames(module);
+  add_schema(module);
+  add_rows(module);
+  add_frame(module);
   add_walk(module);
   add_live(module);
   add_columns(module);
   add_ort_model(module);
   add_queue(module);
-  add_scoring(module);
+  add_forms(module);
+  add_plan(module);
   add_offline(module);
   add_front(module);
 }

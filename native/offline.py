@@ -2,10 +2,10 @@
 after the other in the calling thread, with the model's runs at low priority. Does not know bundles' files, nor HTTP.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,19 @@ from msd.contract.correction import Correction, Line
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
-from msd.contract.tensors import Tensors
+from msd.contract.tensors import Rung
 from native import core
-from native.layout import AskedRequest, Run, given_rows, new_desk, new_tensors
+from native.layout import (
+    AskedRequest,
+    Run,
+    choice_of,
+    columns_of,
+    core_corrections,
+    fetched_rows,
+    new_desk,
+    new_tensors,
+)
+from native.live_state import AskLive
 
 
 class Scored(NamedTuple):
@@ -27,7 +37,7 @@ class Scored(NamedTuple):
     reply: bytes
     at: float
     scores: dict[str, NDArray[np.float32]]
-    rungs: dict[str, str]
+    rungs: dict[str, Rung]
     choice: Choice | None
     correction: Correction | None
 
@@ -36,19 +46,27 @@ class Scored(NamedTuple):
 class _Terms:
     """With what the next request is scored, for the core, and what was seen of the last one."""
 
-    loaded: object
-    live: Callable[..., object] | None = None
+    loaded: "core.LoadedModel"
+    live: AskLive | None = None
     corrections: Sequence[Line] = ()
     seen: list[Scored] = field(default_factory=list)
 
-    def assigned(self, *_: object) -> tuple[object, ...]:
-        return self.loaded, None, 0, _EPOCHS, self.live, False, self.corrections
+    def assigned(self, user_id: str, request_id: str) -> "core.Assignment":
+        return core.Assignment(
+            model=self.loaded,
+            arm=None,
+            slot=0,
+            epochs=_EPOCHS,
+            live=self.live,
+            reads_texts=False,
+            corrections=core_corrections(self.corrections),
+            of=None,
+        )
 
-    def look(self, frame: Any, tensors: Tensors, *_: object) -> None:  # noqa: ANN401 - the core has no types
-        columns = {head: np.frombuffer(column, np.float32) for head, column in frame.columns.items()}
-        choice = None if frame.choice is None else Choice(*frame.choice)
+    def look(self, part: "core.ScoredPart") -> None:
+        frame = part.frame
         correction = None if frame.correction is None else Correction.of(frame.correction)
-        self.seen = [Scored(b"", frame.at, columns, frame.rungs, choice, correction)]
+        self.seen = [Scored(b"", frame.at, columns_of(frame), frame.rungs, choice_of(frame), correction)]
 
 
 _EPOCHS = (0,)
@@ -60,30 +78,47 @@ class OfflineScorer:
     def __init__(
         self,
         schema: FeatureSchema,
-        form: object,
-        served: object,
+        form: "core.Schema",
+        served: "core.ServedModel",
         heads: Sequence[str],
-        model: object,
+        model: "core.OrtModel | None",
         run: Run,
         capacity: int,
-        rows: tuple[object, object] | None = None,
+        rows: "tuple[core.RowFile | core.Arena, core.RowFile | core.Arena] | None" = None,
     ) -> None:
         """`form` and `served`: of `core_schema` and `core_model`. `model`: an OrtModel; if None, `run` is the model.
         `capacity`: candidates of a request. `rows`: files of users and items, or arenas in epoch 0; if None, each
         request comes with its rows."""
-        assert core is not None, "the schema has a form"
         desk = partial(new_desk, schema, form, served, run if model is None else None, heads, capacity)
         users, items = rows or (None, None)
-        loaded = core.LoadedModel(form, core.Runner(), heads, model, users, items, desk, capacity, None)
+        loaded = core.LoadedModel(
+            schema=form,
+            runner=core.Runner(),
+            heads=heads,
+            ort=model,
+            users=users,
+            items=items,
+            new_desk=desk,
+            capacity=capacity,
+            openrtb=None,
+        )
         # The core's plan may not know this object, or neither would ever be freed.
         self._terms = terms = _Terms(loaded)
-        plan = core.Plan("offline", loaded, terms.assigned, False, _always, terms.look, None)
-        self._core: Any = core.OfflineScorer(plan, capacity)
+        plan = core.Plan(
+            of="offline",
+            model=loaded,
+            assign=terms.assigned,
+            is_by_user=False,
+            wants=_always,
+            look=terms.look,
+            translate=None,
+        )
+        self._core = core.OfflineScorer(plan, capacity)
         self._frame_of = partial(_new_frame, schema, form, served, capacity)
         self._capacity = capacity
 
     @cached_property
-    def _frame(self) -> Any:  # noqa: ANN401 - the core has no types
+    def _frame(self) -> "core.Frame":
         return self._frame_of()
 
     def asked(self, body: bytes) -> AskedRequest | None:
@@ -97,7 +132,7 @@ class OfflineScorer:
         request_id: str = "",
         *,
         given: tuple[float, Rows, Rows] | None = None,
-        live: Callable[..., object] | None = None,
+        live: AskLive | None = None,
         corrections: Sequence[Line] = (),
         most: int = 0,
     ) -> Scored:
@@ -106,17 +141,18 @@ class OfflineScorer:
 
         Raises ValueError if the core refuses the request, lacks rows, or a score is not finite.
         """
-        terms, rows = self._terms, None
+        terms, fetched = self._terms, None
         if given is not None:
             at, user, items = given
-            rows = (*given_rows(user, items), None, at, 0.0, None)
+            fetched = core.Fetched(
+                user=fetched_rows(user), items=fetched_rows(items), live=None, at=at, seconds=0.0, of=None
+            )
         terms.live, terms.corrections, terms.seen = live, corrections, []
-        reply = self._core.score(request_id, body, rows, most)
+        reply = self._core.score(request_id, body, fetched, most)
         return terms.seen[0]._replace(reply=reply)
 
 
-def _new_frame(schema: FeatureSchema, form: object, served: object, capacity: int) -> Any:  # noqa: ANN401
-    assert core is not None, "the schema has a form"
+def _new_frame(schema: FeatureSchema, form: "core.Schema", served: "core.ServedModel", capacity: int) -> "core.Frame":
     return core.Frame(form, served, new_tensors(schema, capacity), capacity)
 
 

@@ -5,7 +5,7 @@ tutorials, or a dict of all rows. The bytes are those of `msd publish` and of a 
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 from msd.contract.tensors import Tensors
 from native import core
-from native.layout import AskedRequest, core_model, core_schema, given_rows, new_tensors
+from native.layout import AskedRequest, core_model, core_schema, fetched_rows, new_tensors
 from service.redis.keys import key_prefix
 
 _SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -113,9 +113,8 @@ class AssembledRows:
         self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in _SIDES}
         self._values = values
         form, served = core_schema(bundle.schema, self._codecs), core_model("", PRICED, 0.0)
-        assert core is not None, "the schema has a form"
         self._tensors = new_tensors(bundle.schema, MAX_CANDIDATES)
-        self._frame: Any = core.Frame(form, served, self._tensors, MAX_CANDIDATES)
+        self._frame = core.Frame(form, served, self._tensors, MAX_CANDIDATES)
 
     async def inputs(self, user_id: str, item_ids: Sequence[str], wanted: Sequence[str]) -> Tensors:
         """Return the wanted inputs of a graph, each with N rows."""
@@ -123,8 +122,8 @@ class AssembledRows:
         user = self._codecs["user"].unpack(await self._values.get("user", [user_id]))
         items = self._codecs["item"].unpack(await self._values.get("item", asked.wanted(user)))
         body = json.dumps({"user_id": user_id, "candidates": {"id": item_ids}}).encode()
-        rows = *given_rows(user, items), time.time()
-        if self._frame.take(body, MAX_CANDIDATES, *rows, None, None, False, False):
+        taken = self._frame.take(body, MAX_CANDIDATES, fetched_rows(user), fetched_rows(items), time.time())
+        if taken != core.FillResult.FILLED:
             raise ValueError("the native core refuses the request")
         places = self._frame.rows[: len(item_ids)]
         return {name: self._tensors[name][places if name.startswith("item_") else [0] * len(places)] for name in wanted}

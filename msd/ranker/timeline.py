@@ -79,7 +79,7 @@ def encode_entities(dataset: Dataset, schema: FeatureSchema, side: RowSide) -> E
 class FinalStates(Mapping[int, EntityState]):
     """States after all window and train rows, by row of the user or item, of those that have such a row."""
 
-    def __init__(self, walk: Any, item_ids: list[str]) -> None:  # noqa: ANN401 - the core's
+    def __init__(self, walk: "native.core.EventWalk", item_ids: list[str]) -> None:
         self._walk, self._item_ids = walk, item_ids
 
     def __getitem__(self, row: int) -> EntityState:
@@ -208,8 +208,9 @@ class _Side:
         if native.core is None:
             raise MsdError(f"features are made with the native core: {native.REASON}")
         written = {"live": self.live, "before": self.before, "states": self.states}
-        side = {"half_life_s": self.rule.half_life_s, "entities": self.entities, "starts": self.starts}
-        self.walked = native.core.walk_events(**told, **side, **written)
+        side = {"entities": self.entities, "starts": self.starts}
+        events: dict[str, Any] = {**told, "half_life_s": self.rule.half_life_s, **side, **written}
+        self.walked = native.core.walk_events(**events)
         for part in chunks(len(self.times)):
             self.live[:, part] = _advanced(self.rule, self.live[:, part].T, self.times[part])
 

@@ -1,27 +1,20 @@
 // Columns of many values or counts, for Python.
 #pragma once
 
-#include "bindings.hpp"
 #include "columns.hpp"
+#include "schema_bindings.hpp"
 
 namespace {
 
 using namespace native;
 
-using UfuncForms = std::array<nb::object, 5>;
-
-Ufuncs ufuncs_of(const UfuncForms& forms) {
-  return {ufunc_of(forms[0]), ufunc_of(forms[1]), ufunc_of(forms[2]), ufunc_of(forms[3]), ufunc_of(forms[4])};
-}
-
 // Encodes values of one field.
 class HeldField {
  public:
-  HeldField(const FieldForm& form, const UfuncForms& ufuncs)
-      : field_(fields_of({form}).begin()->second), ufuncs_(ufuncs_of(ufuncs)) {}
+  HeldField(const ValueField& field, const Ufuncs& ufuncs) : field_(field), ufuncs_(ufuncs) {}
 
   // The columns [n, width] of canonical values: texts, lists of texts, or numbers; None or not a number: missing.
-  nb::bytes encode(const nb::list& values) const {
+  nb::bytes encode(const nb::typed<nb::list, nb::any>& values) const {
     return field_.kind == ValueField::kNumeric ? bytes_of(numbers(values)) : bytes_of(indices(values));
   }
 
@@ -30,7 +23,7 @@ class HeldField {
     std::vector<float> columns;
     columns.reserve(2 * values.size());
     for (const nb::handle value : values) {
-      const double number = value.is_none() ? kNone : nb::cast<double>(value);
+      const double number = value.is_none() ? NAN : nb::cast<double>(value);
       const bool is_missing = std::isnan(number);
       columns.push_back(is_missing ? 0.0f : standardise(field_, number, ufuncs_));
       columns.push_back(is_missing ? 1.0f : 0.0f);
@@ -55,24 +48,22 @@ class HeldField {
     return columns;
   }
 
-  const ValueField field_;
+  const ValueField& field_;
   const Ufuncs ufuncs_;
 };
 
 // Writes the features [n, 3] of counts [n], complete up to `as_of` [n], as seen at `at` [n].
-void encode_counts(const std::array<double, 4>& rule, const UfuncForms& ufuncs, nb::handle impressions, nb::handle clicks,
+void encode_counts(const StateRule& rule, const Ufuncs& ufuncs, nb::handle impressions, nb::handle clicks,
                    nb::handle as_of, nb::handle at, nb::handle features) {
   const Buffer shown(impressions, false);
   const size_t count = shown.size() / sizeof(double);
   const Buffer clicked(clicks, false, shown.size()), ended(as_of, false, shown.size()), seen(at, false, shown.size());
   const Buffer to(features, true, count * kStateFeatures * sizeof(float));
-  const StateRule state{true, rule[0], rule[1], rule[2], rule[3]};
-  const Ufuncs loops = ufuncs_of(ufuncs);
   const nb::gil_scoped_release unlocked;
   std::vector<Counts> counts(count);
   for (size_t k = 0; k < count; k++)
     counts[k] = {shown.as<double>()[k], clicked.as<double>()[k], ended.as<double>()[k]};
-  CountColumns().encode(state, loops, counts, [&](size_t k) { return seen.as<double>()[k]; }, to.as<float>(),
+  CountColumns().encode(rule, ufuncs, counts, [&](size_t k) { return seen.as<double>()[k]; }, to.as<float>(),
                         kStateFeatures);
 }
 
@@ -85,7 +76,7 @@ nb::bytes hash_texts(const std::vector<std::string_view>& texts) {
 
 void add_columns(nb::module_& module) {
   nb::class_<HeldField>(module, "FieldEncoder")
-      .def(nb::init<const FieldForm&, const UfuncForms&>(), nb::arg("field"), nb::arg("ufuncs"))
+      .def(nb::init<const ValueField&, const Ufuncs&>(), nb::keep_alive<1, 2>(), nb::arg("field"), nb::arg("ufuncs"))
       .def("encode", &HeldField::encode, nb::arg("values"));
   module.def("encode_counts", &encode_counts, nb::kw_only(), nb::arg("rule"), nb::arg("ufuncs"), nb::arg("impressions"),
              nb::arg("clicks"), nb::arg("as_of"), nb::arg("at"), nb::arg("features"));

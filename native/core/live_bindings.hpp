@@ -2,25 +2,22 @@
 #pragma once
 
 #include "live_state.hpp"
-#include "python.hpp"
+#include "row_bindings.hpp"
 
 namespace {
 
 using namespace native;
 
-// (Unix s, item's ID, shown, clicked) of an impression
-using SeenForm = std::tuple<double, std::string, double, double>;
-
 // The state of a row, or of none; its history is put in order, because a row has whole seconds.
-LiveState begin_state(double impressions, double clicks, double as_of, double watermark, const std::vector<SeenForm>& history) {
+LiveState begin_state(double impressions, double clicks, double as_of, double watermark, const std::vector<Seen>& history) {
   LiveState live{{impressions, clicks, as_of, {}}, watermark};
   for (const auto& [at, item, shown, clicked] : history) live.state.history.push_back({item, {at, shown, clicked}});
   std::stable_sort(live.state.history.begin(), live.state.history.end());
   return live;
 }
 
-std::vector<SeenForm> history_of_state(const LiveState& live) {
-  std::vector<SeenForm> history;
+std::vector<Seen> history_of_state(const LiveState& live) {
+  std::vector<Seen> history;
   for (const auto& [item, seen] : live.state.history) history.emplace_back(seen.at, item, seen.shown, seen.clicked);
   return history;
 }

@@ -10,6 +10,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
@@ -21,6 +22,9 @@
 namespace native {
 
 namespace nb = nanobind;
+
+// An object that Python alone looks into.
+using AnyObject = nb::typed<nb::object, nb::any>;
 
 // An object's memory, for as long as this lives.
 class Buffer {
@@ -54,5 +58,39 @@ nb::bytes bytes_of(const std::vector<T>& numbers) {
 }
 
 inline nb::object or_none(const nb::object& object) { return object.is_valid() ? object : nb::none(); }
+
+// A field of a struct, by its name in Python.
+template <class T, class Value>
+struct BoundField {
+  const char* name;
+  Value T::*at;
+};
+template <class T, class Value>
+BoundField<T, Value> field(const char* name, Value T::*at) {
+  return {name, at};
+}
+
+template <class Value>
+auto keyword(const char* name) {
+  if constexpr (std::is_same_v<Value, AnyObject>) return nb::arg(name).none();
+  else return nb::arg(name);
+}
+
+// A struct that Python makes of keywords: of all fields, in their order.
+template <class T, class... Values>
+nb::class_<T> made_struct(nb::module_& module, const char* name, BoundField<T, Values>... fields) {
+  nb::class_<T> made(module, name);
+  made.def("__init__", [](T* own, Values... values) { new (own) T{std::move(values)...}; }, nb::kw_only(),
+           keyword<Values>(fields.name)...);
+  return made;
+}
+
+// A struct that Python reads.
+template <class T, class... Values>
+nb::class_<T> read_struct(nb::module_& module, const char* name, BoundField<T, Values>... fields) {
+  nb::class_<T> read(module, name);
+  (read.def_ro(fields.name, fields.at), ...);
+  return read;
+}
 
 }  // namespace native

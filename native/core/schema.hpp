@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -39,7 +40,6 @@ struct RecordLayout {
 
 // How decayed counts become features.
 struct StateRule {
-  bool is_on;
   double smoothing, strength, prior_log_odds, age_cap_s;
 };
 
@@ -65,11 +65,11 @@ using Fields = std::unordered_map<std::string, ValueField>;
 
 struct Side {
   RecordLayout layout;
-  StateRule state;
+  std::optional<StateRule> state;
   std::vector<uint8_t> missing;
   Fields fields;
 
-  size_t dense_width() const { return layout.numerics + (state.is_on ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
+  size_t dense_width() const { return layout.numerics + (state ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
 };
 
 struct Schema {

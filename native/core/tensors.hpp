@@ -261,7 +261,7 @@ class Frame {
   // The standard deviations of log-odds [count] of scores; false if the model has none.
   bool deviate(const float* scores, size_t count, float* to) {
     const Side& side = schema_.item;
-    if (!model_.uncertainty || !side.state.is_on) return false;
+    if (!model_.uncertainty || !side.state) return false;
     shown_.resize(count);
     for (size_t k = 0; k < count; k++) shown_[k] = tensors_.item_dense[side.dense_width() * k + side.layout.numerics + 1];
     schema_.ufuncs.expm1(shown_.data(), count);
@@ -543,8 +543,8 @@ class Frame {
 
   // The last outcome of the history's items in `records_`: their log-odds, by the counts that their rows hold.
   void put_history_odds() {
-    const StateRule& state = schema_.item.state;
-    if (!state.is_on) return;
+    if (!schema_.item.state) return;
+    const StateRule& state = *schema_.item.state;
     count_in(schema_.item, of_history_);
     odds_.clear();
     for (const Counts& counts : of_history_) odds_.push_back(odds_of(state, counts));
@@ -622,8 +622,8 @@ class Frame {
       std::memcpy(to + width * k, records_[k] + layout.numeric, 4 * layout.numerics);
       if (layout.dim) to[width * (k + 1) - 1] = records_[k][layout.flags] & kHasSemantic ? 1.0f : 0.0f;
     }
-    if (side.state.is_on)
-      columns_.encode(side.state, schema_.ufuncs, counts, [&](size_t) { return at_; }, to + layout.numerics, width);
+    if (side.state)
+      columns_.encode(*side.state, schema_.ufuncs, counts, [&](size_t) { return at_; }, to + layout.numerics, width);
   }
 
   // What was degraded: rows that were not found, then stale ones.

@@ -18,7 +18,7 @@ namespace native {
 
 // The progress of the scoring threads; times are seconds.
 struct Heartbeat {
-  size_t threads, running, waiting;
+  size_t threads, running, waiting;  // threads; those that run a job; waiting jobs
   double quiet_s;    // since a thread last began or ended a job, or work arrived at an idle queue; 0 without work
   double longest_s;  // of the longest current run; 0 without one
 };

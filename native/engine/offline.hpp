@@ -12,28 +12,24 @@ class OfflineScorer {
   OfflineScorer(std::shared_ptr<const Plan> plan, size_t max_candidates)
       : plan_(std::move(plan)), max_candidates_(max_candidates) {}
 
-  // score(request's ID, body, rows that were fetched or None, as `ScoringJob::go_on` takes them, how many different candidates
-  // are in the run, or 0 for all): the reply's body. ValueError if the request is refused, lacks rows, or has a score that is
-  // not finite; or what Python has raised.
-  nb::bytes score(std::string request_id, const nb::bytes& body, const std::optional<nb::object>& given, size_t most) {
+  // The reply's body. `fetched`: rows in place of the model's, or None; `most`: how many different candidates are in the run,
+  // or 0 for all. ValueError if the request is refused, lacks rows, or has a score that is not finite; or what Python has
+  // raised.
+  nb::bytes score(std::string request_id, const nb::bytes& body, const std::optional<std::shared_ptr<Fetched>>& fetched, size_t most) {
     constexpr double kEver = std::numeric_limits<double>::infinity();
     Sent sent{Form::kScore, "/v1/score", {}, true, std::move(request_id), std::string(view_of(body))};
     ScoringJob job(plan_, std::move(sent), max_candidates_, {}, 0, kEver, clock_s(), {-1, "", kHeadEnd});
     job.most = most;
     run(job);
-    if (given && job.has(Outcome::kLacking)) {
-      job.go_on(*given);
+    if (fetched && job.has(Outcome::kLacking)) {
+      job.go_on(*fetched);
       run(job);
     }
-    if (job.ending == Ending::kFailed) {
-      const nb::object error = job.outcome();
-      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
-      throw nb::python_error();
-    }
+    const JobResult result = job.result();
     if (job.has(Outcome::kRefused)) throw nb::value_error("the core refuses the request");
     if (job.has(Outcome::kLacking)) throw nb::value_error("the core lacks rows of the request");
     if (!job.has(Outcome::kScored)) throw nb::value_error("a score is not finite");
-    if (!job.is_sent) return nb::cast<nb::bytes>(job.outcome()[2]);
+    if (!job.is_sent) return result.reply;
     return bytes_of(std::string_view(job.left).substr(job.left.find(kWholeHeadEnd) + std::strlen(kWholeHeadEnd)));
   }
 
@@ -54,8 +50,8 @@ class OfflineScorer {
 
 void add_offline(nb::module_& module) {
   nb::class_<OfflineScorer>(module, "OfflineScorer")
-      .def(nb::init<std::shared_ptr<Plan>, size_t>())
-      .def("score", &OfflineScorer::score, nb::arg("request_id"), nb::arg("body"), nb::arg("given").none(), nb::arg("most"));
+      .def(nb::init<std::shared_ptr<Plan>, size_t>(), nb::arg("plan"), nb::arg("max_candidates"))
+      .def("score", &OfflineScorer::score, nb::arg("request_id"), nb::arg("body"), nb::arg("fetched").none(), nb::arg("most"));
 }
 
 }  // namespace

@@ -28,6 +28,19 @@ struct OrtTypeInfo;
 struct OrtShape;
 struct OrtRunOptions;
 
+// Of `OrtApi` in onnxruntime_c_api.h: no package of the index has that header.
+enum class OrtSlot : size_t {
+  kGetErrorMessage = 2, kCreateEnv = 3, kCreateSession = 7, kRun = 9, kCreateSessionOptions = 10,
+  kSetSessionExecutionMode = 13, kSetSessionLogSeverityLevel = 22, kSetIntraOpNumThreads = 24,
+  kSetInterOpNumThreads = 25, kSessionGetInputCount = 30, kSessionGetOutputCount = 31, kSessionGetInputTypeInfo = 33,
+  kSessionGetOutputTypeInfo = 34, kSessionGetInputName = 36, kSessionGetOutputName = 37,
+  kCreateTensorWithDataAsOrtValue = 49, kGetTensorMutableData = 51, kCastTypeInfoToTensorInfo = 55,
+  kGetTensorElementType = 60, kGetDimensionsCount = 61, kGetDimensions = 62, kGetTensorTypeAndShape = 65,
+  kCreateCpuMemoryInfo = 69, kAllocatorFree = 76, kGetAllocatorWithDefaultOptions = 78, kReleaseEnv = 92,
+  kReleaseStatus = 93, kReleaseMemoryInfo = 94, kReleaseSession = 95, kReleaseValue = 96, kReleaseTypeInfo = 98,
+  kReleaseTensorTypeAndShapeInfo = 99, kReleaseSessionOptions = 100,
+};
+
 constexpr uint32_t kOrtVersion = 20;  // of 1.20, the oldest release that may be installed
 constexpr int kOrtFloat = 1, kOrtInt32 = 6, kOrtErrorsAlone = 3, kOrtArena = 1;
 
@@ -47,29 +60,29 @@ class OrtLibrary {
     version = base()->version();
     table_ = base()->api(kOrtVersion);
     if (!table_) throw std::runtime_error(path + ": ONNX Runtime " + version + " is too old; install 1.20 or newer");
-    call<3>(kOrtErrorsAlone, "msd", &env);
-    call<69>(kOrtArena, 0, &cpu);
-    call<78>(&allocator);
+    call<OrtSlot::kCreateEnv>(kOrtErrorsAlone, "msd", &env);
+    call<OrtSlot::kCreateCpuMemoryInfo>(kOrtArena, 0, &cpu);
+    call<OrtSlot::kGetAllocatorWithDefaultOptions>(&allocator);
   }
   OrtLibrary(const OrtLibrary&) = delete;
   ~OrtLibrary() {
-    free<94>(cpu);
-    free<92>(env);
+    free<OrtSlot::kReleaseMemoryInfo>(cpu);
+    free<OrtSlot::kReleaseEnv>(env);
   }
 
   // A function that returns a status. Throws std::runtime_error.
-  template <size_t place, class... Given>
+  template <OrtSlot place, class... Given>
   void call(Given... given) const {
-    OrtStatus* const status = reinterpret_cast<OrtStatus* (*)(Given...)>(table_[place])(given...);
+    OrtStatus* const status = reinterpret_cast<OrtStatus* (*)(Given...)>(at(place))(given...);
     if (!status) return;
-    const std::string message = reinterpret_cast<const char* (*)(const OrtStatus*)>(table_[2])(status);
-    free<93>(status);
+    const std::string message = reinterpret_cast<const char* (*)(const OrtStatus*)>(at(OrtSlot::kGetErrorMessage))(status);
+    free<OrtSlot::kReleaseStatus>(status);
     throw std::runtime_error(message);
   }
 
-  template <size_t place, class Held>
+  template <OrtSlot place, class Held>
   void free(Held* held) const {
-    if (held) reinterpret_cast<void (*)(Held*)>(table_[place])(held);
+    if (held) reinterpret_cast<void (*)(Held*)>(at(place))(held);
   }
 
   std::string version;
@@ -78,10 +91,12 @@ class OrtLibrary {
   OrtAllocator* allocator = nullptr;
 
  private:
+  void* at(OrtSlot place) const { return table_[static_cast<size_t>(place)]; }
+
   void* const* table_ = nullptr;
 };
 
-template <size_t place>
+template <OrtSlot place>
 struct OrtFree {
   const OrtLibrary* library = nullptr;
 
@@ -91,7 +106,7 @@ struct OrtFree {
   }
 };
 // Freed by the function at a place of the table.
-template <class Held, size_t place>
+template <class Held, OrtSlot place>
 using OrtHeld = std::unique_ptr<Held, OrtFree<place>>;
 
 // A tensor's element type, by the runtime's number, and its shape; −1: an axis of any length.
@@ -107,7 +122,7 @@ class OrtValues {
   OrtValues(const OrtLibrary& library, size_t count) : library_(library), values_(count, nullptr) {}
   OrtValues(const OrtValues&) = delete;
   ~OrtValues() {
-    for (OrtValue* const value : values_) library_.free<96>(value);
+    for (OrtValue* const value : values_) library_.free<OrtSlot::kReleaseValue>(value);
   }
   size_t size() const { return values_.size(); }
   OrtValue** data() { return values_.data(); }
@@ -115,31 +130,31 @@ class OrtValues {
 
   // Over memory that outlives it.
   void set(size_t place, void* data, size_t bytes, const std::vector<int64_t>& shape, int type) {
-    library_.free<96>(values_[place]);
+    library_.free<OrtSlot::kReleaseValue>(values_[place]);
     values_[place] = nullptr;
-    library_.call<49>(static_cast<const OrtMemoryInfo*>(library_.cpu), data, bytes, shape.data(), shape.size(), type, &values_[place]);
+    library_.call<OrtSlot::kCreateTensorWithDataAsOrtValue>(static_cast<const OrtMemoryInfo*>(library_.cpu), data, bytes, shape.data(), shape.size(), type, &values_[place]);
   }
 
   // What the runtime has made.
   OrtForm form(size_t place) const {
     OrtShape* shape = nullptr;
-    library_.call<65>(static_cast<const OrtValue*>(values_[place]), &shape);
-    const OrtHeld<OrtShape, 99> held(shape, {&library_});
+    library_.call<OrtSlot::kGetTensorTypeAndShape>(static_cast<const OrtValue*>(values_[place]), &shape);
+    const OrtHeld<OrtShape, OrtSlot::kReleaseTensorTypeAndShapeInfo> held(shape, {&library_});
     return form_of(library_, shape);
   }
   void* memory(size_t place) const {
     void* data = nullptr;
-    library_.call<51>(values_[place], &data);
+    library_.call<OrtSlot::kGetTensorMutableData>(values_[place], &data);
     return data;
   }
 
   static OrtForm form_of(const OrtLibrary& library, const OrtShape* shape) {
     OrtForm form;
     size_t axes = 0;
-    library.call<60>(shape, &form.type);
-    library.call<61>(shape, &axes);
+    library.call<OrtSlot::kGetTensorElementType>(shape, &form.type);
+    library.call<OrtSlot::kGetDimensionsCount>(shape, &axes);
     form.shape.resize(axes);
-    library.call<62>(shape, form.shape.data(), axes);
+    library.call<OrtSlot::kGetDimensions>(shape, form.shape.data(), axes);
     return form;
   }
 
@@ -155,29 +170,29 @@ class OrtModel {
   OrtModel(std::shared_ptr<const OrtLibrary> library, const std::string& path, int threads) : library_(std::move(library)) {
     OrtOptions* options = nullptr;
     OrtSession* session = nullptr;
-    library_->call<10>(&options);
-    const OrtHeld<OrtOptions, 100> held(options, {library_.get()});
-    library_->call<24>(options, threads);
-    library_->call<25>(options, 1);
-    library_->call<13>(options, 0);  // one node after the other
-    library_->call<22>(options, kOrtErrorsAlone);
-    library_->call<7>(static_cast<const OrtEnv*>(library_->env), path.c_str(), static_cast<const OrtOptions*>(options), &session);
+    library_->call<OrtSlot::kCreateSessionOptions>(&options);
+    const OrtHeld<OrtOptions, OrtSlot::kReleaseSessionOptions> held(options, {library_.get()});
+    library_->call<OrtSlot::kSetIntraOpNumThreads>(options, threads);
+    library_->call<OrtSlot::kSetInterOpNumThreads>(options, 1);
+    library_->call<OrtSlot::kSetSessionExecutionMode>(options, 0);  // one node after the other
+    library_->call<OrtSlot::kSetSessionLogSeverityLevel>(options, kOrtErrorsAlone);
+    library_->call<OrtSlot::kCreateSession>(static_cast<const OrtEnv*>(library_->env), path.c_str(), static_cast<const OrtOptions*>(options), &session);
     session_ = {session, {library_.get()}};
-    inputs = forms<30, 33, 36>();
-    outputs = forms<31, 34, 37>();
+    inputs = forms<OrtSlot::kSessionGetInputCount, OrtSlot::kSessionGetInputTypeInfo, OrtSlot::kSessionGetInputName>();
+    outputs = forms<OrtSlot::kSessionGetOutputCount, OrtSlot::kSessionGetOutputTypeInfo, OrtSlot::kSessionGetOutputName>();
   }
 
   const OrtLibrary& library() const { return *library_; }
 
   void run(const std::vector<const char*>& names, OrtValues& values, const std::vector<const char*>& wanted, OrtValues& found) const {
-    library_->call<9>(session_.get(), static_cast<const OrtRunOptions*>(nullptr), names.data(), static_cast<const OrtValue* const*>(values.data()),
+    library_->call<OrtSlot::kRun>(session_.get(), static_cast<const OrtRunOptions*>(nullptr), names.data(), static_cast<const OrtValue* const*>(values.data()),
                       values.size(), wanted.data(), wanted.size(), found.data());
   }
 
   std::vector<OrtForm> inputs, outputs;
 
  private:
-  template <size_t count_place, size_t type_place, size_t name_place>
+  template <OrtSlot count_place, OrtSlot type_place, OrtSlot name_place>
   std::vector<OrtForm> forms() const {
     const OrtSession* const session = session_.get();
     size_t count = 0;
@@ -188,18 +203,18 @@ class OrtModel {
       const OrtShape* shape = nullptr;  // the info's own
       char* name = nullptr;
       library_->call<type_place>(session, k, &info);
-      const OrtHeld<OrtTypeInfo, 98> held(info, {library_.get()});
-      library_->call<55>(static_cast<const OrtTypeInfo*>(info), &shape);
+      const OrtHeld<OrtTypeInfo, OrtSlot::kReleaseTypeInfo> held(info, {library_.get()});
+      library_->call<OrtSlot::kCastTypeInfoToTensorInfo>(static_cast<const OrtTypeInfo*>(info), &shape);
       found.push_back(shape ? OrtValues::form_of(*library_, shape) : OrtForm{});
       library_->call<name_place>(session, k, library_->allocator, &name);
       found.back().name = name;
-      library_->call<76>(library_->allocator, static_cast<void*>(name));
+      library_->call<OrtSlot::kAllocatorFree>(library_->allocator, static_cast<void*>(name));
     }
     return found;
   }
 
   const std::shared_ptr<const OrtLibrary> library_;
-  OrtHeld<OrtSession, 95> session_;
+  OrtHeld<OrtSession, OrtSlot::kReleaseSession> session_;
 };
 
 // A graph bound to one thread's tensors: its values are made once, those of candidates again where their number changes.

@@ -121,18 +121,18 @@ struct HeldOrtModel {
 };
 
 // (name, type, shape) of each input or output; an axis of −1 may have any length
-inline nb::list forms_of(const std::vector<OrtForm>& forms) {
-  nb::list list;
-  for (const OrtForm& form : forms) list.append(nb::make_tuple(form.name, element_of(form.type).name, form.shape));
-  return list;
+inline std::vector<std::tuple<std::string, const char*, std::vector<int64_t>>> forms_of(const std::vector<OrtForm>& forms) {
+  std::vector<std::tuple<std::string, const char*, std::vector<int64_t>>> found;
+  for (const OrtForm& form : forms) found.emplace_back(form.name, element_of(form.type).name, form.shape);
+  return found;
 }
 
 // OrtModel(library, path, threads): paths as bytes
 inline void add_ort_model(nb::module_& module) {
   nb::class_<HeldOrtModel>(module, "OrtModel")
-      .def(nb::init<const nb::bytes&, const nb::bytes&, int>())
-      // run(heads, inputs, whether at low priority)
-      .def("run", &HeldOrtModel::run)
+      .def(nb::init<const nb::bytes&, const nb::bytes&, int>(), nb::arg("library"), nb::arg("path"), nb::arg("threads"))
+      // `is_aside`: at low priority
+      .def("run", &HeldOrtModel::run, nb::arg("heads"), nb::arg("inputs"), nb::arg("is_aside"))
       .def_prop_ro("version", [](const HeldOrtModel& held) { return held.model->library().version; })
       .def_prop_ro("inputs", [](const HeldOrtModel& held) { return forms_of(held.model->inputs); })
       .def_prop_ro("outputs", [](const HeldOrtModel& held) { return forms_of(held.model->outputs); });

@@ -4,8 +4,7 @@
 #include <array>
 #include <optional>
 
-#include "../core/bindings.hpp"
-#include "../core/infer_reply.hpp"
+#include "forms.hpp"
 #include "ort_bindings.hpp"
 #include "queue_bindings.hpp"
 
@@ -13,11 +12,18 @@ namespace {
 
 constexpr size_t kMostThreads = 512;
 
+// A runtime that is Python's: the scores [N] of each head, of the first N candidates.
+using RunModel = nb::typed<nb::callable, nb::typed<nb::tuple, AnyObject, nb::ellipsis>(size_t)>;
+using NamedTensors = nb::typed<nb::dict, std::string, AnyObject>;
+// A thread's own frame and its tensors; without an OrtModel, how the model is run.
+using NewDesk = nb::typed<nb::callable, std::tuple<HeldFrame*, NamedTensors, std::optional<RunModel>>()>;
+
 // One thread's buffers for requests of one model.
 struct Desk {
-  nb::object frame, tensors;
-  std::optional<nb::object> run;  // `run(count)` of a runtime that is Python's gives the scores [N] of each head
-  HeldFrame* held = nullptr;      // in `frame`
+  nb::object frame;
+  NamedTensors tensors;
+  std::optional<RunModel> run;
+  HeldFrame* held = nullptr;               // in `frame`
   std::vector<std::vector<float>> scores;  // by head, and their uncertainty
   std::vector<float*> into;                // by head
   Run heads{{}, 0};
@@ -26,17 +32,11 @@ struct Desk {
   std::string whole;  // a reply with its head
 };
 
-// What `new_desk()` returns: (frame, tensors, run(count) or None)
-using DeskForm = std::tuple<nb::object, nb::object, std::optional<nb::object>>;
-
-// Of one side
-using RowsInMemory = std::variant<const HeldRowFile*, const HeldArena*>;
-
 // A model as scoring threads run it. Without an OrtModel its runtime is Python's.
 struct LoadedModel {
   LoadedModel(const Schema& schema, Runner& runner, std::vector<std::string> heads,
               std::optional<const HeldOrtModel*> of_ort, std::optional<RowsInMemory> users,
-              std::optional<RowsInMemory> items, nb::object new_desk, size_t capacity, std::optional<HeldOpenrtb*> openrtb)
+              std::optional<RowsInMemory> items, NewDesk new_desk, size_t capacity, std::optional<HeldOpenrtb*> openrtb)
       : schema(schema),
         runner(runner),
         heads(std::move(heads)),
@@ -56,7 +56,7 @@ struct LoadedModel {
   const std::vector<std::string> heads;
   const OrtModel* const ort;
   const std::optional<RowsInMemory> users, items;
-  const nb::object new_desk;
+  const NewDesk new_desk;
   const size_t capacity;
   HeldOpenrtb* const openrtb;  // or none
   std::array<std::unique_ptr<Desk>, kMostThreads> desks;  // each is its thread's own
@@ -66,7 +66,8 @@ struct LoadedModel {
   // With Python's lock.
   std::unique_ptr<Desk> make_desk() const {
     auto desk = std::make_unique<Desk>();
-    std::tie(desk->frame, desk->tensors, desk->run) = nb::cast<DeskForm>(new_desk());
+    std::tie(desk->frame, desk->tensors, desk->run) =
+        nb::cast<std::tuple<nb::object, NamedTensors, std::optional<RunModel>>>(new_desk());
     desk->held = nb::cast<HeldFrame*>(desk->frame);
     for (const std::string& head : heads) {
       desk->into.push_back(desk->scores.emplace_back(capacity).data());
@@ -78,54 +79,78 @@ struct LoadedModel {
   }
 };
 
-// With what to score a request: (model, arm's name or None, its slot or 0, epochs or None, live or None, reads_texts,
-// corrections), and what is Python's own. `live` is asked for live states, as `Frame.take` does.
+// With what to score a request.
 struct Assignment {
-  nb::object given;
-  LoadedModel* model;
-  std::string arm;
-  size_t slot;
-  std::vector<int64_t> epochs;
-  std::optional<nb::object> live;
-  bool reads_texts;
-  std::vector<Correction> corrections;
+  LoadedModel& model;
+  const std::string arm;  // empty unless there are several
+  const size_t slot;      // the arm's; 0 unless there are several
+  const std::vector<int64_t> epochs;  // which rows of arenas count by
+  const std::optional<AskLive> live;
+  const bool reads_texts;  // whether the texts of candidates without a row are encoded
+  const std::vector<Correction> corrections;
+  const AnyObject of;  // Python's own
 
-  explicit Assignment(const nb::object& told)
-      : given(told),
-        model(nb::cast<LoadedModel*>(given[0])),
-        arm(nb::cast<std::optional<std::string>>(given[1]).value_or("")),
-        slot(std::min(nb::cast<size_t>(given[2]), kMostArms)),
-        epochs(nb::cast<std::optional<std::vector<int64_t>>>(given[3]).value_or(std::vector<int64_t>())),
-        live(nb::cast<std::optional<nb::object>>(given[4])),
-        reads_texts(nb::cast<bool>(given[5])),
-        corrections(corrections_of(nb::cast<CorrectionForm>(given[6]))) {}
+  Assignment(LoadedModel& model, std::optional<std::string> arm, size_t slot, std::optional<std::vector<int64_t>> epochs,
+             std::optional<AskLive> live, bool reads_texts, std::vector<Correction> corrections, AnyObject of)
+      : model(model),
+        arm(std::move(arm).value_or("")),
+        slot(std::min(slot, kMostArms)),
+        epochs(std::move(epochs).value_or(std::vector<int64_t>())),
+        live(std::move(live)),
+        reads_texts(reads_texts),
+        corrections(std::move(corrections)),
+        of(std::move(of)) {}
+};
+
+// What is to be known of a scored request before its frame is another's.
+struct ScoredPart {
+  nb::typed<nb::object, HeldFrame> frame;
+  NamedTensors tensors;
+  size_t ran;      // the first candidates, which were in the run
+  bool is_shared;  // whether other requests' were, too
+  double parse_s, rows_s, queue_s, run_s;
+  nb::typed<nb::object, Assignment> assignment;
+  std::string request_id;
+  nb::bytes body;
+  double began;  // of the clock of `time.perf_counter`
+  AnyObject fetched;  // what is Python's own of the rows that were fetched, or None
+  bool is_followed, is_explained;
 };
 
 // With what requests are scored until the next swap. Shared by those under way, and freed with Python's lock.
 struct Plan {
-  const nb::object of;  // Python's name for it
+  // Called with a user's ID, empty if it is anonymous, and a request's.
+  using Assign = nb::typed<nb::callable, Assignment*(std::string_view, std::string_view)>;
+  using Wants = nb::typed<nb::callable, bool(std::string_view)>;
+  using Look = nb::typed<nb::callable, AnyObject(ScoredPart)>;
+  // Called with a request's path, the length of its JSON if that is given, its ID and its body.
+  using Translate =
+      nb::typed<nb::callable, Translation*(std::string, std::optional<nb::bytes>, std::string, nb::bytes)>;
+
+  const AnyObject of;  // Python's name for it
   const nb::object of_first;
   LoadedModel& first;  // reads requests
-  // Returns an assignment, called with a user's ID, empty if it is anonymous, and a request's; or is one, which is fixed.
-  const nb::object assign;
-  std::optional<Assignment> fixed;
-  const bool is_by_user;                  // whether that needs the user's ID
-  const std::optional<nb::object> wants;  // says, by a request's ID, whether it is followed
-  const nb::object look;                  // called with what is to be known of a scored request
-  // Makes scoring requests of other forms: see `ScoringJob::translate`. Without it these go to the app.
-  const std::optional<nb::object> translate;
+  const std::variant<std::shared_ptr<Assignment>, Assign> assign;
+  const bool is_by_user;              // whether that needs the user's ID
+  const std::optional<Wants> wants;   // says, by a request's ID, whether it is followed
+  const Look look;                    // called with a scored request that is followed or explained
+  const std::optional<Translate> translate;  // requests of other forms; without it these go to the app
 
-  Plan(nb::object of, const nb::object& model, const nb::object& assignment, bool is_by_user,
-       std::optional<nb::object> wants, nb::object look, std::optional<nb::object> translate)
+  Plan(AnyObject of, LoadedModel& model, std::variant<std::shared_ptr<Assignment>, Assign> assign, bool is_by_user,
+       std::optional<Wants> wants, Look look, std::optional<Translate> translate)
       : of(std::move(of)),
-        of_first(model),
-        first(nb::cast<LoadedModel&>(model)),
-        assign(assignment),
+        of_first(nb::find(model)),
+        first(model),
+        assign(std::move(assign)),
         is_by_user(is_by_user),
         wants(std::move(wants)),
         look(std::move(look)),
-        translate(std::move(translate)) {
-    if (nb::isinstance<nb::tuple>(assignment)) fixed.emplace(assignment);
+        translate(std::move(translate)) {}
+
+  // The one assignment, unless Python is asked for each.
+  const Assignment* fixed() const {
+    const auto* const held = std::get_if<std::shared_ptr<Assignment>>(&assign);
+    return held ? held->get() : nullptr;
   }
 };
 

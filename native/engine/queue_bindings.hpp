@@ -103,24 +103,15 @@ inline auto engine_take_tally(HeldEngine& held) {
   return std::pair(counts, sums);
 }
 
-// (threads, running, waiting, quiet_s, longest_s)
-inline auto engine_heartbeat(HeldEngine& held) {
-  const Heartbeat beat = held.engine->heartbeat();
-  return std::tuple(beat.threads, beat.running, beat.waiting, beat.quiet_s, beat.longest_s);
-}
-
 // Admission. A refusal is (reason, message); an admitted load a bucket, for `release`
 
-inline nb::tuple to_python(const Refused& refused) {
-  return nb::make_tuple(refused.reason == Refusal::kRows ? "rows" : "wait", refused.message);
-}
-
-inline nb::object engine_enter(HeldEngine& held, size_t rows, double seconds, const std::string& key, double deadline) {
+inline std::variant<int64_t, std::pair<const char*, std::string>> engine_enter(HeldEngine& held, size_t rows, double seconds, const std::string& key, double deadline) {
   int64_t bucket = 0;
   const Refused refused = held.engine->admit([&](Admission& admission, auto runs) {
     return admission.enter({rows, seconds, key}, clock_s(), deadline, runs, bucket);
   });
-  return refused ? nb::object(to_python(refused)) : nb::cast(bucket);
+  if (refused) return std::pair(refused.reason == Refusal::kRows ? "rows" : "wait", refused.message);
+  return bucket;
 }
 
 inline void engine_release(HeldEngine& held, size_t rows, double seconds, const std::string& key, int64_t bucket) {
@@ -137,21 +128,27 @@ inline void add_queue(nb::module_& module) {
   // Learned run times of one model.
   nb::class_<Runner>(module, "Runner")
       .def(nb::init<>())
-      .def("learn_run", [](Runner& runner, size_t rows, double seconds) { runner.run_s.learn(rows, seconds); })
-      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.learn_turn(rows, Form::kScore, seconds); })
-      .def("run_s", [](const Runner& runner, size_t rows) { return runner.run_s.of(rows); })
+      .def("learn_run", [](Runner& runner, size_t rows, double seconds) { runner.run_s.learn(rows, seconds); },
+           nb::arg("rows"), nb::arg("seconds"))
+      .def("learn_turn", [](Runner& runner, size_t rows, double seconds) { runner.learn_turn(rows, Form::kScore, seconds); },
+           nb::arg("rows"), nb::arg("seconds"))
+      .def("run_s", [](const Runner& runner, size_t rows) { return runner.run_s.of(rows); }, nb::arg("rows"))
       .def("turn_s",
            [](const Runner& runner, size_t rows, size_t form) { return runner.turn_s(rows, static_cast<Form>(form)); })
       .def("fitting", [](Runner& runner, size_t rows, double seconds) { return runner.run_s.fitting(rows, seconds); });
+  read_struct<Heartbeat>(module, "Heartbeat", field("threads", &Heartbeat::threads), field("running", &Heartbeat::running),
+                         field("waiting", &Heartbeat::waiting), field("quiet_s", &Heartbeat::quiet_s),
+                         field("longest_s", &Heartbeat::longest_s));
   nb::class_<HeldEngine>(module, "Engine")
-      .def(nb::init<size_t, size_t, size_t, double, const std::vector<std::vector<double>>&>())
+      .def(nb::init<size_t, size_t, size_t, double, const std::vector<std::vector<double>>&>(), nb::kw_only(),
+           nb::arg("threads"), nb::arg("max_rows"), nb::arg("max_candidates"), nb::arg("patience_s"), nb::arg("bounds"))
       .def("take_tally", &engine_take_tally)
       .def("close", [](HeldEngine& held) { held.engine->close(); })
-      .def("join", &HeldEngine::join)
-      .def("heartbeat", &engine_heartbeat)
+      .def("join", &HeldEngine::join, nb::arg("seconds"))
+      .def("heartbeat", [](HeldEngine& held) { return held.engine->heartbeat(); })
       // After a request with a normal deadline, for which one thread is kept from longer ones.
       .def("reserve", [](HeldEngine& held, double seconds) { held.engine->reserve(seconds); })
-      .def("enter", &engine_enter)
+      .def("enter", &engine_enter, nb::arg("rows"), nb::arg("seconds"), nb::arg("key"), nb::arg("deadline"))
       // learn(bytes, candidates) of a body in the first form, and the candidates that one of some bytes weighs.
       .def("learn", [](HeldEngine& held, size_t size, size_t rows) {
         held.engine->admit([&](Admission& admission, auto) { admission.read(size, rows, Form::kScore); });
@@ -159,7 +156,7 @@ inline void add_queue(nb::module_& module) {
       .def("rows_in", [](HeldEngine& held, size_t size) {
         return held.engine->admit([&](Admission& admission, auto) { return admission.rows_in(size, Form::kScore); });
       })
-      .def("release", &engine_release)
+      .def("release", &engine_release, nb::arg("rows"), nb::arg("seconds"), nb::arg("key"), nb::arg("bucket"))
       .def_prop_ro("admitted", &engine_admitted);
 }
 

@@ -63,6 +63,15 @@ struct Part {
   std::string reply;
 };
 
+// What has become of a job, for Python.
+struct JobResult {
+  Outcome outcome;
+  std::vector<AnyObject> seen;  // what `look` returned of each part
+  nb::bytes reply;            // its body, if it is to be explained
+  std::optional<std::shared_ptr<Translation>> translation;  // Python's, if it has made one
+  size_t part;                // the one that was read last
+};
+
 // One request in a scoring thread. Parts that differ in their candidates alone share a run, and those that do not differ all
 // of it.
 class ScoringJob : public Job {
@@ -128,25 +137,25 @@ class ScoringJob : public Job {
     timeout_s_.reset();
   }
 
-  // What was fetched: (rows of the user, rows of candidates and history, live states or None, as of, seconds that this took,
-  // what `look` is to know of that). Its end was `kDone`, and stays so: a keeper may read it meanwhile.
-  void go_on(const nb::object& given) {
-    const auto [user, items, live, at, seconds, of_given] =
-        nb::cast<std::tuple<UserRows, ItemRows, std::optional<LiveForm>, double, double, nb::object>>(given);
-    given_ = std::make_unique<HeldGiven>(user, items, assignment_->model->schema);
-    live_ = live ? std::make_unique<HeldLive>(*live, lacked_.size()) : nullptr;
-    given_at_ = at;
+  // Its end was `kDone`, and stays so: a keeper may read it meanwhile.
+  void go_on(std::shared_ptr<Fetched> fetched) {
+    given_ = given_of(assignment_->model.schema, *fetched->user, *fetched->items);
+    live_ = fetched->live.value_or(nullptr);
+    if (live_) live_->of(lacked_.size());
     is_given_ = true;
-    stages_.rows += seconds;
-    of_given_ = of_given;
+    stages_.rows += fetched->seconds;
+    fetched_ = std::move(fetched);
   }
 
-  // What has become of it, for Python: (outcome, what `look` returned of each part, the reply's body, what `translate` returned
-  // or None, the part that was read last); or, once, the error that it has failed with.
-  nb::object outcome() {
-    // An error that is raised holds the frames that hold the job, which Python's garbage collector cannot look into.
-    if (ending == Ending::kFailed) return error_.is_valid() ? std::exchange(error_, {}) : nb::handle(PyExc_RuntimeError)(why_);
-    return nb::make_tuple(outcome_, followed(), bytes_of(reply_), or_none(made_), part_);
+  // What has become of it. Raises, once, the error that it has failed with.
+  JobResult result() {
+    if (ending == Ending::kFailed) {
+      // An error that is raised holds the frames that hold the job, which Python's garbage collector cannot look into.
+      const nb::object error = error_.is_valid() ? std::exchange(error_, {}) : nb::handle(PyExc_RuntimeError)(why_);
+      PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
+      throw nb::python_error();
+    }
+    return {outcome_, looked_, bytes_of(reply_), made_ ? std::optional(made_) : std::nullopt, part_};
   }
 
   // Lines of the head of a reply of `size` bytes, with seconds that its explanation took.
@@ -164,9 +173,9 @@ class ScoringJob : public Job {
   }
 
   // What `look` has returned: of each part.
-  nb::object followed() const { return nb::cast(looked_); }
+  const std::vector<AnyObject>& followed() const { return looked_; }
   // What is to be fetched.
-  nb::object asked() const { return asked_of(parts_[part_].request, lacked_); }
+  Asked asked() const { return {parts_[part_].request, lacked_}; }
   const Plan& plan() const { return *plan_; }
 
   // Write to the connection no more: it is about to end, and its descriptor will be another's.
@@ -181,7 +190,7 @@ class ScoringJob : public Job {
   bool is_quiet() const { return has_answered && !is_awaited && !holds_python(); }
   // Whether it is to be freed with Python's lock.
   bool holds_python() const {
-    return !own_.empty() || live_ || given_ || !looked_.empty() || error_.is_valid() || made_.is_valid();
+    return !own_.empty() || live_ || fetched_ || !looked_.empty() || error_.is_valid() || made_;
   }
   size_t candidates() const { return candidates_; }
   double seconds() const { return ready_at_ - began; }
@@ -273,7 +282,7 @@ class ScoringJob : public Job {
       Part& part = parts_.emplace_back();
       part.request_id = sent.request_id + "/" + std::to_string(request.place_of(k));
       part.assignment = assigned(worker, request.user_id, part.request_id);
-      const LoadedModel* const own = part.assignment->model;
+      const LoadedModel* const own = &part.assignment->model;
       if (own != mapped && (!own->openrtb || !request.read(sent.body, own->openrtb->mapping))) return false;
       mapped = own;
       part.body = request.body_of(k, mapped->schema, unfit_);
@@ -287,31 +296,28 @@ class ScoringJob : public Job {
     return true;
   }
 
-  // By Python: (the reply's ID, [(ID, body)], seconds until the deadline or None, what makes (headers, body) of all replies,
-  // or a list of what stands around them in JSON, the outputs of tensors or None), and more that is its own.
-  nb::object translated() const {
+  // By Python.
+  std::shared_ptr<Translation> translated() const {
     const nb::object length = sent.json_length ? nb::object(bytes_of(*sent.json_length)) : nb::none();
-    return (*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body));
+    return nb::cast<std::shared_ptr<Translation>>((*plan_->translate)(sent.path, length, sent.request_id, bytes_of(sent.body)));
   }
 
   void have_translated(Worker& worker) {
     ask(worker, [&] {
       made_ = translated();
-      shown_id = nb::cast<std::string>(made_[0]);
-      const auto made = nb::cast<std::vector<std::pair<std::string, nb::bytes>>>(made_[1]);
-      parts_ = std::vector<Part>(made.size());
-      for (size_t k = 0; k < made.size(); k++) {
-        parts_[k].request_id = made[k].first;
-        parts_[k].body = view_of(made[k].second);
+      shown_id = made_->shown_id;
+      parts_ = std::vector<Part>(made_->parts.size());
+      for (size_t k = 0; k < parts_.size(); k++) {
+        parts_[k].request_id = made_->parts[k].first;
+        parts_[k].body = view_of(made_->parts[k].second);
       }
       part_ = 0;
-      timeout_s_ = nb::cast<std::optional<double>>(made_[2]);
+      timeout_s_ = made_->timeout_s;
       user_.reset();
       pieces_.clear();
-      if (nb::isinstance<nb::list>(made_[3]))
-        for (const nb::handle piece : made_[3]) pieces_.emplace_back(view_of(nb::cast<nb::bytes>(piece)));
-      using OutputsForm = std::pair<std::vector<std::pair<std::string, bool>>, bool>;
-      if (const auto outputs = nb::cast<std::optional<OutputsForm>>(made_[4])) outputs_ = {outputs->first, outputs->second};
+      if (const auto* const pieces = std::get_if<0>(&made_->reply))
+        for (const nb::bytes& piece : *pieces) pieces_.emplace_back(view_of(piece));
+      outputs_ = made_->outputs;
     });
   }
 
@@ -357,9 +363,11 @@ class ScoringJob : public Job {
 
   // All parts have one user, and the same assignment unless it depends on the user, who is anonymous.
   const Assignment* assigned(Worker& worker, std::string_view user, const std::string& request_id) {
-    if (plan_->fixed) return &*plan_->fixed;
-    if (!own_.empty() && !(plan_->is_by_user && user.empty())) return &own_.back();
-    return ask(worker, [&] { return &own_.emplace_back(plan_->assign(user, request_id)); });
+    if (const Assignment* const fixed = plan_->fixed()) return fixed;
+    if (!own_.empty() && !(plan_->is_by_user && user.empty())) return own_.back().get();
+    return ask(worker, [&] {
+      return own_.emplace_back(nb::cast<std::shared_ptr<Assignment>>(std::get<Plan::Assign>(plan_->assign)(user, request_id))).get();
+    });
   }
 
   // The parts that are scored with the current one.
@@ -392,7 +400,7 @@ class ScoringJob : public Job {
   Outcome score(Worker& worker) {
     assignment_ = parts_[part_].assignment;
     if (!assignment_) return Outcome::kRefused;
-    LoadedModel& model = *assignment_->model;
+    LoadedModel& model = assignment_->model;
     runner = &model.runner;
     Desk& desk = desk_of(model, worker);
     Frame& frame = desk.held->frame;
@@ -552,11 +560,11 @@ class ScoringJob : public Job {
       });
     if (pieces_.empty()) ask(worker, [&] {
       // Let go of with Python's lock, so that the job needs it no more.
-      const nb::object made = made_.is_valid() ? std::exchange(made_, {}) : translated();
+      const std::shared_ptr<Translation> made = made_ ? std::exchange(made_, {}) : translated();
       nb::list replies;
       for (const Part& part : parts_) replies.append(bytes_of(part.reply));
       const auto [headers, body] =
-          nb::cast<std::pair<std::vector<std::pair<nb::bytes, nb::bytes>>, nb::bytes>>(made[3](replies));
+          nb::cast<Translation::Reply>(std::get<1>(made->reply)(replies));
       first_.clear();
       for (const auto& [name, value] : headers) first_.append(view_of(name)).append(": ").append(view_of(value)).append("\r\n");
       whole = view_of(body);
@@ -594,7 +602,7 @@ class ScoringJob : public Job {
       if (!std::isnan(found.live_age_s)) observe(Measure::kLiveAge, found.live_age_s);
       if (is_given_) return;
       const size_t read = found.items + found.has_user;
-      inc(assignment_->model->has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, read);
+      inc(assignment_->model.has_files() ? Count::kRowsOfFile : Count::kRowsOfArena, read);
       inc(Count::kRowsMissing, found.asked - read);
       if (found.user_written_at != 0.0) observe(Measure::kUserAge, now - found.user_written_at);
       if (found.item_written_at != 0.0) observe(Measure::kItemAge, now - found.item_written_at);
@@ -603,10 +611,10 @@ class ScoringJob : public Job {
 
   void look(Worker& worker, const Desk& desk, const Part& part, bool is_shared) {
     ask(worker, [&] {
-      const auto taken = std::tuple(stages_.parse, stages_.rows, stages_.queue, stages_.run);
-      looked_.push_back(plan_->look(desk.frame, desk.tensors, std::pair(desk.held->reply.ran, is_shared), taken,
-                                    assignment_->given, part.request_id, bytes_of(body_of(part)), began,
-                                    is_given_ ? of_given_ : nb::none(), part.is_followed, part.request.is_explained));
+      ScoredPart scored{desk.frame, desk.tensors, desk.held->reply.ran, is_shared, stages_.parse, stages_.rows, stages_.queue,
+                        stages_.run, nb::find(*assignment_), part.request_id, bytes_of(body_of(part)), began,
+                        is_given_ ? fetched_->of : AnyObject(nb::none()), part.is_followed, part.request.is_explained};
+      looked_.emplace_back(plan_->look(std::move(scored)));
     });
   }
 
@@ -615,38 +623,39 @@ class ScoringJob : public Job {
     std::vector<Request*> requests;
     for (Part* const part : parts) requests.push_back(&part->request);
     frame.keeps_rows = keeps_rows_;
-    frame.live = is_given_ && live_ ? &live_->live : nullptr;
+    frame.live = is_given_ && live_ ? &live_->of(lacked_.size()) : nullptr;
     frame.reads_texts = assignment_->reads_texts;
     frame.take(requests);
-    const FillResult filled = is_given_ ? frame.fill(given_->given, given_at_) : fill(worker, frame);
+    const FillResult filled = is_given_ ? frame.fill(given_, fetched_->at) : fill(worker, frame);
     frame.live = nullptr;
     stages_.rows += clock_s() - before;
     return filled;
   }
 
   FillResult fill(Worker& worker, Frame& frame) {
-    const LoadedModel& model = *assignment_->model;
+    const LoadedModel& model = assignment_->model;
     if (!model.users) return FillResult::kLacking;
     if (assignment_->live) {
-      ask(worker, [&] { live_ = live_of(*assignment_->live, frame); });
+      ask(worker, [&] {
+        live_ = live_of(*assignment_->live, frame);
+        if (live_) frame.live = &live_->of(frame.candidates().size());
+      });
       if (!live_) return FillResult::kLacking;
-      frame.live = &live_->live;
     }
-    const double now = unix_s();
-    if (model.has_files())
-      return frame.fill(std::get<0>(*model.users)->file, std::get<0>(*model.items)->file, now);
-    return frame.fill(std::get<1>(*model.users)->arena, std::get<1>(*model.items)->arena, assignment_->epochs, now);
+    return fill_from(frame, *model.users, *model.items, assignment_->epochs, unix_s());
   }
 
   // Of a job that has ended. What Python holds is let go of with its lock.
   const std::shared_ptr<const Plan> plan_;
   const Assignment* assignment_ = nullptr;  // of the current parts
-  std::list<Assignment> own_;               // which Python is asked for
-  std::unique_ptr<HeldGiven> given_;
+  std::list<std::shared_ptr<Assignment>> own_;  // which Python is asked for
+  std::shared_ptr<Fetched> fetched_;
+  Given given_;            // views of that
   bool is_given_ = false;  // for the current parts
-  std::unique_ptr<HeldLive> live_;
-  nb::object of_given_, error_, made_;
-  std::vector<nb::object> looked_;
+  std::shared_ptr<LiveStates> live_;
+  std::shared_ptr<Translation> made_;
+  nb::object error_;
+  std::vector<AnyObject> looked_;
   std::string why_;
   Outcome outcome_ = Outcome::kNotFinite;
   size_t candidates_ = 0;
@@ -671,7 +680,6 @@ class ScoringJob : public Job {
   bool is_read_ = false;       // whether the parts are
   bool keeps_rows_ = false;    // of parts that are followed
   bool is_partial_ = false;    // only the first candidates are scored
-  double given_at_ = 0.0;
   std::mutex mutex_;  // guards the descriptor
   Wire wire_;
 };

@@ -27,7 +27,7 @@ struct HandedBody {
 };
 struct UnknownKey {  // which the front does not know
   uint64_t number;
-  std::string bytes;
+  std::string key;
 };
 struct ClientGone {  // the client of a handed request
   uint64_t number;
@@ -42,7 +42,10 @@ struct KnownKey {
   std::string name;
   double until;
 };
-using FrontEvent = std::variant<HandedRequest, HandedBody, UnknownKey, ClientGone, NotAccepted, NeedsRows, std::unique_ptr<ScoringJob>>;
+struct Answered {  // by the engine
+  std::unique_ptr<ScoringJob> job;
+};
+using FrontEvent = std::variant<HandedRequest, HandedBody, UnknownKey, ClientGone, NotAccepted, NeedsRows, Answered>;
 
 class Front : public Keeper, public Sockets {
  public:
@@ -568,7 +571,7 @@ class Front : public Keeper, public Sockets {
 
   void free(ScoringJob* job) {
     std::unique_ptr<ScoringJob> owned(job);
-    if (job->holds_python()) tell_python(std::move(owned));
+    if (job->holds_python()) tell_python(Answered{std::move(owned)});
   }
 
   // Hand the first request to Python, with its job, or as much of its body as has come, which may be too late.

@@ -7,18 +7,10 @@
 
 namespace {
 
-// (max_connections, max_waiting, max_body, max_head, inflight, max_candidates)
-using Sizes = std::array<size_t, 6>;
-// (head_s, body_s, reply_s, deadline_s, max_deadline_s)
-using Times = std::array<double, 5>;
-
 struct HeldFront {
   std::shared_ptr<Front> front;
 
-  HeldFront(const HeldEngine& engine, const Sizes& sizes, const Times& times, bool needs_keys)
-      : front(std::make_shared<Front>(*engine.engine,
-                                      Limits{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], times[0],
-                                             times[1], times[2], times[3], times[4], needs_keys})) {}
+  HeldFront(const HeldEngine& engine, const Limits& limits) : front(std::make_shared<Front>(*engine.engine, limits)) {}
   ~HeldFront() {
     stop();
     // A thread that is left hands its job back to it.
@@ -41,72 +33,93 @@ struct AwayJob {
     if (job) front->take_back(*job);
   }
 
-  // With what was fetched, as a scoring job takes it: once
-  void go_on(const nb::object& given) {
-    if (!job) throw nb::value_error("the front has the job again");
-    job->go_on(given);
+  const ScoringJob& held() const { return job ? *job : throw nb::value_error("the front has the job again"); }
+
+  // Once.
+  void go_on(std::shared_ptr<Fetched> fetched) {
+    held();
+    job->go_on(std::move(fetched));
     front->take_back(*std::exchange(job, nullptr));
   }
 };
 
-// What has happened, as Python learns it.
-struct Telling {
-  const std::shared_ptr<Front>& front;
+// (address, port), or None
+std::optional<std::pair<std::string, int>> address_of(const sockaddr_storage& client) {
+  const bool is_six = client.ss_family == AF_INET6;
+  if (!is_six && client.ss_family != AF_INET) return std::nullopt;
+  const auto& four = reinterpret_cast<const sockaddr_in&>(client);
+  const auto& six = reinterpret_cast<const sockaddr_in6&>(client);
+  char text[INET6_ADDRSTRLEN] = "";
+  inet_ntop(client.ss_family, is_six ? static_cast<const void*>(&six.sin6_addr) : &four.sin_addr, text, sizeof text);
+  return std::pair(text, ntohs(is_six ? six.sin6_port : four.sin_port));
+}
 
-  static nb::object address(const sockaddr_storage& client) {
-    const bool is_six = client.ss_family == AF_INET6;
-    if (!is_six && client.ss_family != AF_INET) return nb::none();
-    const auto& four = reinterpret_cast<const sockaddr_in&>(client);
-    const auto& six = reinterpret_cast<const sockaddr_in6&>(client);
-    char text[INET6_ADDRSTRLEN] = "";
-    inet_ntop(client.ss_family, is_six ? static_cast<const void*>(&six.sin6_addr) : &four.sin_addr, text, sizeof text);
-    return nb::make_tuple(text, ntohs(is_six ? six.sin6_port : four.sin_port));
-  }
+std::vector<std::pair<nb::bytes, nb::bytes>> headers_of(const HttpHead& head) {
+  std::vector<std::pair<nb::bytes, nb::bytes>> headers;
+  for (const HttpHead::Header& header : head.headers)
+    headers.emplace_back(bytes_of(head.at(header.name)), bytes_of(head.at(header.value)));
+  return headers;
+}
 
-  nb::tuple operator()(HandedRequest& one) const {
-    const HttpHead& head = one.head;
-    nb::list headers;
-    for (const HttpHead::Header& header : head.headers)
-      headers.append(nb::make_tuple(bytes_of(head.at(header.name)), bytes_of(head.at(header.value))));
-    return nb::make_tuple("request", one.number, bytes_of(head.at(head.method)), bytes_of(head.at(head.target)),
-                          headers, one.is_whole, one.is_late, one.is_secure, head.is_old, head.closes, head.expects, one.began,
-                          address(one.client), one.job ? nb::cast(std::move(one.job)) : nb::none());
-  }
-  nb::tuple operator()(HandedBody& one) const {
-    return nb::make_tuple("body", one.number, bytes_of(one.bytes), one.is_last);
-  }
-  nb::tuple operator()(UnknownKey& one) const { return nb::make_tuple("key", one.number, bytes_of(one.bytes)); }
-  nb::tuple operator()(ClientGone& one) const { return nb::make_tuple("client_gone", one.number); }
-  nb::tuple operator()(NotAccepted& one) const { return nb::make_tuple("not_accepted", one.reason); }
-  nb::tuple operator()(NeedsRows& needing) const {
-    const ScoringJob& job = *needing.job;
-    return nb::make_tuple("needs_rows", std::make_unique<AwayJob>(front, needing.job), job.assignment().given,
-                          job.asked(), job.deadline);
-  }
-  nb::tuple operator()(std::unique_ptr<ScoringJob>& job) const {
-    return nb::make_tuple("scored", job->is_sent ? job->followed() : nb::list());
-  }
-};
+using PythonEvent = std::variant<HandedRequest, HandedBody, UnknownKey, ClientGone, NotAccepted, AwayJob, Answered>;
 
-// take_events(): what has happened since the last time, in order: ("request", number, method, target, headers, whether
-// its body is whole, whether it is too late, whether it came over TLS, whether it is of HTTP/1.0, whether the connection ends with it, whether it
-// expects `100 Continue`, when it began, client or None, its job if that has its body, or None); ("body", number, bytes,
-// whether they are all of it); ("key", number, bytes), to be judged; ("client_gone", number) of a client; ("not_accepted", reason); ("needs_rows", a job that goes on with
-// what is fetched for it, the assignment, what was asked for, the deadline); or ("scored", what `look` said)
-nb::list front_take_told(HeldFront& held) {
-  std::vector<FrontEvent> all = held.front->take_events();
+// What has happened since the last time, in order.
+nb::typed<nb::list, PythonEvent> front_take_events(HeldFront& held) {
   nb::list list;
-  for (FrontEvent& event : all) list.append(std::visit(Telling{held.front}, event));
+  for (FrontEvent& event : held.front->take_events())
+    std::visit([&]<class Event>(Event& one) {
+      if constexpr (std::is_same_v<Event, NeedsRows>) list.append(nb::cast(std::make_unique<AwayJob>(held.front, one.job)));
+      else list.append(nb::cast(std::move(one)));
+    }, event);
   return list;
 }
 
-void add_front(nb::module_& module) {
+void add_events(nb::module_& module) {
+  // `is_whole`: its body is; `is_late`: it was waited for in vain; `job`: has its body, if there is one.
+  nb::class_<HandedRequest>(module, "HandedRequest")
+      .def_ro("number", &HandedRequest::number)
+      .def_prop_ro("method", [](const HandedRequest& one) { return bytes_of(one.head.at(one.head.method)); })
+      .def_prop_ro("target", [](const HandedRequest& one) { return bytes_of(one.head.at(one.head.target)); })
+      .def_prop_ro("headers", [](const HandedRequest& one) { return headers_of(one.head); })
+      .def_prop_ro("is_old", [](const HandedRequest& one) { return one.head.is_old; })
+      .def_prop_ro("closes", [](const HandedRequest& one) { return one.head.closes; })
+      .def_prop_ro("expects", [](const HandedRequest& one) { return one.head.expects; })
+      .def_prop_ro("client", [](const HandedRequest& one) { return address_of(one.client); })
+      .def_prop_ro("job", [](const HandedRequest& one) { return one.job.get(); }, nb::rv_policy::reference_internal,
+                   nb::sig("def job(self, /) -> ScoringJob | None"))
+      .def_ro("is_secure", &HandedRequest::is_secure)
+      .def_ro("is_whole", &HandedRequest::is_whole)
+      .def_ro("is_late", &HandedRequest::is_late)
+      .def_ro("began", &HandedRequest::began);
+  nb::class_<HandedBody>(module, "HandedBody")
+      .def_ro("number", &HandedBody::number)
+      .def_prop_ro("bytes", [](const HandedBody& one) { return bytes_of(one.bytes); }, nb::sig("def bytes(self, /) -> builtins.bytes"))
+      .def_ro("is_last", &HandedBody::is_last);
+  nb::class_<UnknownKey>(module, "UnknownKey")
+      .def_ro("number", &UnknownKey::number)
+      .def_prop_ro("key", [](const UnknownKey& one) { return bytes_of(one.key); });
+  read_struct<ClientGone>(module, "ClientGone", field("number", &ClientGone::number));
+  read_struct<NotAccepted>(module, "NotAccepted", field("reason", &NotAccepted::reason));
+  nb::class_<AwayJob>(module, "AwayJob")
+      .def("go_on", &AwayJob::go_on, nb::arg("fetched"))
+      .def_prop_ro("assignment", [](const AwayJob& away) { return nb::typed<nb::object, Assignment>(nb::find(away.held().assignment())); })
+      .def_prop_ro("asked", [](const AwayJob& away) { return away.held().asked(); })
+      .def_prop_ro("deadline", [](const AwayJob& away) { return away.held().deadline; });
+  nb::class_<Answered>(module, "Answered").def_prop_ro("seen", [](const Answered& answered) {
+    return answered.job->is_sent ? answered.job->followed() : std::vector<AnyObject>();
+  });
+}
+
+void add_job(nb::module_& module) {
   nb::enum_<Outcome>(module, "Outcome")
       .value("SCORED", Outcome::kScored)
       .value("REFUSED", Outcome::kRefused)
       .value("LACKING", Outcome::kLacking)
       .value("NOT_FINITE", Outcome::kNotFinite)
       .value("TIMED", Outcome::kTimed);
+  read_struct<JobResult>(module, "JobResult", field("outcome", &JobResult::outcome), field("seen", &JobResult::seen),
+                         field("reply", &JobResult::reply), field("translation", &JobResult::translation),
+                         field("part", &JobResult::part));
   nb::class_<ScoringJob>(module, "ScoringJob")
       .def_prop_ro("of", [](const ScoringJob& job) { return job.plan().of; })
       .def_prop_ro("body", [](const ScoringJob& job) { return bytes_of(job.sent.body); })
@@ -114,42 +127,55 @@ void add_front(nb::module_& module) {
       .def_prop_ro("shown_id", [](const ScoringJob& job) { return job.shown_id; })
       .def_prop_ro("key", [](const ScoringJob& job) { return job.load.key; })
       .def_prop_ro("deadline", [](const ScoringJob& job) { return job.deadline; })
-      .def("outcome", &ScoringJob::outcome)
-      // head(size of the reply, seconds that its explanation took)
-      .def("head", [](ScoringJob& job, size_t size, double explain_s) { return bytes_of(job.head(size, explain_s)); });
-  nb::class_<AwayJob>(module, "AwayJob").def("go_on", &AwayJob::go_on);
+      .def("result", &ScoringJob::result)
+      // `size`: of the reply; `explain_s`: seconds that its explanation took
+      .def("head", [](ScoringJob& job, size_t size, double explain_s) { return bytes_of(job.head(size, explain_s)); },
+           nb::arg("size"), nb::arg("explain_s"));
+}
+
+void add_front(nb::module_& module) {
+  add_job(module);
+  add_events(module);
+  made_struct<Limits>(module, "Limits", field("max_connections", &Limits::max_connections),
+                      field("max_waiting", &Limits::max_waiting), field("max_body", &Limits::max_body),
+                      field("max_head", &Limits::max_head), field("inflight", &Limits::inflight),
+                      field("max_candidates", &Limits::max_candidates), field("head_s", &Limits::head_s),
+                      field("body_s", &Limits::body_s), field("reply_s", &Limits::reply_s),
+                      field("deadline_s", &Limits::deadline_s), field("max_deadline_s", &Limits::max_deadline_s),
+                      field("needs_keys", &Limits::needs_keys));
   nb::class_<HeldFront>(module, "Front")
-      .def(nb::init<const HeldEngine&, const Sizes&, const Times&, bool>(), nb::keep_alive<1, 2>())
-      // start(descriptor of a listener, or −1), which it closes
-      .def("start", [](HeldFront& held, int listener) { held.front->start(listener); })
+      .def(nb::init<const HeldEngine&, const Limits&>(), nb::keep_alive<1, 2>(), nb::arg("engine"), nb::arg("limits"))
+      // `listener`: its descriptor, or −1; it is closed in the end
+      .def("start", [](HeldFront& held, int listener) { held.front->start(listener); }, nb::arg("listener"))
       .def("stop", &HeldFront::stop)
       // serve(plan or None, whether it is for the playground to compare with)
       .def("serve",
            [](HeldFront& held, std::shared_ptr<Plan> plan, bool is_aside) { held.front->serve(std::move(plan), is_aside); },
            nb::arg("plan").none(), nb::arg("is_aside"))
       .def("forget_plans", [](HeldFront& held) { held.front->forget_plans(); })
-      // reply(number, bytes, is_last, closes)
       .def("reply",
            [](HeldFront& held, uint64_t number, const nb::bytes& bytes, bool is_last, bool closes) {
              held.front->reply(number, std::string(view_of(bytes)), is_last, closes);
-           })
-      .def("go_on", [](HeldFront& held, uint64_t number) { held.front->go_on(number); })
-      .def("abandon", [](HeldFront& held, uint64_t number) { held.front->abandon(number); })
-      // adopt(descriptor, whether its bytes come from TLS)
-      .def("adopt", [](HeldFront& held, int descriptor, bool is_secure) { held.front->adopt(descriptor, is_secure); })
+           },
+           nb::arg("number"), nb::arg("bytes"), nb::arg("is_last"), nb::arg("closes"))
+      .def("go_on", [](HeldFront& held, uint64_t number) { held.front->go_on(number); }, nb::arg("number"))
+      .def("abandon", [](HeldFront& held, uint64_t number) { held.front->abandon(number); }, nb::arg("number"))
+      // `is_secure`: its bytes come from TLS
+      .def("adopt", [](HeldFront& held, int descriptor, bool is_secure) { held.front->adopt(descriptor, is_secure); },
+           nb::arg("descriptor"), nb::arg("is_secure"))
       .def("make_room", [](HeldFront& held) { held.front->make_room(); })
-      // know_key(key, name, until)
       .def("know_key",
            [](HeldFront& held, const nb::bytes& key, std::string name, double until) {
              held.front->know_key(std::string(view_of(key)), std::move(name), until);
-           })
-      .def("judged", [](HeldFront& held, uint64_t number) { held.front->judged(number); })
+           },
+           nb::arg("key"), nb::arg("name"), nb::arg("until"))
+      .def("judged", [](HeldFront& held, uint64_t number) { held.front->judged(number); }, nb::arg("number"))
       .def("forget_keys", [](HeldFront& held) { held.front->forget_keys(); })
       .def("drain", [](HeldFront& held) { held.front->drain(); }, nb::call_guard<nb::gil_scoped_release>())
       .def("close_listener", [](HeldFront& held) { held.front->close_listener(); },
            nb::call_guard<nb::gil_scoped_release>())
       .def("close_idle", [](HeldFront& held) { held.front->close_idle(); }, nb::call_guard<nb::gil_scoped_release>())
-      .def("take_events", &front_take_told)
+      .def("take_events", &front_take_events)
       .def_prop_ro("descriptor", [](const HeldFront& held) { return held.front->python_bell.descriptor(); })
       .def_prop_ro("connections", [](const HeldFront& held) { return held.front->connections(); })
       .def_prop_ro("held", [](const HeldFront& held) { return held.front->held(); });

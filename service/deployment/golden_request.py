@@ -20,6 +20,7 @@ from msd.contract.request import ANONYMOUS
 from msd.contract.row_writer import rows_in_memory
 from msd.contract.rows import Rows, RowSide
 from msd.contract.segments import every_segment
+from native import core
 from native.layout import core_rows
 from native.live_state import GoldenLive
 from native.offline import OfflineScorer
@@ -103,7 +104,9 @@ class GoldenRequest:
         return [self._pricing[0] if self._pricing and column == "pricing" else None] * len(self._more)
 
 
-def _stored(model: Model, side: RowSide, ids: Sequence[str], rows: Rows, absent: Sequence[str]) -> object:
+def _stored(
+    model: Model, side: RowSide, ids: Sequence[str], rows: Rows, absent: Sequence[str]
+) -> "core.RowFile | core.Arena":
     """Return rows as the model's store holds them for the core, and the absence of others."""
     codec, own = model.codecs[side], model.native.rows
     if own is not None and own.epochs is None:

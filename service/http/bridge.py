@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
+from native import core
 from service.http.access import BEGAN, CYCLE, JOB, Headers
 
 _CLOSE = (b"connection", b"close")
@@ -33,11 +34,11 @@ class Scoring(Protocol):
         """Judge the key of a request, and let it go on."""
         ...
 
-    def follow(self, seen: Any) -> None:  # noqa: ANN401 - the core has no types
+    def follow(self, seen: Any) -> None:  # noqa: ANN401 - whatever it has kept
         """Learn what was kept of a request that the engine has answered."""
         ...
 
-    async def provide(self, job: Any, assignment: Any, asked: Any, deadline: float) -> None:  # noqa: ANN401
+    async def provide(self, job: "core.AwayJob") -> None:
         """Fetch what a job lacks, and let it go on."""
         ...
 
@@ -45,7 +46,7 @@ class Scoring(Protocol):
 class Bridge:
     """Answers the front's requests by an app."""
 
-    def __init__(self, front: Any, app: ASGIApp, scoring: Scoring | None) -> None:  # noqa: ANN401 - the core has no types
+    def __init__(self, front: "core.Front", app: ASGIApp, scoring: Scoring | None) -> None:
         """`scoring`: None if the port scores nothing."""
         self.front = front
         self._app = app
@@ -62,9 +63,9 @@ class Bridge:
     def close(self) -> None:
         """Answer no more; but learn of all that the engine has answered. Called after the front has stopped."""
         asyncio.get_running_loop().remove_reader(self.front.descriptor)
-        for kind, *event in self.front.take_events():
-            if kind == "scored" and self._scoring is not None:
-                self._learn(*event)
+        for event in self.front.take_events():
+            if isinstance(event, core.Answered) and self._scoring is not None:
+                self._learn(event)
         for task in self._tasks:
             task.cancel()
 
@@ -81,28 +82,35 @@ class Bridge:
         return [date, _CLOSE] if self.is_draining else [date]
 
     def _take(self) -> None:
-        for kind, *event in self.front.take_events():
-            if kind == "request":
-                self._cycles[event[0]] = begun = RequestCycle(self, *event)
-                has_job = begun.scope[JOB] is not None
+        for event in self.front.take_events():
+            if isinstance(event, core.HandedRequest):
+                self._cycles[event.number] = begun = RequestCycle(self, event)
+                has_job = event.job is not None
                 self._begin(begun.run(self._scoring.answer if has_job and self._scoring is not None else self._app))
-            elif kind == "not_accepted":
-                self.log.error("cannot_accept", reason=os.strerror(event[0]))
-            elif kind in ("body", "client_gone"):
-                if (cycle := self._cycles.get(event[0])) is not None:
-                    cycle.leave() if kind == "client_gone" else cycle.come(*event[1:])
-            elif self._scoring is None:
-                raise RuntimeError("the port scores nothing")
-            elif kind == "key":
-                self._scoring.judge(*event)
-            elif kind == "needs_rows":
-                self._begin(self._scoring.provide(*event))
+            elif isinstance(event, core.NotAccepted):
+                self.log.error("cannot_accept", reason=os.strerror(event.reason))
+            elif isinstance(event, core.HandedBody):
+                if (cycle := self._cycles.get(event.number)) is not None:
+                    cycle.come(event.bytes, event.is_last)
+            elif isinstance(event, core.ClientGone):
+                if (cycle := self._cycles.get(event.number)) is not None:
+                    cycle.leave()
             else:
-                self._learn(*event)
+                self._help(event)
 
-    def _learn(self, answered: list[Any]) -> None:
+    def _help(self, event: "core.UnknownKey | core.AwayJob | core.Answered") -> None:
+        if self._scoring is None:
+            raise RuntimeError("the port scores nothing")
+        if isinstance(event, core.UnknownKey):
+            self._scoring.judge(event.number, event.key)
+        elif isinstance(event, core.AwayJob):
+            self._begin(self._scoring.provide(event))
+        else:
+            self._learn(event)
+
+    def _learn(self, answered: "core.Answered") -> None:
         assert self._scoring is not None, "only a port that scores is told of scores"
-        for seen in answered:
+        for seen in answered.seen:
             self._scoring.follow(seen)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -115,50 +123,33 @@ class RequestCycle:
     """One request and its reply. `is_whole`: all of its body has arrived; `is_late`: it was waited for, in vain;
     `is_gone`: the client has left."""
 
-    def __init__(
-        self,
-        bridge: Bridge,
-        number: int,
-        method: bytes,
-        target: bytes,
-        headers: Headers,
-        is_whole: bool,
-        is_late: bool,
-        is_secure: bool,
-        is_old: bool,
-        closes: bool,
-        expects: bool,
-        began: float,
-        client: tuple[str, int] | None,
-        job: Any,  # noqa: ANN401 - the core has no types
-    ) -> None:
-        """`job`: of a scoring request that the engine has read, or None. It has the body."""
-        self.is_whole, self.is_late, self.is_gone = is_whole, is_late, False
-        self._bridge, self._number = bridge, number
-        self._closes, self._expects = closes, expects
+    def __init__(self, bridge: Bridge, handed: "core.HandedRequest") -> None:
+        self.is_whole, self.is_late, self.is_gone = handed.is_whole, handed.is_late, False
+        self._bridge, self._number = bridge, handed.number
+        self._closes, self._expects = handed.closes, handed.expects
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._is_answered = False
-        self._is_head = method == b"HEAD"
+        self._is_head = handed.method == b"HEAD"
         self._start: Message | None = None
         self._parts: list[bytes] = []
-        path, _, query = target.partition(b"?")
+        path, _, query = handed.target.partition(b"?")
         self.scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.0" if is_old else "1.1",
+            "http_version": "1.0" if handed.is_old else "1.1",
             "server": None,
-            "client": client,
-            "scheme": "https" if is_secure else "http",
-            "method": method.decode(),
+            "client": handed.client,
+            "scheme": "https" if handed.is_secure else "http",
+            "method": handed.method.decode(),
             "root_path": "",
             "path": unquote(path.decode()),
             "raw_path": path,
             "query_string": query,
-            "headers": headers,
+            "headers": handed.headers,
             "state": {},
             CYCLE: self,
-            BEGAN: began,
-            JOB: job,
+            BEGAN: handed.began,
+            JOB: handed.job,
         }
 
     async def run(self, app: ASGIApp) -> None:

@@ -26,7 +26,6 @@ class JsonParser:
 
     async def parse(self, body: bytes, parse: Callable[[bytes], _T]) -> _T:
         """Return the body parsed. Raises BodyTooLarge for one with too many parts, and what `parse` raises."""
-        assert native.core is not None, "a service has the native core"
         if len(body) <= _SMALL_BYTES and native.core.json_parts(body) <= _SMALL_PARTS:
             return parse(body)
         async with self._turn:
@@ -34,7 +33,6 @@ class JsonParser:
 
     def check(self, body: bytes) -> None:
         """Raise BodyTooLarge for a body with too many keys and values."""
-        assert native.core is not None, "a service has the native core"
         if len(body) > self._max_parts and native.core.json_parts(body) > self._max_parts:
             raise BodyTooLarge(
                 f"the body has more than {self._max_parts:,} keys and values, and is not examined further; send fewer"

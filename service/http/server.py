@@ -2,13 +2,12 @@
 
 import asyncio
 import socket
-from typing import Any
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-import native
+from native import core
 from service import limits
 from service.http.bridge import Bridge, Scoring
 from service.http.entry import listen
@@ -34,7 +33,7 @@ class HttpServer(uvicorn.Server):
         settings: Settings,
         listener: socket.socket,
         metrics: Metrics,
-        engine: Any,  # noqa: ANN401 - the core has no types
+        engine: "core.Engine",
         scoring: Scoring | None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
@@ -107,26 +106,26 @@ class HttpServer(uvicorn.Server):
             asyncio.get_running_loop().run_in_executor(None, return_freed_memory)
 
 
-def front_of(settings: Settings, engine: Any, max_waiting: int = MAX_WAITING) -> Any:  # noqa: ANN401 - the core has no types
+def front_of(settings: Settings, engine: "core.Engine", max_waiting: int = MAX_WAITING) -> "core.Front":
     """Return a front over an engine, with the limits of the service. `max_waiting`: requests that may wait on a
     connection."""
-    assert native.core is not None, "there is an engine"
-    sizes = (
-        settings.max_connections,
-        max_waiting,
-        settings.max_body_bytes,
-        limits.MAX_HEAD_BYTES,
-        max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
-        settings.max_candidates,
+    return core.Front(
+        engine,
+        core.Limits(
+            max_connections=settings.max_connections,
+            max_waiting=max_waiting,
+            max_body=settings.max_body_bytes,
+            max_head=limits.MAX_HEAD_BYTES,
+            inflight=max(limits.INFLIGHT_BYTES, settings.max_body_bytes),
+            max_candidates=settings.max_candidates,
+            head_s=limits.HEAD_TIMEOUT_S,
+            body_s=limits.BODY_TIMEOUT_S,
+            reply_s=limits.REPLY_TIMEOUT_S,
+            deadline_s=settings.deadline_ms / 1000,
+            max_deadline_s=limits.MAX_DEADLINE_MS / 1000,
+            needs_keys=settings.keys_file is not None,
+        ),
     )
-    times = (
-        limits.HEAD_TIMEOUT_S,
-        limits.BODY_TIMEOUT_S,
-        limits.REPLY_TIMEOUT_S,
-        settings.deadline_ms / 1000,
-        limits.MAX_DEADLINE_MS / 1000,
-    )
-    return native.core.Front(engine, sizes, times, settings.keys_file is not None)
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:

@@ -9,12 +9,13 @@ import ssl
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.files import open_regular
+from native import core
 from service import limits
 from service.http.entry import accepted
 from service.settings import Settings
@@ -96,7 +97,7 @@ class TlsEntry:
     def __init__(
         self,
         tls: WatchedFiles[ssl.SSLContext],
-        front: Any,  # noqa: ANN401 - the core has no types
+        front: "core.Front",
         max_connections: int,
         metrics: Metrics,
     ) -> None:

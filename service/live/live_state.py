@@ -8,14 +8,15 @@ come from.
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.rows import MAX_COUNT
 from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS
-from native.live_state import unpack_state
+from native import core
+from native.live_state import begin, unpack_state
 
 STATE_FORMAT = 2
 _HEAD = struct.Struct("<Bdddd")
@@ -26,14 +27,10 @@ MAX_STATE_BYTES = _HEAD.size + MAX_HISTORY * (_IMPRESSION.size + 4 * MAX_ID_CHAR
 """Of a packed state; a longer value is not read."""
 
 
-NO_ROW = _HEAD.pack(STATE_FORMAT, 0.0, 0.0, _NOTHING_YET, _NOTHING_YET)
-"""The packed state of an ID without a row: every event is new."""
-
-
-def resumed(live: Any, row: bytes | None) -> Any:  # noqa: ANN401 - the core has no types
+def resumed(live: "core.LiveState | None", row: bytes | None) -> "core.LiveState":
     """Return the state to continue from: that one, or the packed row's if it is newer, and so includes everything in
-    the state. `live`: None if there is none."""
-    of_row = unpack_state(row) or unpack_state(NO_ROW)
+    the state; every event is new to an ID without a row. `live`: None if there is none."""
+    of_row = unpack_state(row) or begin(0.0, 0.0, _NOTHING_YET)
     return of_row if live is None or of_row.as_of >= live.as_of else live
 
 

@@ -8,7 +8,6 @@ rows stay as they are.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import numpy as np
 import structlog
@@ -17,17 +16,16 @@ from msd.contract.request import ANONYMOUS
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import Impression, state_rules
+from native import core
 from native.layout import AskedRequest
 from native.live_state import unpack_state
 from service.live.store import LiveError, LiveStore, PackedStates
 from service.telemetry.metrics import Metrics
 
 FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
-CoreStates = tuple[object, ...]
-"""States of a user and of candidates in the core's form, `LiveForm`."""
 
 
-def with_history(user: Rows, live: Any) -> Rows:  # noqa: ANN401 - the core has no types
+def with_history(user: Rows, live: "core.LiveState | None") -> Rows:
     """Return the user's row [1] with the live history, if it is newer than the row's."""
     if live is None or live.as_of <= user.records["as_of"][0]:
         return user
@@ -49,7 +47,7 @@ class LiveRows:
         request: AskedRequest,
         fetch: FetchRows,
         deadline: float | None = None,
-    ) -> tuple[Rows, Rows, CoreStates | None]:
+    ) -> "tuple[Rows, Rows, core.LiveStates | None]":
         """Return the user's row [1] with the history to use, the rows that the request wants by that, and the
         states of both; None if none is known.
 
@@ -67,22 +65,29 @@ class LiveRows:
         items, of_items = await self._both("item", wanted, count, fetch, deadline)
         return user, items, None if of_items.stream is None else self._for_core(schema, of_user, of_items)
 
-    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> CoreStates | None:
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates | None":
         """Return the states of a user, None if it is anonymous, and of candidates; None if that would wait. For any
         thread."""
         user = PackedStates([None], None) if user_id is None else self._store.cached("user", [user_id])
         items = self._store.cached("item", ids)
         return None if user is None or items is None else self._for_core(schema, user, items)
 
-    def _for_core(self, schema: FeatureSchema, user: PackedStates, items: PackedStates) -> CoreStates:
+    def _for_core(self, schema: FeatureSchema, user: PackedStates, items: PackedStates) -> "core.LiveStates":
         if items.stream is not None:
             self._metrics.newest_event.set(items.stream.until or math.nan)
         rules, unknown = state_rules(schema), None
         if user.known is not None or items.known is not None:
             known = [np.ones(len(one.packed), bool) if one.known is None else one.known for one in (user, items)]
             unknown = (~np.concatenate(known)).tobytes()
-        half_lives = rules["user"].half_life_s, rules["item"].half_life_s
-        return user.packed[0], items.packed, items.stream, self._lag_s, *half_lives, unknown
+        return core.LiveStates(
+            user=user.packed[0],
+            items=items.packed,
+            stream=items.stream,
+            lag_s=self._lag_s,
+            user_half_life_s=rules["user"].half_life_s,
+            item_half_life_s=rules["item"].half_life_s,
+            unknown=unknown,
+        )
 
     async def _both(
         self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None

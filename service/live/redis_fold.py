@@ -4,10 +4,11 @@ it since it was read. An event counts once.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from msd.contract.rows import LATEST_S, MAX_COUNT, RowSide
 from msd.contract.state import StateRule
+from native import core
 from native.live_state import unpack_state
 from service.live.live_state import MAX_STATE_BYTES, head_of, resumed
 from service.live.store import LiveBatch, LiveEvent, kept_s
@@ -87,7 +88,7 @@ class Part(NamedTuple):
         return Folded(sha1, written, kept, seen, list(new), results, is_damaged)
 
 
-def _unpacked(packed: bytes) -> Any:  # noqa: ANN401 - the core has no types
+def _unpacked(packed: bytes) -> "core.LiveState | None":
     """Return a packed state; None if no fold can have made it: bytes in Redis carry no checksum."""
     head = head_of(packed)
     is_bounded = head is not None and head.as_of < LATEST_S and max(head.impressions, head.clicks) < MAX_COUNT

@@ -7,7 +7,7 @@ bundle's rows.
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from msd.contract.errors import MsdError
 from msd.contract.rows import LATEST_S, Rows, RowSide
 from msd.contract.state import StateRule
+from native import core
 from native.live_state import begin, take
 
 _TIMES = struct.Struct("<dd")
@@ -84,7 +85,7 @@ class LiveEvent(NamedTuple):
         """Return the ID whose state it changes."""
         return self.user_id if side == "user" else self.item_id
 
-    def fold_into(self, live: Any, side: RowSide, rule: StateRule) -> bool:  # noqa: ANN401 - the core has no types
+    def fold_into(self, live: "core.LiveState", side: RowSide, rule: StateRule) -> bool:
         """Change its owner's state; return False if the row includes it. Only users remember the item."""
         return take(rule, live, self.at, self.is_click, self.item_id if side == "user" else None)
 

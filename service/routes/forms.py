@@ -2,10 +2,10 @@
 
 from urllib.parse import unquote
 
+from native import core
 from service.http.json_parser import JsonParser
 from service.routes.oip.infer import translate_tensors
 from service.routes.openrtb import PATH, translate_impressions
-from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.telemetry.metrics import Metrics
 
@@ -20,7 +20,7 @@ class Forms:
 
     def translate(
         self, deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
-    ) -> Translated:
+    ) -> "core.Translation":
         """Return the scoring requests that a request makes: see `Translate`."""
         if path == PATH:
             document = self._parser.load(body)

@@ -19,8 +19,8 @@ from msd.contract.openrtb import (
     read_openrtb,
 )
 from msd.contract.request import InvalidRequest
+from native import core
 from service.errors import NoOpenrtbMapping
-from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
 from service.scoring.reply import ScoreReply
@@ -41,7 +41,7 @@ class OpenrtbReply(BaseModel):
 
 def translate_impressions(
     deployment: Deployment, request_id: str, document: object, max_candidates: int, metrics: Metrics
-) -> Translated:
+) -> "core.Translation":
     """Return the scoring request of each named impression; all together have the limits of one. Raises RequestError,
     NoOpenrtbMapping."""
     asked = read_openrtb(document, max_candidates)
@@ -75,13 +75,13 @@ def translate_impressions(
     pieces = [b",%b:" % orjson.dumps(imp) for imp in named]
     head = orjson.dumps({"id": own_id, "consent": identity.has_consent}).removesuffix(b"}")
     pieces[0] = b'%b,"imp":{%b' % (head, pieces[0][1:])
-    return Translated(
-        request_id,
-        parts,
-        None,
-        [*pieces, b"}}"],
-        None,
-        lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
+    return core.Translation(
+        shown_id=request_id,
+        parts=parts,
+        timeout_s=None,
+        reply=[*pieces, b"}}"],
+        outputs=None,
+        place_of=lambda part, field: f"candidates.{named[part]}.{field.removeprefix('candidates.')}",
     )
 
 

@@ -5,7 +5,7 @@ The engine answers all but those with a mistake, those that are to be explained,
 
 import math
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +21,7 @@ from service.http.keys import Guard
 from service.routes.explainer import Explainer
 from service.routes.oip.tensors import HEADER
 from service.routes.playground.playground import Playground
-from service.scoring.answer import Seen, Translated
+from service.scoring.answer import Seen
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import with_explanation
@@ -54,14 +54,14 @@ class ScoreRoute:
         self._guard = guard
         self._playground = playground
         self._parser = JsonParser(settings.max_candidates)
-        self._front: Any = None
+        self._front: core.Front
         self._given: list[Deployment | None] = [None, None]  # what the front scores by
         self.answer: ASGIApp = AccessMiddleware(self, metrics)
         self.follow, self.provide = pipeline.follow, pipeline.provide
 
     # What the front is told
 
-    def open(self, front: Any) -> None:  # noqa: ANN401 - the core has no types
+    def open(self, front: "core.Front") -> None:
         self._front, self._readiness.changed = front, self.look
         if self._guard is not None:
             self._guard.keys.changed = front.forget_keys
@@ -95,24 +95,20 @@ class ScoreRoute:
     # What the front hands over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        job: Any = scope.get(JOB)
+        job: core.ScoringJob | None = scope.get(JOB)
         if job is None:
             await self._refuse(scope, receive)
-        assert core is not None, "the core has made the job"
         access_of(scope).request_id = job.shown_id
         if job.key:
             scope[KEY] = job.key
-        outcome = job.outcome()
-        if isinstance(outcome, BaseException):
-            raise outcome
-        ended, seen, reply, made, part = outcome
-        if ended == core.Outcome.REFUSED:
-            raise await self._refused(job, made, part)
-        if ended == core.Outcome.NOT_FINITE:
+        result = job.result()
+        if result.outcome == core.Outcome.REFUSED:
+            raise await self._refused(job, result)
+        if result.outcome == core.Outcome.NOT_FINITE:
             raise ModelError("the model returned a non-finite score for this request")
-        if ended == core.Outcome.LACKING:
+        if result.outcome == core.Outcome.LACKING:
             raise RuntimeError("what the request lacks could not be fetched")
-        await self._explain(scope, send, job, reply, seen[0])
+        await self._explain(scope, send, job, result.reply, result.seen[0])
 
     async def _refuse(self, scope: Scope, receive: Receive) -> NoReturn:
         """Raise why the engine does not score a request."""
@@ -133,19 +129,20 @@ class ScoreRoute:
         missing = self._playground.missing if self._playground and scope["path"].startswith(PLAYGROUND) else ""
         raise NotReady(f"not ready: {missing or 'such requests cannot be scored now'}")
 
-    async def _explain(self, scope: Scope, send: Send, job: Any, reply: bytes, seen: Seen) -> None:  # noqa: ANN401
+    async def _explain(self, scope: Scope, send: Send, job: "core.ScoringJob", reply: bytes, seen: Seen) -> None:
         assert seen.explained is not None, "it asks for an explanation"
         cycle = scope[CYCLE]
         explanation = await self._explainer.explain(seen.explained, job.deadline, lambda: cycle.is_gone)
         body = with_explanation(reply, explanation, seen.explained.order)
-        head: bytes = job.head(len(body), explanation.seconds)
+        head = job.head(len(body), explanation.seconds)
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in head.splitlines())]
         await send_reply(send, 200, headers, body)
         if seen.served is not None:
             self.follow(seen)
 
-    async def _refused(self, job: Any, made: Translated | None, part: int) -> Exception:  # noqa: ANN401
+    async def _refused(self, job: "core.ScoringJob", result: "core.JobResult") -> Exception:
         """Return the error of a request that the core refuses, by its place in the request's own form."""
+        made, part = result.translation, result.part
         request_id, body = (job.request_id, job.body) if made is None else made.parts[part]
         error = await self._parser.parse(body, partial(self._refusal, job.of, request_id))
         if made is not None and isinstance(error, RequestError):

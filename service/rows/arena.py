@@ -4,7 +4,7 @@ Does not know where rows come from, nor whether they are current: it keeps what 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +46,7 @@ class Arena:
             raise MsdError(
                 f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: lower it"
             ) from None
-        assert native.core is not None, "a store is opened where there is a core"
-        self._ids: Any = native.core.IdMap(capacity)
+        self._ids = native.core.IdMap(capacity)
         """From IDs to places. One thread writes; the core reads concurrently, without Python's lock."""
         self._free: list[int] = []
         self._hand = 0
@@ -73,9 +72,8 @@ class Arena:
             histories = tuple(unpack_history(self._ids.tail(place)) or () for place in places.tolist())
         return Rows(records, self._found.take(places), histories, 0)
 
-    def core(self) -> Any:  # noqa: ANN401 - the core has no types
+    def core(self) -> "native.core.Arena":
         """Return the native core's view of the arena. To be dropped with the arena."""
-        assert native.core is not None, "there is a core"
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 

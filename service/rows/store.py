@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from msd.contract.bundle import ROWS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide
+from native import core
 from native.layout import core_rows
 from service.errors import StoreError
 from service.telemetry.metrics import Metrics, Tier
@@ -32,8 +33,8 @@ class CoreRows(NamedTuple):
     """The native core's row sources: both sides' forms, and the epochs that are current; None for files, which always
     are."""
 
-    users: Any
-    items: Any
+    users: "core.RowFile | core.Arena"
+    items: "core.RowFile | core.Arena"
     epochs: Callable[[], Sequence[int]] | None = None
 
 

@@ -7,7 +7,7 @@ Knows tensors and heads. Does not know requests, rows or queues, nor any particu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from msd.contract.errors import BundleError, MsdError
 from msd.contract.schema import TensorSpec
 from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import COLUMN
+from native import core
 
 Scores = dict[str, NDArray[np.float32]]
 _RESERVED_HEADS = ("id", "ecpm", COLUMN)
@@ -50,8 +51,11 @@ class Runtime(Protocol):
     """A loaded ranker. Any thread may run it, and several at once."""
 
     engine: Engine
-    native: Any
-    """The model in the native core's form; None if it is run by `run` alone."""
+
+    @property
+    def native(self) -> "core.OrtModel | None":
+        """The model in the native core's form; None if it is run by `run` alone."""
+        ...
 
     def run(self, tensors: Tensors, is_aside: bool = False) -> Scores:
         """The schema's tensors → scores [N] by head, the first head first. `is_aside`: at low priority, for what

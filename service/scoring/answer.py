@@ -1,6 +1,6 @@
 """What is known of a scored request, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from msd.contract.correction import Correction
 from msd.contract.exploration import Choice
 from msd.contract.rows import Rows
 from msd.contract.tensors import Rung, Tensors, UserRung
+from native import core
 from service.runtimes.runtime import Scores
 from service.scoring.deployment import Deployment
 from service.scoring.model import Model
@@ -80,26 +81,7 @@ class Explained(NamedTuple):
     is_partial: bool
 
 
-class Translated(NamedTuple):
-    """The scoring requests that another form makes, and the reply of that form."""
-
-    shown_id: str
-    """The reply's request ID."""
-    parts: Sequence[tuple[str, bytes]]
-    """The ID and the body of each scoring request."""
-    timeout_s: float | None
-    """Until the deadline, if the head sets none."""
-    finish: Callable[[list[bytes]], tuple[Headers, bytes]] | list[bytes]
-    """Returns the first headers of the reply, and its body, from the replies to the parts; or is what stands before,
-    between and after these in a reply in JSON."""
-    outputs: tuple[Sequence[tuple[str, bool]], bool] | None
-    """Of tensors, which the core writes: those asked for, each with whether in bytes; whether all are, if none is. Then
-    `finish` raises the error of outputs that do not exist."""
-    place_of: Callable[[int, str], str]
-    """Returns the place in this form of what is at fault in a part."""
-
-
-Translate = Callable[[Deployment, str, bytes | None, str, bytes], Translated]
+Translate = Callable[[Deployment, str, bytes | None, str, bytes], "core.Translation"]
 """Translates a request, by its path, the length of its JSON if that is given, its ID and its body. Raises errors for
 its client. In any thread."""
 

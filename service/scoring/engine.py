@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 import structlog
 
@@ -23,20 +22,6 @@ _LOG_AGAIN_S = 10.0
 # Switch interval of Python's lock. With the default of 5 ms, a busy event loop starves the scoring threads wherever
 # they need the lock.
 _SWITCH_S = 0.0005
-
-
-class Heartbeat(NamedTuple):
-    """The progress of the scoring threads; times are seconds."""
-
-    threads: int
-    running: int
-    """Threads that run a job."""
-    waiting: int
-    """Waiting jobs."""
-    quiet_s: float
-    """Since a thread last began or ended a job, or work arrived at an idle queue; 0 without work."""
-    longest_s: float
-    """Duration of the longest current run; 0 without one."""
 
 
 class ScoringEngine:
@@ -57,7 +42,13 @@ class ScoringEngine:
         """
         if native.core is None:
             raise MsdError(f"scoring needs the native core: {native.REASON}")
-        self.native: Any = native.core.Engine(threads, max_rows, max_candidates, patience_s, metrics.native_bounds)
+        self.native = native.core.Engine(
+            threads=threads,
+            max_rows=max_rows,
+            max_candidates=max_candidates,
+            patience_s=patience_s,
+            bounds=metrics.native_bounds,
+        )
         self._metrics = metrics
         self._lock = threading.Lock()
         metrics.native.merge = self.merge_counts
@@ -73,9 +64,9 @@ class ScoringEngine:
         """Return whether all accepted work is done."""
         return not self.native.admitted[0]
 
-    def heartbeat(self) -> Heartbeat:
+    def heartbeat(self) -> "native.core.Heartbeat":
         """Return the progress of the scoring threads."""
-        return Heartbeat(*self.native.heartbeat())
+        return self.native.heartbeat()
 
     def merge_counts(self) -> None:
         """Add to the metrics what the native core has counted since the last time."""

@@ -7,21 +7,19 @@ Does not know queues, runs or replies. Live rows and vectors of cold ads attach 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
 
-import native
-from msd.contract.exploration import Choice
 from msd.contract.request import ANONYMOUS
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import Impression
 from msd.contract.tensors import Tensors
-from native.layout import AskedRequest, given_rows, new_tensors
+from native import core
+from native.layout import AskedRequest, fetched_rows, new_tensors
 from service.errors import StoreError
-from service.runtimes.runtime import Scores
 from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
@@ -34,13 +32,13 @@ RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 class Live(Protocol):
     """Live states, laid over rows."""
 
-    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates | None":
         """Return the states of a user and of candidates, in the core's form; None if that would wait."""
         ...
 
     async def fetch(
         self, schema: FeatureSchema, request: AskedRequest, fetch: RowsOf, deadline: float | None = None
-    ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
+    ) -> "tuple[Rows, Rows, core.LiveStates | None]":
         """Return the row of the user, with the history to use, and those that the request wants, before a deadline;
         and the states to lay over them, in the core's form."""
         ...
@@ -65,14 +63,14 @@ class Given(NamedTuple):
     at: float
     user: Rows
     items: Rows
-    states: tuple[object, ...] | None
+    states: "core.LiveStates | None"
     seconds: float
 
 
 class Frame(NamedTuple):
     """One thread's buffers for one request of one model, as the core's frame and as tensors."""
 
-    core: Any
+    core: "core.Frame"
     tensors: Tensors
 
     def copied(self, names: Iterable[str] | None = None) -> Tensors:
@@ -83,27 +81,16 @@ class Frame(NamedTuple):
             for name in (self.tensors if names is None else names)
         }
 
-    @property
-    def choice(self) -> Choice | None:
-        """Return which candidate the last reply has first, if the request explores."""
-        choice = self.core.choice
-        return None if choice is None else Choice(*choice)
-
-    @property
-    def columns(self) -> Scores:
-        """Return the scores that the last reply has [N], in the request's order."""
-        return {name: np.frombuffer(column, np.float32) for name, column in self.core.columns.items()}
-
     def kept(self, model: Model, given: Given | None) -> tuple[Rows, Rows]:
         """Return the rows that the tensors were made of, if they were kept. `given`: those that were fetched for it."""
-        user, items, found, seen = self.core.kept
-        history = tuple(Impression(*one) for one in seen)
-        users, has_user = np.frombuffer(user, model.codecs["user"].dtype), np.array([self.core.found[0]])
-        records = np.frombuffer(items, model.codecs["item"].dtype)
+        kept = self.core.kept
+        history = tuple(Impression(*one) for one in kept.history)
+        users, has_user = np.frombuffer(kept.user, model.codecs["user"].dtype), np.array([self.core.found.has_user])
+        records = np.frombuffer(kept.items, model.codecs["item"].dtype)
         stale = (None, None) if given is None else (given.user.stale, given.items.stale)
         return (
             Rows(users, has_user, (history,), 0, stale[0]),
-            Rows(records, np.frombuffer(found, bool), (), 0, stale[1]),
+            Rows(records, np.frombuffer(kept.found, bool), (), 0, stale[1]),
         )
 
     def of_request(self, items: Rows) -> Rows:
@@ -129,24 +116,24 @@ class Frames:
 
     def of(self, model: Model) -> Frame:
         """Return the calling thread's frame."""
-        assert native.core is not None, "a model is loaded where there is a core"
         frame: Frame | None = getattr(model.native.frames, "own", None)
         if frame is None:
             tensors = new_tensors(model.schema, self.max_candidates)
-            core = native.core.Frame(model.native.schema, model.native.served, tensors, self.max_candidates)
-            frame = model.native.frames.own = Frame(core, tensors)
+            own = core.Frame(model.native.schema, model.native.served, tensors, self.max_candidates)
+            frame = model.native.frames.own = Frame(own, tensors)
         return frame
 
     def read(self, model: Model, body: bytes) -> AskedRequest | None:
         """Return as much of a request as says what has to be fetched for it; None if `msd.contract` refuses it."""
-        core = self.of(model).core
-        return AskedRequest.of(core.asked) if core.read(body, self.max_candidates) else None
+        own = self.of(model).core
+        return AskedRequest.of(own.asked) if own.read(body, self.max_candidates) else None
 
     def fill(self, model: Model, body: bytes, given: Given) -> Frame:
         """Return the calling thread's frame, with the tensors of a request that `read` accepts, from given rows."""
-        frame, rows = self.of(model), given_rows(given.user, given.items)
+        frame, rows = self.of(model), (fetched_rows(given.user), fetched_rows(given.items))
         states = None if given.states is None else lambda *_: given.states
-        if frame.core.take(body, self.max_candidates, *rows, given.at, None, states, False, False):
+        filled = frame.core.take(body, self.max_candidates, *rows, given.at, live=states)
+        if filled != core.FillResult.FILLED:
             raise RuntimeError("the native core lacks rows that it was given")
         return frame
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
-import native
 from msd.contract.bundle import Bundle
 from msd.contract.correction import LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
+from native import core
 from native.layout import core_model, core_openrtb, core_schema, new_desk
 from service.rows.store import BundleFileStore, CoreRows, RowStore
 from service.runtimes.choice import open_runtime
@@ -30,13 +30,13 @@ ModelKey = tuple[str, bool]
 class CoreModel(NamedTuple):
     """A model in the native core's form."""
 
-    schema: Any
-    served: Any
+    schema: "core.Schema"
+    served: "core.ServedModel"
     rows: CoreRows | None
     """Rows in memory; None if there are none."""
     frames: threading.local
     """Thread-local buffers, made by `frames`."""
-    loaded: Any
+    loaded: "core.LoadedModel"
     """What scoring threads run, in buffers of their own."""
 
 
@@ -71,10 +71,18 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     form, rows, heads = core_schema(schema, codecs), store.core_rows(), tuple(manifest.heads)
     served = core_model(manifest.model_version, manifest.formula, settings.explore_share, manifest.uncertainty)
     desk = partial(new_desk, schema, form, served, runtime.run if runtime.native is None else None, heads, capacity)
-    openrtb = manifest.openrtb and core_openrtb(manifest.openrtb)
-    assert native.core is not None, "the schema has a form"
-    runner, (users, items) = native.core.Runner(), (None, None) if rows is None else (rows.users, rows.items)
-    loaded = native.core.LoadedModel(form, runner, heads, runtime.native, users, items, desk, capacity, openrtb)
+    openrtb = None if manifest.openrtb is None else core_openrtb(manifest.openrtb)
+    loaded = core.LoadedModel(
+        schema=form,
+        runner=core.Runner(),
+        heads=heads,
+        ort=runtime.native,
+        users=rows and rows.users,
+        items=rows and rows.items,
+        new_desk=desk,
+        capacity=capacity,
+        openrtb=openrtb,
+    )
     own = CoreModel(form, served, rows, threading.local(), loaded)
     return Model(bundle, schema, manifest.model_version, runtime, store, codecs, own)
 

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 import structlog
 
+from native import core
 from service import limits
-from service.scoring.engine import Heartbeat
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -29,7 +29,7 @@ _STDERR = 2
 class Liveness:
     """Liveness of the event loop and the scoring threads. For any thread."""
 
-    def __init__(self, limit_s: float, queue: Callable[[], Heartbeat], metrics: Metrics) -> None:
+    def __init__(self, limit_s: float, queue: Callable[[], "core.Heartbeat"], metrics: Metrics) -> None:
         self._limit_s = limit_s
         self._queue = queue
         self._beat_at: float | None = None

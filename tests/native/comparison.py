@@ -4,7 +4,6 @@ for its error."""
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import numpy as np
 import orjson
@@ -12,8 +11,21 @@ import pytest
 
 from msd.contract.request import RequestError, check_exploration, check_pricing, parse_request
 from msd.contract.rows import Rows as StoredRows
+from native import core
 from tests.native.live_worlds import LAG_S, LiveWorld
-from tests.native.observed import CAPACITY, FILLED, REQUEST_ID, UNREAD, CoreOfWorld, Made, Observed
+from tests.native.observed import (
+    CAPACITY,
+    FACTS,
+    FILLED,
+    KEPT,
+    REQUEST_ID,
+    UNREAD,
+    CoreOfWorld,
+    FillResult,
+    Made,
+    Observed,
+    fields_of,
+)
 from tests.native.worlds import AT
 from tests.reference import live as reference_live
 from tests.reference.exploration import first_of
@@ -37,7 +49,7 @@ class Pair:
     def __init__(self, core: CoreOfWorld) -> None:
         self.core, self.schema = core, Schema(core.world.schema.model_dump(mode="json"))
 
-    def compare(self, random: Random) -> int:
+    def compare(self, random: Random) -> FillResult:
         """Draw a request and compare. Return the core's outcome."""
         observed = self.core.observe(random)
         self.check(observed)
@@ -53,8 +65,9 @@ class Pair:
         at = AT if request.at is None else request.at
         ids = list(dict.fromkeys(request.ids))
         history = None if request.history is None else [tuple(seen) for seen in request.history]
-        asked_texts = {item: text for item, text in asked[4].items() if not text.isspace()}
-        assert (*asked[:4], asked_texts) == (request.user_id, ids, request.at, history, request.texts), body
+        asked_texts = {item: text for item, text in asked.texts.items() if not text.isspace()}
+        own = asked.user_id, asked.ids, asked.at, asked.history
+        assert (*own, asked_texts) == (request.user_id, ids, request.at, history, request.texts), body
         if observed.outcome == FILLED:
             user, items, stored = self._rows(request, at, observed.live)
             if observed.rows_kept is not None:
@@ -62,7 +75,7 @@ class Pair:
             if observed.given is None:
                 self._check_facts(request, made, at, user, items, observed.live)
         elif self.core.is_file:
-            assert observed.live or (observed.reads_texts and asked[-1]), body
+            assert observed.live or (observed.reads_texts and asked.texts), body
         if observed.given is not None:
             user, items, stored = self._given_rows(request, at, observed)
         self._check_made(body, request, made, at, user, items, stored)
@@ -137,7 +150,7 @@ class Pair:
     def _check_facts(
         self, request: Request, made: Made, at: float, user: Rows, items: Rows, live: LiveWorld | None
     ) -> None:
-        *found, age = made.facts
+        *found, age = fields_of(made.facts, *FACTS) or ()
         is_found = items.found[_firsts_of(request, items)]
         assert tuple(found) == (
             bool(user.found[0]),
@@ -150,11 +163,11 @@ class Pair:
         expected_age = max(0.0, at - float(user.records["as_of"][0])) if is_aged else math.nan
         assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
 
-    def _check_kept(self, request: Request, kept: tuple[Any, ...], user: Rows, items: Rows, stored: list[Seen]) -> None:
+    def _check_kept(self, request: Request, kept: "core.Kept", user: Rows, items: Rows, stored: list[Seen]) -> None:
         history = [tuple(seen) for seen in history_of(request, stored)]
         firsts = _firsts_of(request, items)
         expected = user.records.tobytes(), items.records[firsts].tobytes(), items.found[firsts].tobytes(), history
-        assert kept == expected
+        assert fields_of(kept, *KEPT) == expected
 
     def _check_made(
         self, body: bytes, request: Request, made: Made, at: float, user: Rows, items: Rows, stored: list[Seen]
@@ -173,11 +186,11 @@ class Pair:
         self._check_reply(body, request, made, at, user, items)
 
     def _check_reply(self, body: bytes, request: Request, made: Made, at: float, user: Rows, items: Rows) -> None:
-        core, rows = self.core, made.rows[: len(request.ids)]
+        own, rows = self.core, made.rows[: len(request.ids)]
         degraded, of_user = degraded_candidates(request, items), degraded_user(request, user, items)
         ran = rows.index(made.kept) if made.kept <= max(rows) else len(rows)
         if ran < len(rows):
-            missing = core.world.codecs["item"].missing
+            missing = own.world.codecs["item"].missing
             for name, expected in cut(self.schema, request, at, user, items, ran, missing).items():
                 assert made.cut[name].tobytes() == expected.tobytes(), (body, name)
         if ran < len(rows):
@@ -199,9 +212,9 @@ class Pair:
             return
         choice = None
         if request.explore is not None:
-            choice = first_of(request.explore, core.explore_share, REQUEST_ID, request, scores, core.formula)
+            choice = first_of(request.explore, own.explore_share, REQUEST_ID, request, scores, own.formula)
         assert made.choice is None or Choice(*made.choice) == choice, body
-        scored = Scored(scores, degraded, of_user, unknown_history(request, items), core.formula, choice, places)
+        scored = Scored(scores, degraded, of_user, unknown_history(request, items), own.formula, choice, places)
         document = reply_document(REQUEST_ID, "v", request, scored, made.arm)
         assert made.reply == orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), body
         assert (made.user_rung, list(made.rungs.items())) == (of_user, list(degraded.items())), body

@@ -6,6 +6,7 @@ from random import Random
 import numpy as np
 
 from msd.contract.rows import RowSide
+from native import core
 from service.live.overlay import LiveRows
 from service.live.store import BatchOutcome, LiveBatch, PackedStates, Stream
 from service.telemetry.metrics import Metrics
@@ -13,7 +14,7 @@ from tests.native.worlds import AT, World, draw_history, mutated, strangers
 from tests.reference.live import State, pack
 from tests.reference.request import Seen
 
-Ask = Callable[[str | None, Sequence[str]], "tuple[object, ...] | None"]
+Ask = Callable[[str | None, Sequence[str]], "core.LiveStates | None"]
 LAG_S = 900.0
 
 
@@ -27,7 +28,7 @@ class LiveWorld:
         self._states: dict[tuple[RowSide, str], bytes | None] = {}
         self.rows = LiveRows(self, metrics, LAG_S)
 
-    def ask(self, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
+    def ask(self, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates | None":
         """What the core asks for."""
         return self.rows.cached(self._world.schema, user_id, ids)
 
@@ -41,7 +42,7 @@ class LiveWorld:
             of_user = of_user and of_user._replace(known=np.array(known[:1]))
         return of_user, of_items
 
-    def known(self, known: Sequence[bool] | None, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...]:
+    def known(self, known: Sequence[bool] | None, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates":
         """The same for the core."""
         of_user, of_items = self.states(known, user_id, ids)
         return self.rows._for_core(self._world.schema, of_user or PackedStates([None], None), of_items)

@@ -3,7 +3,7 @@ the corpus keeps a digest of."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from random import Random
@@ -13,12 +13,22 @@ import numpy as np
 
 import native
 from msd.contract.correction import LearnedCorrection
+from msd.contract.exploration import Choice
 from msd.contract.pricing import Formula, formula_of
 from msd.contract.request import ANONYMOUS
 from msd.contract.rows import Rows, RowSide
 from msd.contract.tensors import Tensors
 from msd.contract.uncertainty import Uncertainty
-from native.layout import AskedRequest, core_model, core_rows, core_schema, given_rows, new_tensors
+from native.layout import (
+    AskedRequest,
+    choice_of,
+    core_corrections,
+    core_model,
+    core_rows,
+    core_schema,
+    fetched_rows,
+    new_tensors,
+)
 from service.telemetry.metrics import Metrics
 from tests.native.live_worlds import LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_correction, draw_given, draw_scores, draw_std
@@ -27,7 +37,8 @@ from tests.reference.reply import DEVIATION, Scores
 CAPACITY = 40
 DIGEST_BYTES = 8
 REQUEST_ID = 'r"\\/\b\f\n\r\t\x01\x1f\x7fé'
-FILLED, UNREAD, LACKING = range(3)
+FillResult = native.core.FillResult
+FILLED, UNREAD, LACKING = FillResult.FILLED, FillResult.UNREAD, FillResult.LACKING
 
 
 class Given(NamedTuple):
@@ -43,7 +54,7 @@ class Made(NamedTuple):
     """What a request was scored with, and what became of it. `kept`: rows of candidates that were in the run, fewer
     than all if it was cut; `reply`: None if a score is not finite."""
 
-    facts: tuple[Any, ...]
+    facts: "native.core.Found"
     rows: list[int]
     at: float
     shown: list[str]
@@ -57,9 +68,9 @@ class Made(NamedTuple):
     arm: str | None
     places: list[Scores]
     reply: bytes | None
-    choice: tuple[Any, ...] | None
+    choice: Choice | None
     user_rung: str | None
-    rungs: dict[str, str]
+    rungs: Mapping[str, str]
 
 
 class Observed(NamedTuple):
@@ -68,25 +79,36 @@ class Observed(NamedTuple):
     body: bytes
     live: LiveWorld | None
     reads_texts: bool
-    outcome: int
-    asked: tuple[Any, ...] | None
-    rows_kept: tuple[Any, ...] | None
+    outcome: "native.core.FillResult"
+    asked: "native.core.Asked | None"
+    rows_kept: "native.core.Kept | None"
     given: Given | None
     made: Made | None
 
     def digest(self) -> bytes:
         """Return a digest of all that the core said. Of a propensity nine digits count: logarithms differ in their last
         between processors."""
-        digest = blake2b(repr((self.outcome, self.asked)).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
+        said = self.outcome.value, fields_of(self.asked, "user_id", "ids", "at", "history", "texts")
+        digest = blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES)
         if (made := self.made) is not None:
-            told = [made.facts, made.rows, made.at, made.shown, made.user_rung, made.rungs]
+            told = [fields_of(made.facts, *FACTS), made.rows, made.at, made.shown, made.user_rung, made.rungs]
             told.append(None if made.choice is None else made.choice[:-1])
             reply = made.reply and re.sub(rb'(?<="propensity":)[^,}]+', _nine_digits, made.reply)
             digest.update(repr((told, reply)).encode("utf-8", "surrogatepass"))
             for name, tensor in (*made.tensors.items(), *made.cut.items()):
                 digest.update(name.encode() + tensor.tobytes())
-            digest.update(repr((made.deviations, self.rows_kept)).encode("utf-8", "surrogatepass"))
+            kept = fields_of(self.rows_kept, *KEPT)
+            digest.update(repr((made.deviations, kept)).encode("utf-8", "surrogatepass"))
         return digest.digest()
+
+
+FACTS = "has_user", "items", "asked", "user_written_at", "item_written_at", "live_age_s"
+KEPT = "user", "items", "found", "history"
+
+
+def fields_of(one: object, *names: str) -> tuple[Any, ...] | None:
+    """Return the named fields of one of the core's structs; None for None."""
+    return None if one is None else tuple(getattr(one, name) for name in names)
 
 
 def _nine_digits(found: re.Match[bytes]) -> bytes:
@@ -98,12 +120,11 @@ class CoreOfWorld:
 
     def __init__(self, world: World, random: Random, is_file: bool) -> None:
         core = native.core
-        assert core is not None, "it is observed where it is built"
         self.world, self.is_file, self.metrics = world, is_file, Metrics()
         self.files, self.arenas = world.files(), world.arenas(random)
         # Read for the first time, so that the core proves blocks itself.
         self._unread = world.files()
-        self._sources: list[Any] = [
+        self._sources = [
             core_rows(self._unread[side].memory()) if is_file else self.arenas[side].core() for side in SIDES
         ]
         self.tensors = new_tensors(world.schema, CAPACITY)
@@ -121,7 +142,8 @@ class CoreOfWorld:
         reads_texts, keeps_rows = random.random() < 0.5, random.random() < 0.5
         epochs, ask = None if self.is_file else (EPOCH, 99), live.ask if live else None
         take = partial(frame.take, body, CAPACITY)
-        outcome = int(take(*self._sources, AT, epochs, ask, reads_texts, keeps_rows))
+        users, items_ = self._sources
+        outcome = take(users, items_, AT, epochs, ask, reads_texts, keeps_rows)
         if outcome == UNREAD:
             return Observed(body, live, reads_texts, outcome, None, None, None, None)
         asked, kept = frame.asked, frame.kept if outcome == FILLED and keeps_rows else None
@@ -129,10 +151,10 @@ class CoreOfWorld:
         if outcome == LACKING or random.random() < 0.3:
             user, items = draw_given(random, self.world, AskedRequest.of(asked))
             over = draw_live(random, self.world, self.metrics) if random.random() < 0.5 else None
-            known = None if random.random() < 0.5 else [random.random() < 0.8 for _ in range(1 + len(asked[1]))]
+            known = None if random.random() < 0.5 else [random.random() < 0.8 for _ in range(1 + len(asked.ids))]
             given = Given(user, items, over, known)
             ask = None if over is None else partial(over.known, known)
-            assert take(*given_rows(user, items), AT, None, ask, reads_texts, False) == FILLED
+            assert take(fetched_rows(user), fetched_rows(items), AT, None, ask, reads_texts) == FILLED
         return Observed(body, live, reads_texts, outcome, asked, kept, given, self._made(random, json.loads(body)))
 
     def stored(self, side: RowSide, ids: Sequence[str]) -> Rows:
@@ -167,7 +189,7 @@ class CoreOfWorld:
                 scores[DEVIATION] = draw_std(random, size)
         correction = draw_correction(random, self.world.schema) if random.random() < 0.3 else None
         arm = random.choice([None, "b"])
-        lines = [] if correction is None else correction.lines_for(self.world.schema)
+        lines = [] if correction is None else core_corrections(correction.lines_for(self.world.schema))
         places = [_one_of(random, scores) for _ in range(1, document.get("page") or 1)]
         before = {name: column.copy() for name, column in self.tensors.items()}
         try:
@@ -175,7 +197,7 @@ class CoreOfWorld:
         except ValueError:
             reply = None
         assert all(self.tensors[name].tobytes() == column.tobytes() for name, column in before.items())
-        choice, rung, rungs = (frame.choice, frame.user_rung, frame.rungs) if reply else (None, None, {})
+        choice, rung, rungs = (choice_of(frame), frame.user_rung, frame.rungs) if reply else (None, None, {})
         return Made(
             *(facts, rows, at, shown, tensors, kept, cut, deviated, deviations, scores),
             *(correction, arm, places, reply, choice, rung, rungs),

@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import httptools
 
@@ -27,7 +26,6 @@ from tests.native.observed import CoreOfWorld
 from tests.native.test_infer import compare
 from tests.native.worlds import draw_world
 
-_OUTCOMES = ("filled", "unread", "lacking")
 _REQUESTS_A_WORLD = 60
 _END_S = 60.0
 _FIRST_LINES = (
@@ -50,7 +48,7 @@ Read = tuple[bytes, list[tuple[bytes, bytes]], bytes]
 def soak(requests: int, seed: int) -> dict[str, int]:
     """How many requests came to each outcome, beside as many of tensors. Raises AssertionError at the first
     difference."""
-    outcomes: Counter[int] = Counter()
+    outcomes: Counter[native.core.FillResult] = Counter()
     while outcomes.total() < requests:
         random = Random(seed)
         with TemporaryDirectory() as folder:
@@ -61,7 +59,7 @@ def soak(requests: int, seed: int) -> dict[str, int]:
                     outcomes[pair.compare(random)] += 1
                     compare(random, world)
         seed += 1
-    return {name: outcomes[number] for number, name in enumerate(_OUTCOMES)}
+    return {outcome.name.lower(): outcomes[outcome] for outcome in native.core.FillResult}
 
 
 def soak_heads(heads: int, seed: int) -> dict[str, int]:
@@ -101,29 +99,29 @@ def draw_stream(random: Random) -> bytes:
     return bytes(stream)
 
 
-def read_by(front: Any, stream: bytes) -> Read | None:  # noqa: ANN401 - the core has no types
+def read_by(front: "native.core.Front", stream: bytes) -> Read | None:
     """What the front reads as the first request of a connection; None if it does not accept a whole one."""
     client, adopted = socket.socketpair()
     front.adopt(adopted.detach(), False)
     found: Read | None = None
-    head: tuple[Any, ...] = ()
-    body = b""
+    target, headers, body = b"", [], b""
     with client:
         client.sendall(stream)
         client.shutdown(socket.SHUT_WR)
+        ends: list[socket.socket | int] = [client, front.descriptor]
         while True:
-            ready, _, _ = select.select([client, front.descriptor], [], [], _END_S)
+            ready, _, _ = select.select(ends, [], [], _END_S)
             assert ready, stream
             if client in ready and not received(client):
                 return found
-            for kind, number, *told in front.take_events():
-                if kind == "request":
-                    head, body = told, b""
-                elif kind == "body":
-                    body += told[0]
-                    if told[1]:
-                        found = found or (head[1], head[2], body)
-                        front.reply(number, b"", True, True)
+            for event in front.take_events():
+                if isinstance(event, native.core.HandedRequest):
+                    target, headers, body = event.target, event.headers, b""
+                elif isinstance(event, native.core.HandedBody):
+                    body += event.bytes
+                    if event.is_last:
+                        found = found or (target, headers, body)
+                        front.reply(event.number, b"", True, True)
 
 
 def received(client: socket.socket) -> bytes:

@@ -1,5 +1,6 @@
 """The core is built wherever there is a compiler; where there is none, the service says what to do."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import native
-from native.build import BuildError, build
+from native.build import STUB, BuildError, build
 from tests.bundles.factory import build_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,13 @@ def test_core_is_built_where_there_is_a_compiler() -> None:
     assert (native.core is not None) == HAS_COMPILER, native.REASON
 
 
+def test_types_are_those_of_all_that_is_in_the_core() -> None:
+    """They were written with it: mypy sees what is there."""
+    stub = ast.parse((ROOT / "native" / STUB).read_text())
+    names = {one.name for one in stub.body if isinstance(one, ast.ClassDef | ast.FunctionDef)}
+    assert names == {name for name in dir(native.core) if not name.startswith("_")} - {"LAYOUT", "INSTRUCTIONS"}
+
+
 def test_missing_compiler_is_reported_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "native.build", "--out", tmp_path],
@@ -56,9 +64,10 @@ def test_core_older_than_its_sources_is_built_anew(tmp_path: Path) -> None:
     newest = max(path.stat().st_mtime for path in folder.rglob("*"))
 
     assert run(code, tmp_path) == "built\n"
-    made.touch()
-    os.utime(made, (newest + 1, newest + 1))
-    assert run(code, tmp_path) == f"{made}\n"
+    for path, expected in ((made, "built"), (folder / STUB, str(made))):
+        path.touch()
+        os.utime(path, (newest + 1, newest + 1))
+        assert run(code, tmp_path) == f"{expected}\n"
     os.utime(folder / "module.cpp", (newest + 2, newest + 2))
     assert run(code, tmp_path) == "built\n"
 

@@ -10,7 +10,7 @@ import pytest
 
 import native
 from msd.contract.pricing import PRICED
-from native.layout import core_model, core_rows, core_schema, new_tensors
+from native.layout import choice_of, core_model, core_rows, core_schema, new_tensors
 from tests.native.observed import FILLED
 from tests.native.worlds import AT, SIDES, draw_world
 from tests.reference.exploration import first_of
@@ -39,10 +39,8 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
     for seed in range(30):
         count = random.choice([2, 20, 200, MOST])
         body = _body(random, count, policy, seed, pricing)
-        assert (
-            frame.take(body, MOST, *(core_rows(files[side].memory()) for side in SIDES), AT, None, None, False, False)
-            == FILLED
-        )
+        users, items = (core_rows(files[side].memory()) for side in SIDES)
+        assert frame.take(body, MOST, users, items, AT) == FILLED
         rng = np.random.default_rng(seed)
         scores = {
             "pctr": (1 / (1 + np.exp(-rng.normal(-3, 1, count)))).astype(np.float32),
@@ -55,7 +53,7 @@ def test_many_candidates_are_explored_to_the_last_digit(policy: str, pricing: st
         request = read_request(body, Schema(world.schema.model_dump()))
         assert request.explore is not None
         choice = first_of(request.explore, 0.7, "r", request, scores, PRICED)
-        assert Choice(*frame.choice) == choice
+        assert Choice(*choice_of(frame) or ()) == choice
         explored.add(choice.explored)
     assert explored == {True, False}
 

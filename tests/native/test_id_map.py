@@ -81,7 +81,7 @@ class Maps(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maps = (core.IdMap(50), IdMap(50))
+        self.maps: tuple[core.IdMap | IdMap, ...] = (core.IdMap(50), IdMap(50))
 
     @rule(place=st.integers(-1, 60), id_=st.sampled_from(IDS), tail=st.binary(max_size=40))
     def put(self, place: int, id_: str, tail: bytes) -> None:
@@ -138,7 +138,7 @@ def test_many_ids_come_and_go(numbers: list[int]) -> None:
 def test_invalid_entry_is_refused(given_: tuple[object, ...]) -> None:
     ids = core.IdMap(400)
     with pytest.raises((TypeError, OverflowError, ValueError)):
-        ids.put(*given_)
+        ids.put(*given_)  # type: ignore[arg-type]
     assert len(ids) == 0
 
 

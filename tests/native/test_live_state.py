@@ -2,13 +2,13 @@
 
 import math
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from native import core
 from native.live_state import begin, unpack_state
 from service.live.live_state import resumed, unpack_counts
 from tests.reference import live as reference
@@ -33,14 +33,22 @@ COUNTS = st.floats(0, 1e6), st.floats(0, 1e6), TIMES
 HISTORIES = st.lists(st.builds(Seen, TIMES, ITEMS, NUMBERS, NUMBERS), max_size=3, unique_by=lambda seen: seen.item_id)
 
 
-def taken(live: Any, event: reference.Event, length: int = LENGTH) -> bool:  # noqa: ANN401 - the core has no types
+def taken(live: "core.LiveState", event: reference.Event, length: int = LENGTH) -> bool:
     """Fold an event; whether the row did not include it."""
     at, shown, clicked, item, times = event
-    told = {"at": at, "is_shown": shown, "is_clicked": clicked, "item": item, "times": times}
-    return bool(live.take(half_life_s=HALF_LIFE_S, history_length=length, **told))
+    return live.take(
+        half_life_s=HALF_LIFE_S,
+        history_length=length,
+        at=at,
+        is_shown=shown,
+        is_clicked=clicked,
+        item=item,
+        times=times,
+    )
 
 
-def assert_same(live: Any, state: reference.State) -> None:  # noqa: ANN401
+def assert_same(live: "core.LiveState | None", state: reference.State) -> None:
+    assert live is not None
     history = tuple(Seen(*seen) for seen in live.history)
     assert (live.as_of, live.watermark, history) == (state.as_of, state.watermark, state.history)
     expected = pytest.approx((state.impressions, state.clicks), rel=1e-12, abs=1e-12)

@@ -9,6 +9,7 @@ from typing import Any
 from msd.contract.consent import SIGNALS
 from msd.contract.openrtb import OpenrtbMapping, context_of, id_of, identity_of, impressions_of, read_openrtb
 from msd.contract.request import RequestError, parse_request
+from native import core
 from native.layout import core_openrtb, core_schema
 from service.http.json_parser import JsonParser
 from tests.contract.bid_requests import ALLOWED, REFUSED, bid_request
@@ -38,14 +39,23 @@ def test_core_maps_bid_requests_as_python_does(tmp_path: Path) -> None:
             body = draw_bid_request(random, mapping)
             found = reader.read(body, schema)
             # What is known of signals says the same again.
-            assert reader.read(body, schema) == found
-            if found is not None and are_requests(world, found):
-                assert mapped(world, mapping, body) == parsed(world, found), body
-                seen.append((found[1], found[3] > 0))
+            again = reader.read(body, schema)
+            assert (again and facts_of(again)) == (found and facts_of(found))
+            if found is not None and are_requests(world, facts_of(found)):
+                assert mapped(world, mapping, body) == parsed(world, facts_of(found)), body
+                seen.append((found.has_consent, found.unfit > 0))
     assert min(map(seen.count, [(True, False), (True, True), (False, False), (False, True)])) > 50
 
 
-def are_requests(world: World, found: Any) -> bool:  # noqa: ANN401 - the core has no types
+Facts = tuple[str, bool, list[tuple[str, int, bytes]], int]
+"""The request's ID, whether the user may be known, (imp.id, place, body) of each part, the number of unfit values."""
+
+
+def facts_of(found: "core.MappedRequest") -> Facts:
+    return found.id, found.has_consent, found.parts, found.unfit
+
+
+def are_requests(world: World, found: Facts) -> bool:
     """Whether `msd.contract` accepts all scoring requests."""
     try:
         return bool(parsed(world, found))
@@ -53,7 +63,7 @@ def are_requests(world: World, found: Any) -> bool:  # noqa: ANN401 - the core h
         return False
 
 
-def parsed(world: World, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def parsed(world: World, found: Facts) -> tuple[Any, ...]:
     own_id, has_consent, parts, unfit = found
     for _, _, body in parts:
         parse_request(body, world.schema, CAPACITY)

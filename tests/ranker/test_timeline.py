@@ -110,6 +110,13 @@ def test_history_is_the_users_impressions_that_are_known(past: Past, delay: int,
             np.testing.assert_allclose(outcomes[place, 3], rate, rtol=1e-5, atol=1e-6)
 
 
+def _as_of(walk: "native.core.EventWalk") -> float:
+    """The time of the last event of the first one."""
+    found = walk.final_state(0)
+    assert found is not None
+    return found[2]
+
+
 def test_core_refuses_columns_that_do_not_fit() -> None:
     """No memory outside of the arrays is read or written, whatever a caller gives."""
     right: dict[str, Any] = {"half_life_s": 40.0, "history_length": 2, "delay_s": 0.0, "closed": False}
@@ -118,9 +125,8 @@ def test_core_refuses_columns_that_do_not_fit() -> None:
     right |= {"starts": np.array([0, 3]), "live": np.zeros((3, 2)), "before": np.zeros(2, np.int64)}
     right |= {"states": np.zeros((4, 3)), "history": np.zeros((2, 2), np.int32)}
     right |= {"outcomes": np.zeros((2, 2, 4), np.float32)}
-    assert native.core is not None
     walk = native.core.walk_events(**right)
-    assert walk.final_state(0)[2] == 2.0
+    assert _as_of(walk) == 2.0
     assert walk.final_state(2) is None
     wrong = (
         ("entities", np.array([0, 2], np.int32)),
@@ -139,7 +145,7 @@ def test_core_refuses_columns_that_do_not_fit() -> None:
         with pytest.raises(ValueError, match=r"smaller|known|room|order|unknown"):
             native.core.walk_events(**(right | {name: column}))
     # A negative delay, which no command can give, knows all events at once, and none behind the last.
-    assert native.core.walk_events(**(right | {"delay_s": -9.0})).final_state(0)[2] == 2.0
+    assert _as_of(native.core.walk_events(**(right | {"delay_s": -9.0}))) == 2.0
     with pytest.raises(ValueError, match="known"):
         walk.places_before(np.array([2], np.int32), np.ones(1), np.zeros(1, np.int64))
 

@@ -21,8 +21,8 @@ from msd.contract.bundle import Bundle
 from msd.contract.request import InvalidRequest
 from msd.contract.rows import Rows
 from msd.contract.schema import FeatureSchema
+from native import core
 from native.layout import AskedRequest
-from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames, RowsOf
@@ -51,28 +51,41 @@ _NONSENSE = [
 ]
 
 
+def states_of(count: int, stream: tuple[float, float] | None, unknown: bytes | None) -> "core.LiveStates":
+    """No states of a user and `count` candidates."""
+    return core.LiveStates(
+        user=None,
+        items=[None] * count,
+        stream=stream,
+        lag_s=0.0,
+        user_half_life_s=1.0,
+        item_half_life_s=1.0,
+        unknown=unknown,
+    )
+
+
 class FitfulStates:
     """Live states that are none, some of which come late."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> tuple[object, ...] | None:
-        return None if self._random.random() < 0.3 else (None, [None] * len(ids), None, 0.0, 1.0, 1.0, None)
+    def cached(self, schema: FeatureSchema, user_id: str | None, ids: Sequence[str]) -> "core.LiveStates | None":
+        return None if self._random.random() < 0.3 else states_of(len(ids), None, None)
 
     async def fetch(
         self, schema: FeatureSchema, request: AskedRequest, fetch: RowsOf, deadline: float | None = None
-    ) -> tuple[Rows, Rows, tuple[object, ...] | None]:
+    ) -> "tuple[Rows, Rows, core.LiveStates | None]":
         await asyncio.sleep(self._random.random() * 0.01)
         user = await fetch("user", [request.user_id])
         items = await fetch("item", request.wanted(user))
-        states = (None, [None] * len(request.ids), (1.0, 2.0), 0.0, 1.0, 1.0, bytes(1 + len(request.ids)))
+        states = states_of(len(request.ids), (1.0, 2.0), bytes(1 + len(request.ids)))
         return user, items, states if self._random.random() < 0.5 else None
 
 
 def scored_twice(
     deployment: Deployment, path: str, json_length: bytes | None, request_id: str, body: bytes
-) -> Translated:
+) -> "core.Translation":
     """A request of another form, which is scored twice; some have a mistake, and some set their deadlines."""
     if len(body) % 7 == 0:
         raise InvalidRequest("of an unlucky length")
@@ -82,7 +95,14 @@ def scored_twice(
     with contextlib.suppress(ValueError, KeyError, TypeError):
         if 2 * len(json.loads(body)["candidates"]["id"]) > _MOST:
             raise InvalidRequest("of too many candidates")
-    return Translated(request_id, parts, timeout_s, lambda replies: ([], replies[1]), None, lambda _, field: field)
+    return core.Translation(
+        shown_id=request_id,
+        parts=parts,
+        timeout_s=timeout_s,
+        reply=lambda replies: ([], replies[1]),
+        outputs=None,
+        place_of=lambda _, field: field,
+    )
 
 
 class EngineSoak:

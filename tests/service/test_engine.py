@@ -109,12 +109,12 @@ def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(bundle: Bundle) -> No
             await bench.ask(1, 50)
             bench.fronted.swap(deployed([bench.model(gate)]))
             asked = [bench.asks(count, 600) for count in range(1, 5)]
-            await until(lambda: bench.engine.heartbeat()[1:3] == (1, 3))
+            await until(lambda: (beat := bench.engine.heartbeat()).running == 1 and beat.waiting == 3)
             bench.fronted.swap(hasty)
             for count in range(1, 21):
                 await bench.ask(count, 50)
             # A reply is sent before its thread is free again.
-            await until(lambda: bench.engine.heartbeat()[1:3] == (1, 3))
+            await until(lambda: (beat := bench.engine.heartbeat()).running == 1 and beat.waiting == 3)
             is_open.set()
             assert len(await asyncio.gather(*asked)) == 4
 

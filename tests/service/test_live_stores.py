@@ -23,7 +23,6 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import Impression, StateRule
 from native.live_state import begin
 from service.live.embedded import EmbeddedStates, StateFile, state_key
-from service.live.live_state import NO_ROW
 from service.live.redis import RedisStates
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, PackedStates, Stream
 from service.lru_cache import LruCache
@@ -88,7 +87,10 @@ class Reference:
 
     def fold(self, batch: LiveBatch, event: LiveEvent, side: RowSide) -> str:
         entity, rule = event.owner(side), batch.rules[side]
-        row, before = unpack(batch.rows[side].get(entity) or NO_ROW), self.states.get((side, entity))
+        row, before = (
+            unpack(batch.rows[side].get(entity) or begin(0.0, 0.0, -1.0).pack()),
+            self.states.get((side, entity)),
+        )
         assert row is not None
         # A newer row includes all that is in the state.
         before = row if before is None or row.as_of >= before.as_of else before

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -165,7 +165,7 @@ async def test_connection_without_a_way_to_the_front_is_closed(files: Files, mon
 
     tls = open_tls(Settings(bundle=Path(), tls_cert=files.cert, tls_key=files.key), metrics := Metrics())
     assert tls is not None
-    entry = TlsEntry(tls, SimpleNamespace(connections=0), 10, metrics)
+    entry = TlsEntry(tls, cast(Any, SimpleNamespace(connections=0)), 10, metrics)
     listener = bind("127.0.0.1", 0)
     _, port = listen(listener)
     entry.open(listener)

@@ -11,13 +11,13 @@ import orjson
 from starlette.exceptions import HTTPException
 
 from msd.contract.request import InvalidRequest
+from native import core
 from service.http.access import OIP
 from service.http.json_parser import JsonParser
 from service.limits import MAX_DEADLINE_MS
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import ECPM, check_served
 from service.routes.oip.tensors import InferRequest, read_parts, split_body
-from service.scoring.answer import Translated
 from service.scoring.deployment import Deployment
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
@@ -33,7 +33,7 @@ def translate_tensors(
     body: bytes,
     max_candidates: int,
     parser: JsonParser,
-) -> Translated:
+) -> "core.Translation":
     """Return the scoring request of tensors. Raises RequestError, BodyTooLarge; HTTPException if the model that the
     path names does not score it."""
     found = _PATH.fullmatch(path)
@@ -49,13 +49,14 @@ def translate_tensors(
     user_id = None if version is None else user_of(scoring)
     if user_id is not None and (own := deployment.arm_of(user_id).model.version) != version:
         raise HTTPException(404, f"the running experiment scores this user with version {own!r} alone")
-    return Translated(
-        own_id,
-        [(own_id, scoring)],
-        _timeout_s(request),
-        partial(_refuse_outputs, request),
-        outputs_of(request),
-        lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
+    named, in_bytes = outputs_of(request)
+    return core.Translation(
+        shown_id=own_id,
+        parts=[(own_id, scoring)],
+        timeout_s=_timeout_s(request),
+        reply=partial(_refuse_outputs, request),
+        outputs=core.Outputs(named=named, in_bytes=in_bytes),
+        place_of=lambda _, field: field if WHOLE not in parts.inputs else f"{WHOLE}.{field}" if field else WHOLE,
     )
 
 
