@@ -23,9 +23,9 @@ from msd.contract.bundle import Bundle, open_verified
 from msd.contract.files import sha256_file
 from msd.contract.rows import has_semantic
 from native.columns import hash_texts
-from operations.catalogue.item_rows import ID, ItemRows
-from operations.catalogue.manifest import CatalogueError, PartEntry, WrongValue, write_manifest
+from operations.catalogue.manifest import CatalogueError, PartEntry, write_manifest
 from operations.catalogue.parquet import SUFFIX, PartAbout, new_part, read_about, read_ids, read_shard
+from service.catalogue.item_rows import ID, ItemRows, WrongValue
 
 
 class ShardJob(NamedTuple):

@@ -23,15 +23,6 @@ class CatalogueError(MsdError):
     """A shard, a part or the manifest of a catalogue is missing, damaged or invalid."""
 
 
-class WrongValue(CatalogueError):
-    """An invalid value. `place` is the index of its row in the batch."""
-
-    def __init__(self, place: int, what: str) -> None:
-        super().__init__(what)
-        self.place = place
-        self.what = what
-
-
 class PartEntry(FileEntry):
     """Expected part."""
 

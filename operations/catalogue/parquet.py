@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msd.contract.bundle import WORDS
 from msd.contract.files import atomic_file
-from operations.catalogue.item_rows import ID, KNOWLEDGE, TEXT
 from operations.catalogue.manifest import CatalogueError
+from service.catalogue.item_rows import ID, KNOWLEDGE, TEXT
 
 SUFFIX = ".parquet"
 _ROW = "row"

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import WORDS, Bundle
 from msd.contract.encode import Value, canonical
-from msd.contract.errors import BundleError, SchemaError
+from msd.contract.errors import BundleError, MsdError, SchemaError
 from msd.contract.request import MAX_TEXT_CHARS
 from msd.contract.rows import Records, RowCodec, RowContents
 from msd.contract.schema import MAX_ID_CHARS
 from msd.contract.words import BagOfWords, join_words
 from native.columns import encode_side
-from operations.catalogue.manifest import WrongValue
 from service.cold.encoding import runs_of
 from service.cold.text_encoder import TextEncoder
 
@@ -30,6 +29,17 @@ _MAX_WORDS_CHARS = 4 * MAX_TEXT_CHARS
 
 Columns = Mapping[str, Sequence[object]]
 """Raw values by name: `id`, and any of `text`, `knowledge` and the features."""
+Vectors = Mapping[str, NDArray[np.float16]]
+"""Vectors [D] of texts that were encoded before."""
+
+
+class WrongValue(MsdError):
+    """An invalid value. `place` is the index of its row in the batch."""
+
+    def __init__(self, place: int, what: str) -> None:
+        super().__init__(what)
+        self.place = place
+        self.what = what
 
 
 class ItemRows:
@@ -54,7 +64,12 @@ class ItemRows:
         return self._words is not None
 
     def pack(self, columns: Columns) -> tuple[list[str], Records]:
-        """Return IDs [n] and rows [n].
+        """Return IDs [n] and rows [n]. Raises what `contents` does."""
+        ids, contents = self.contents(columns)
+        return ids, self._codec.pack(contents, time.time())
+
+    def contents(self, columns: Columns, vectors: Vectors | None = None) -> tuple[list[str], RowContents]:
+        """Return IDs [n] and the contents of their rows. With `vectors`, no text is encoded: the others have none.
 
         Counts are those of an item that was never shown. Knowledge takes the place of the words that the student
         guesses from a text: an item without a text has neither. Raises WrongValue for an invalid value; BundleError or
@@ -66,11 +81,10 @@ class ItemRows:
         }
         values |= {field.name: ids for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
         categorical, numeric = encode_side(self._schema, "item", values, len(ids))
-        semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)))
+        semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)), vectors)
         self._put_words(columns.get(KNOWLEDGE), semantic, present)
         nothing = np.zeros(len(ids))
-        contents = RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing)
-        return ids, self._codec.pack(contents, time.time())
+        return ids, RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing)
 
     def _canonical(self, name: str, values: Sequence[object]) -> list[Value]:
         field = self._schema.settable["item"][name]
@@ -82,7 +96,9 @@ class ItemRows:
                 raise WrongValue(place, f"{name} {error}") from None
         return checked
 
-    def _semantic(self, texts: Sequence[object]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+    def _semantic(
+        self, texts: Sequence[object], known: Vectors | None
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """Return vectors [n, D] and which rows have one; a model without vectors reads no texts."""
         present = np.zeros(len(texts), bool)
         checked = [_text(place, value) for place, value in enumerate(texts)]
@@ -91,11 +107,11 @@ class ItemRows:
             return None, present
         vectors = np.zeros((len(texts), width), np.float32)
         given = {text: place for place, text in enumerate(checked) if text is not None}
-        if given:
-            by_text = dict(zip(given, self._encode(given), strict=True))
-            for place, text in enumerate(checked):
-                if text is not None:
-                    vectors[place], present[place] = by_text[text], True
+        if given and known is None:
+            known = dict(zip(given, self._encode(given), strict=True))
+        for place, text in enumerate(checked):
+            if known and text in known:
+                vectors[place], present[place] = known[text], True
         return vectors, present
 
     def _put_words(
