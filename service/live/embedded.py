@@ -8,9 +8,7 @@ whatever ends the process or the machine.
 import asyncio
 import hashlib
 import math
-import os
 import struct
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,11 +24,10 @@ from native.live_state import unpack_state
 from service.live.live_state import resumed
 from service.live.room import Room, used_bytes
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, PackedStates, Stream, after
+from service.lmdb_folder import open_folder
 
 _FORMAT = b"2"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
-_MAX_READERS = 1_024
-_LOCK_BYTES = 64 * (_MAX_READERS + 64)  # of readers, and what is before them
 _STREAM, _SEEN, _FORMAT_KEY = b"stream", b"seen", b"format"
 _AGE = struct.Struct("<dddB")
 _MAX_BATCHES = 64
@@ -118,15 +115,10 @@ class StateFile:
         self._folder = folder
         self._horizon_s = horizon_s
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _take_room(folder / "lock.mdb", _LOCK_BYTES)
-            self._env = lmdb.open(
-                bytes(folder), map_size=max_bytes, max_dbs=4, max_readers=_MAX_READERS, mode=0o600, readahead=False
-            )
+            self._env = open_folder(folder, max_bytes, max_dbs=4)
             self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
             self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
             self.room = Room(self._states, max_bytes)
-            self._env.reader_check()  # frees the slots of readers that were killed
             self._check_format()
         except (lmdb.Error, OSError) as error:
             raise LiveError(f"{folder}: cannot keep live states there ({_reason(error)}); see MSD_STATE_DIR") from error
@@ -274,16 +266,6 @@ class _Fold:
         if self._transaction.get(key, db=self._older) is not None:
             return False
         return bool(self._transaction.put(key, b"", overwrite=False, db=self._newer))
-
-
-def _take_room(path: Path, size: int) -> None:
-    """Allocate a file that LMDB maps: on a full disk, a write to a hole in it would end the process. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if sys.platform == "linux":
-            os.posix_fallocate(descriptor, 0, size)
-    finally:
-        os.close(descriptor)
 
 
 def state_key(side: RowSide, owner: str) -> bytes:
