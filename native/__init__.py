@@ -7,7 +7,7 @@ None, `REASON` says why, and nothing is trained or served.
 
 __all__ = ["INSTRUCTIONS", "LAYOUT", "REASON", "core"]
 
-LAYOUT = 39
+LAYOUT = 44
 """Version of the interface between `native/core` and Python; increment it with each change."""
 
 REASON = ""

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <mutex>
 #include <shared_mutex>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,17 +45,18 @@ class IdMap {
 
   // Each of these takes the mutex itself.
 
-  // Put a new id into a free place; false if either is held already, or the place is beyond the capacity.
-  bool put(int64_t place, std::string_view id, std::string_view tail) {
+  // Put an id into a free place, in exchange for the one that it had: readers find one of both. Throws
+  // std::invalid_argument if the place is held, or beyond the capacity.
+  void put(int64_t place, std::string_view id, std::string_view tail) {
     const std::unique_lock lock(mutex_);
-    if (is_held(place) || find(id) >= 0 || static_cast<size_t>(place) >= capacity_) return false;
+    if (is_held(place) || static_cast<size_t>(place) >= capacity_) throw std::invalid_argument("the place is held already, or there is no such place");
+    if (const int64_t before = find(id); before >= 0) erase(before);
     if (static_cast<size_t>(place) >= entries_.size()) entries_.resize(place + 1);
     entries_[place] = Entry{hash_of(id), std::string(id), std::string(tail), true};
     size_t slot = home_of(entries_[place].hash);
     while (slots_[slot]) slot = (slot + 1) & (slots_.size() - 1);
     slots_[slot] = static_cast<uint32_t>(place) + 1;
     count_++;
-    return true;
   }
 
   // Remove an id; return its place, −1 if it had none.

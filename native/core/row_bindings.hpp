@@ -33,7 +33,7 @@ struct HeldRowFile {
   }
 
   const Buffer body, proved, checksums;
-  const RowFile file;
+  RowFile file;
 };
 
 struct HeldArena {
@@ -160,8 +160,7 @@ void add_id_map(nb::module_& module) {
         return map.end();
       })
       .def("put", [](IdMap& map, int64_t place, std::string_view id, const nb::bytes& tail) {
-        if (place < 0 || !map.put(place, id, view_of(tail)))
-          throw nb::value_error("the place, or the id, is held already, or there is no such place");
+        map.put(place, id, view_of(tail));
       }, nb::arg("place"), nb::arg("id"), nb::arg("tail"))
       .def("drop", &IdMap::drop, nb::arg("id"))
       .def("trim", &IdMap::trim, nb::arg("most"))
@@ -192,7 +191,10 @@ void add_rows(nb::module_& module) {
       .def(nb::init<nb::handle, nb::handle, nb::handle, int, size_t, Section, Section, Section, size_t, size_t, size_t, size_t, size_t>(),
            nb::kw_only(), nb::arg("body"), nb::arg("proved"), nb::arg("checksums"), nb::arg("descriptor"), nb::arg("base"),
            nb::arg("starts"), nb::arg("row_starts"), nb::arg("rows"), nb::arg("seed"), nb::arg("width"), nb::arg("count"),
-           nb::arg("start_bytes"), nb::arg("record_size"));
+           nb::arg("start_bytes"), nb::arg("record_size"))
+      // Rows of an arena count in place of the file's. To be called before a request is scored.
+      .def("lay", [](HeldRowFile& held, const HeldArena& newer) { held.file.newer = &newer.arena; },
+           nb::keep_alive<1, 2>(), nb::arg("newer"));
   nb::class_<HeldArena>(module, "Arena")
       .def(nb::init<const IdMap&, nb::handle, nb::handle, nb::handle, nb::handle, size_t>(), nb::keep_alive<1, 2>(),
            nb::arg("ids"), nb::arg("records"), nb::arg("found"), nb::arg("epochs"), nb::arg("touched"), nb::arg("record_size"));

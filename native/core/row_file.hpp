@@ -14,6 +14,8 @@ namespace native {
 
 constexpr size_t kBlockBits = 12, kBlock = size_t{1} << kBlockBits, kWord = 8, kStart = 4;
 
+struct Arena;
+
 // A row's bytes; empty if the file has none.
 struct RowBytes {
   const uint8_t* at = nullptr;
@@ -47,6 +49,7 @@ class RowFile {
   Place starts, row_starts, rows;
   uint64_t seed;
   size_t width, count, start_bytes, record_size;
+  const Arena* newer = nullptr;  // rows that count in place of the file's, or none
 
   // The rows of many ids. Each stage touches the memory of all ids, so that one miss of the caches hides the others; apart
   // from the hashes, whose reads would wait for it.

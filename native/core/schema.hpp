@@ -43,7 +43,7 @@ struct StateRule {
   double smoothing, strength, prior_log_odds, age_cap_s;
 };
 
-constexpr uint8_t kHasSemantic = 1, kEncoded = 2;
+constexpr uint8_t kHasSemantic = 1, kEncoded = 2, kDescribed = 4;
 constexpr int kStateFeatures = 3, kOutcomeFeatures = 4;
 
 // What a user did with one item: when it was last shown or clicked, how often shown, how often clicked.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <shared_mutex>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -183,7 +184,7 @@ class Frame {
     degraded.clear();
     degraded_places_.clear();
     for (size_t k = 0; k < request.rows.size(); k++)
-      if (!rows_[request.rows[k]].is_found) declare(request.ids[k], rungs_[request.rows[k]]);
+      if (!is_own(rows_[request.rows[k]])) declare(request.ids[k], rungs_[request.rows[k]]);
     for (size_t k = 0; has_failed_ && k < request.rows.size(); k++)
       if (rows_[request.rows[k]].is_stale) declare(request.ids[k], Rung::kCached);
   }
@@ -213,6 +214,11 @@ class Frame {
     }
     rows_.clear();
     for (const RowBytes& held : held_) rows_.push_back(row_of(schema_.item, held));
+    std::shared_lock<std::shared_mutex> lock;
+    if (items.newer) {
+      lock = items.newer->ids->reading();
+      replace(*items.newer);
+    }
     if (lacks_vectors()) return FillResult::kLacking;
     put_items(now);
     return FillResult::kFilled;
@@ -462,6 +468,23 @@ class Frame {
     return true;
   }
 
+  // Rows of an arena count in place of others; where it knows that there is none, the item is unknown.
+  void replace(const Arena& newer) {
+    const IdMap& ids = *newer.ids;
+    if (!ids.size()) return;
+    hashes_.resize(candidates_.size());
+    for (size_t k = 0; k < wanted_.size(); k++) {
+      if (k == hashes_.size()) hashes_.push_back(hash_of(wanted_[k]));
+      prefetch(ids.slot_of(hashes_[k]));
+    }
+    for (size_t k = 0; k < wanted_.size(); k++) {
+      const int64_t place = ids.find(wanted_[k], hashes_[k]);
+      if (place < 0 || static_cast<size_t>(place) >= newer.capacity) continue;
+      rows_[k] = {};
+      if (newer.found[place]) rows_[k] = {newer.records + newer.record_size * place, true};
+    }
+  }
+
   void put_user(const Row& row) {
     found = Found{};
     found.has_user = row.is_found;
@@ -637,8 +660,11 @@ class Frame {
       user_rung = UserRung::kCached;
     rungs_.resize(candidates_.size());
     for (size_t row = 0; row < rungs_.size(); row++)
-      if (!rows_[row].is_found) rungs_[row] = rung_of(row);
+      if (!is_own(rows_[row])) rungs_[row] = rung_of(row);
   }
+
+  // Whether nothing is missing of what an export knows of an item.
+  bool is_own(const Row& row) const { return row.is_found && !(row.at[schema_.item.layout.flags] & kDescribed); }
 
   void declare(std::string_view id, Rung rung) {
     const auto [place, is_new] = degraded_places_.try_emplace(id, degraded.size());
@@ -650,7 +676,9 @@ class Frame {
 
   Rung rung_of(size_t candidate) const {
     const uint8_t* record = rows_[candidate].at;
-    if (record && record[schema_.item.layout.flags] & kHasSemantic) return Rung::kEncoded;
+    const uint8_t flags = record ? record[schema_.item.layout.flags] : 0;
+    if (flags & kHasSemantic) return Rung::kEncoded;
+    if (flags & kDescribed) return Rung::kCategoryPrior;
     const int32_t place = described_[candidate];
     return place >= 0 && item_features_[place].says_something ? Rung::kCategoryPrior : Rung::kPrior;
   }

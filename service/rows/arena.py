@@ -14,8 +14,10 @@ from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
 from msd.contract.state import Impression
 
-# Memory of an ID beside its characters and the row, approximately.
-_OVERHEAD = 250
+ROW_OVERHEAD = 250
+"""Memory of an ID beside its characters and the row, approximately."""
+LET_GO = 1_000
+"""IDs to let go of at once, which take less than a millisecond."""
 
 
 class ArenaPlaces(NamedTuple):
@@ -35,7 +37,7 @@ class Arena:
     def __init__(self, codec: RowCodec, max_bytes: int) -> None:
         self._codec = codec
         self._max_bytes = max_bytes
-        self._row_bytes = codec.dtype.itemsize + _OVERHEAD
+        self._row_bytes = codec.dtype.itemsize + ROW_OVERHEAD
         capacity = max_bytes // self._row_bytes
         try:
             self._records = np.zeros(capacity, f"V{codec.dtype.itemsize}")
@@ -83,10 +85,11 @@ class Arena:
             return
         tails = [pack_history(history) for history in rows.histories] or [b""] * len(ids)
         for row, (row_id, tail) in enumerate(zip(ids, tails, strict=True)):
-            self.drop(row_id)
             size = self._size_of(row_id, tail)
             if self._make_room(size):
                 self._hold(row_id, tail, size, rows, row, epoch)
+            else:
+                self.drop(row_id)
 
     def drop(self, row_id: str) -> None:
         if (held := self._ids.find(row_id)) >= 0:
@@ -123,6 +126,9 @@ class Arena:
         place = self._free.pop() if self._free else self._ids.end
         self._records[place] = rows.records[row].tobytes()
         self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, False
+        if (before := self._ids.find(row_id)) >= 0:
+            self._bytes -= self._size_of(row_id, self._ids.tail(before))
+            self._free.append(before)
         # Last, because the row may be read from now on.
         self._ids.put(place, row_id, tail)
 

@@ -18,12 +18,9 @@ from service.errors import StoreError
 from service.redis.keys import POINTER, key_prefix, rows_key
 from service.redis.redis_link import Answers, State
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
-from service.rows.arena import Arena
+from service.rows.arena import LET_GO, Arena
 from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metrics import Metrics
-
-# IDs per batch, which take less than a millisecond.
-_LET_GO = 1_000
 
 
 class _Fetched(NamedTuple):
@@ -113,10 +110,17 @@ class RedisStore:
                 " run `msd publish BUNDLE --redis URL` with this bundle"
             )
 
+    def exported(self, ids: Sequence[str]) -> None:
+        """Return None: rows of the live catalogue are among the others in Redis, which reports changes."""
+
+    def replace(self, ids: Sequence[str], rows: Rows) -> None: ...
+
+    def restore(self, ids: Sequence[str]) -> None: ...
+
     async def close(self) -> None:
         await self._nodes.close()
         for side in self._sides.values():
-            while side.arena.let_go(_LET_GO):
+            while side.arena.let_go(LET_GO):
                 await asyncio.sleep(0)
         self._metrics.caching_stores.discard(self)
 

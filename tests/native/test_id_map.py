@@ -36,9 +36,10 @@ class IdMap:
         return len(self._places)
 
     def put(self, place: int, row_id: str, tail: bytes, /) -> None:
-        """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
-        if not 0 <= place < self._capacity or self.id(place) is not None or row_id in self._places:
-            raise ValueError("the place, or the id, is held already, or there is no such place")
+        """Put an ID into a free place, in exchange for the one that it had. Raises ValueError if the place is taken."""
+        if not 0 <= place < self._capacity or self.id(place) is not None:
+            raise ValueError("the place is held already, or there is no such place")
+        self.drop(row_id)
         missing = place + 1 - len(self._ids)
         self._ids += [None] * missing
         self._tails += [b""] * missing
