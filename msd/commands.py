@@ -60,6 +60,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "catalogue": Command(
             "operations.catalogue.command", "cpu,encode,log", "Make rows for items that a bundle's export did not know."
         ),
+        "items": Command("operations.items", "cpu", "Describe new items to a running service, or list them."),
         "rollback": Command(
             "operations.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
         ),

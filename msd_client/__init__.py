@@ -17,14 +17,15 @@ from msd_client.errors import (
     Unavailable,
 )
 from msd_client.options import Retry
-from msd_client.replies import EventsReply, Model, OpenrtbReply, Ready, ScoredCandidate, ScoreReply
-from msd_client.requests import Candidates, Event, Item, OpenrtbRequest, ScoreRequest
+from msd_client.replies import EventsReply, ItemsReply, Model, OpenrtbReply, Ready, ScoredCandidate, ScoreReply
+from msd_client.requests import Candidates, CatalogueItem, Event, Item, OpenrtbRequest, ScoreRequest
 
 __all__ = [
     "AccessDenied",
     "AsyncClient",
     "BadReply",
     "Candidates",
+    "CatalogueItem",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidRequest",
     "InvalidSettings",
     "Item",
+    "ItemsReply",
     "Model",
     "MsdClientError",
     "OpenrtbReply",

@@ -13,17 +13,19 @@ import httpx
 from msd_client.call import Calls, Steps
 from msd_client.replies import (
     EventsReply,
+    ItemsReply,
     Model,
     OpenrtbReply,
     Ready,
     ScoreReply,
     read_events,
+    read_items,
     read_model,
     read_openrtb,
     read_ready,
     read_score,
 )
-from msd_client.requests import Event, OpenrtbRequest, ScoreRequest, events_body
+from msd_client.requests import CatalogueItem, Event, OpenrtbRequest, ScoreRequest, events_body, items_body
 from msd_client.transport import Clock, DeadlineTransport
 
 T = TypeVar("T")
@@ -78,6 +80,11 @@ class Client(Calls):
     ) -> EventsReply:
         """Send events, at most 1,000 at once; when this returns, they are durable. Raises MsdClientError."""
         return self._run(self._post("/v1/events", events_body(events), read_events, deadline_s, traceparent))
+
+    def items(self, items: Sequence[CatalogueItem], *, deadline_s: float | None = None) -> ItemsReply:
+        """Describe, teach about or remove items, at most 1,000 at once; when this returns, they are durable. Raises
+        MsdClientError."""
+        return self._run(self._post("/v1/items", items_body(items), read_items, deadline_s, None))
 
     def ready(self, *, deadline_s: float | None = None) -> Ready:
         """Return whether requests should be sent, and if not, what is missing. Raises MsdClientError."""
@@ -160,6 +167,10 @@ class AsyncClient(Calls):
     ) -> EventsReply:
         """As `Client.events`."""
         return await self._run(self._post("/v1/events", events_body(events), read_events, deadline_s, traceparent))
+
+    async def items(self, items: Sequence[CatalogueItem], *, deadline_s: float | None = None) -> ItemsReply:
+        """As `Client.items`."""
+        return await self._run(self._post("/v1/items", items_body(items), read_items, deadline_s, None))
 
     async def ready(self, *, deadline_s: float | None = None) -> Ready:
         """As `Client.ready`."""

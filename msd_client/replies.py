@@ -83,6 +83,13 @@ class OpenrtbReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemsReply:
+    """The fate of each item, by ID."""
+
+    fates: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class EventsReply:
     """Numbers of counted events and of duplicates."""
 
@@ -152,6 +159,12 @@ def _heads(columns: Mapping[str, Any], of: str) -> dict[str, list[float]]:
     if len({len(column) for column in lists.values()}) > 1:
         raise BadReply(f"the columns of {of} differ in length")
     return {name: column for name, column in lists.items() if name not in ("id", "slot", "ecpm")}
+
+
+def read_items(document: Mapping[str, Any]) -> ItemsReply:
+    """Read the reply of /v1/items."""
+    items = _part(document, "items", list)
+    return ItemsReply({_part(item, "id", str): _part(item, "fate", str) for item in items})
 
 
 def read_events(document: Mapping[str, Any]) -> EventsReply:

@@ -123,6 +123,26 @@ def events_body(events: Sequence[Event]) -> bytes:
     return dumped({"events": [{"user_id": None, **_given(**event)} for event in told]})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueItem:
+    """An upsert of an item; a removal; or, with `knowledge` alone, what is known of the item that is there. With
+    `if_newer_than`, its version, it is taken only if the item's is less."""
+
+    id: str
+    features: Mapping[str, Value] | None = None
+    text: str | None = None
+    knowledge: Mapping[str, object] | None = None
+    expires_at: float | None = None
+    if_newer_than: float | None = None
+    remove: bool = False
+
+
+def items_body(items: Sequence[CatalogueItem]) -> bytes:
+    """Return the JSON of /v1/items."""
+    told = ({name: getattr(item, name) for name in CatalogueItem.__slots__} for item in items)
+    return dumped({"items": [_given(**item | {"features": _plain(item["features"])}) for item in told]})
+
+
 def dumped(document: Mapping[str, Any]) -> bytes:
     """Return JSON. Raises InvalidRequest for non-finite numbers and unsupported types."""
     try:

@@ -17,21 +17,28 @@ from msd.contract.rows import Rows
 
 # A path or URL, or a host with its port.
 _PLACE = re.compile(r"[^\s'\"(),;=]*/[^\s'\"(),;:]+|\[[0-9a-fA-F:.]+\]:\d+|[\w.-]+:\d{1,5}\b")
-_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, "too_many_events": 413}
+_REQUEST_STATUS = {
+    "malformed": 400,
+    "invalid": 422,
+    TooManyCandidates.code: 413,
+    "too_many_events": 413,
+    "too_many_items": 413,
+}
 DESCRIPTIONS = {
     400: "Malformed or ambiguous JSON, or an invalid header.",
     401: "Keys are required, and the API key is missing, unknown or expired.",
     403: "The API key lacks the scope.",
-    404: "The bundle does not map BidRequests to features.",
+    404: "The bundle does not map BidRequests to features, or nothing is known of the item.",
     408: "The body was not complete in time.",
     409: "Conflict with the current state; the message says why. Nothing changed.",
-    413: "Too many candidates or events, or too many bytes.",
+    413: "Too many candidates, events or items, or too many bytes.",
     415: "The content type is not JSON.",
     422: "Valid JSON that does not match the schema; `field` says where.",
     429: "Overload: the queue is full, or scoring would be too late; retry after `Retry-After` seconds.",
     500: "Internal error.",
     503: "Not ready: starting, stopping, or a dependency is missing; retry after `Retry-After` seconds.",
     504: "Deadline exceeded, or too little time left for a model run.",
+    507: "The live catalogue is full. Nothing of the batch was taken.",
 }
 """Of each status, for the API's documentation."""
 
@@ -83,6 +90,28 @@ class NoOpenrtbMapping(ServiceError):
 
     status = 404
     code = "no_openrtb_mapping"
+
+
+class UnknownItem(ServiceError):
+    """Neither the export nor the live catalogue knows the item."""
+
+    status = 404
+    code = "unknown_item"
+
+
+class NoRoom(ServiceError):
+    """The live catalogue is full. Nothing of the batch was taken."""
+
+    status = 507
+    code = "catalogue_full"
+
+
+class CatalogueUnavailable(ServiceError):
+    """The live catalogue cannot be read or written. Sending the batch again is safe."""
+
+    status = 503
+    code = "catalogue_unavailable"
+    retry_after_s = 1
 
 
 class Conflict(ServiceError):

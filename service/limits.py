@@ -22,6 +22,10 @@ END_S = 10.0
 the bounded waits of an orderly shutdown together."""
 MAX_EVENTS = 1_000
 """In one batch; more get 413."""
+MAX_ITEMS = 1_000
+"""Of the live catalogue in one batch or list; more get 413."""
+MAX_ITEM_BYTES = 2**16
+"""Of one item's features, text and knowledge, as JSON; a larger one gets 422."""
 MAX_JSON_PARTS = 20_000
 """Keys and values in a body that Python parses, or 10 per candidate that a request may have; more get 413."""
 EVENT_HORIZON_S = 86_400.0

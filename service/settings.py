@@ -142,6 +142,12 @@ class Settings(BaseModel):
     corrections: Path | None = None
     """File of corrections that `msd recalibrate` writes; scores are corrected by it, and it is reloaded when it changes
     ([calibration that keeps up](feedback.md#calibration-that-keeps-up)). Default: scores are the model's own."""
+    # The live catalogue
+    catalogue: Annotated[bool, BeforeValidator(_is_on)] = False
+    """Whether `/v1/items` takes items that requests then need not describe: `on` or `off`
+    ([live catalogue](catalogue.md))."""
+    catalogue_items: Annotated[int, Field(ge=1, le=10_000_000)] = 100_000
+    """Most items of the live catalogue, with removals that are remembered; new ones beyond it get 507."""
     # Texts of cold ads
     encoder: Literal["auto", "on", "off"] = "auto"
     """Whether texts of cold ads are encoded (extra `encode`): `auto` (if the export measured a reliable gain), `on`
@@ -210,8 +216,9 @@ class Settings(BaseModel):
             raise ValueError(
                 f"MSD_RUNTIME=openvino does not support MSD_PROVIDER={self.provider}; set MSD_PROVIDER=cpu"
             )
-        if self.live and self.store != "redis" and self.state_dir is None:
-            raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
+        for name, is_on in (("LIVE", self.live), ("CATALOGUE", self.catalogue)):
+            if is_on and self.store != "redis" and self.state_dir is None:
+                raise ValueError(f"MSD_{name}=on needs MSD_STATE_DIR, a persistent folder")
         return self
 
     @property

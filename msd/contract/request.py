@@ -331,10 +331,10 @@ def _check_request(wire: ScoreRequest, schema: FeatureSchema, max_candidates: in
     user = wire.user
     if user is not None and user.history is not None:
         _check_history(user.history)
-    _check_features(schema, "context", wire.context, "context")
-    _check_features(schema, "user", user.features if user else None, "user.features")
+    check_features(schema, "context", wire.context, "context")
+    check_features(schema, "user", user.features if user else None, "user.features")
     for item_id, override in overrides.items():
-        _check_features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
+        check_features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
 
 
 def _overrides(items: Mapping[str, ItemOverride | None], ids: Sequence[str]) -> dict[str, ItemOverride]:
@@ -387,7 +387,7 @@ def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None
         raise InvalidRequest(f"has {len(items)} entries, more than there are candidates ({len(ids)})", "items")
 
 
-def _check_features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> None:
+def check_features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> None:
     """Raise InvalidRequest for values that do not fit their fields."""
     for name, value in (values or {}).items():
         known = schema.settable[side].get(name)

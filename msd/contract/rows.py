@@ -20,7 +20,7 @@ from msd.contract.schema import MAX_HISTORY, MAX_ID_CHARS, FeatureSchema
 from msd.contract.state import Impression
 
 ROW_FORMAT = 3
-_HAS_SEMANTIC, _ENCODED = 1, 2
+_HAS_SEMANTIC, _ENCODED, _DESCRIBED = 1, 2, 4
 _IMPRESSION = struct.Struct("<IeeH")
 _LATEST, _MOST = 2**32 - 1, 60_000.0  # an impression's greatest packed time and numbers
 MAX_COUNT = 1e30
@@ -43,7 +43,8 @@ class RowContents(NamedTuple):
     """Columns of n rows before packing.
 
     Shapes: categorical [n, C], numeric [n, 2K], semantic [n, D] or None, present [n] whether a row has a vector,
-    impressions, clicks and as_of [n] (Unix s).
+    impressions, clicks and as_of [n] (Unix s). described [n]: which are scored as a request's own description would be,
+    and declared like that; None: none.
     """
 
     categorical: NDArray[np.int32]
@@ -53,6 +54,7 @@ class RowContents(NamedTuple):
     impressions: NDArray[np.float64]
     clicks: NDArray[np.float64]
     as_of: NDArray[np.float64]
+    described: NDArray[np.bool_] | None = None
 
 
 class Rows(NamedTuple):
@@ -93,13 +95,15 @@ class RowCodec:
         _seal(record)
         return record
 
-    def pack(self, contents: RowContents, written_at: float) -> Records:
-        """Return records [n] of this bundle, `written_at` in Unix s. A vector is rounded to fp16, an absent one is
-        zero."""
+    def pack(self, contents: RowContents, written_at: float | NDArray[np.float64]) -> Records:
+        """Return records [n] of this bundle, `written_at`, of all or [n], in Unix s. A vector is rounded to fp16,
+        an absent one is zero."""
         records = np.zeros(len(contents.categorical), self.dtype)
         records["format"] = ROW_FORMAT
         records["bundle"] = self._tag
         records["flags"] = _HAS_SEMANTIC * contents.present
+        if contents.described is not None:
+            records["flags"] |= _DESCRIBED * contents.described.astype(np.uint8)
         records["written_at"] = written_at
         with np.errstate(over="ignore"):  # overflow becomes infinite, and is refused below
             for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
@@ -197,6 +201,12 @@ def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:
 def has_semantic(records: Records) -> NDArray[np.bool_]:
     """Return whether each record [n] has a vector."""
     result: NDArray[np.bool_] = (records["flags"] & _HAS_SEMANTIC) != 0
+    return result
+
+
+def is_described(records: Records) -> NDArray[np.bool_]:
+    """Return whether each record [n] is declared as a request's own description would be."""
+    result: NDArray[np.bool_] = (records["flags"] & _DESCRIBED) != 0
     return result
 
 

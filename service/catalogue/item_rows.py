@@ -68,8 +68,11 @@ class ItemRows:
         ids, contents = self.contents(columns)
         return ids, self._codec.pack(contents, time.time())
 
-    def contents(self, columns: Columns, vectors: Vectors | None = None) -> tuple[list[str], RowContents]:
+    def contents(
+        self, columns: Columns, vectors: Vectors | None = None, known: Sequence[bool] | None = None
+    ) -> tuple[list[str], RowContents]:
         """Return IDs [n] and the contents of their rows. With `vectors`, no text is encoded: the others have none.
+        `known` [n]: whose ID counts; by default all.
 
         Counts are those of an item that was never shown. Knowledge takes the place of the words that the student
         guesses from a text: an item without a text has neither. Raises WrongValue for an invalid value; BundleError or
@@ -79,7 +82,8 @@ class ItemRows:
         values: dict[str, Sequence[Value]] = {
             name: self._canonical(name, columns[name]) for name in self.features if name in columns
         }
-        values |= {field.name: ids for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
+        counted = ids if known is None else [one if counts else None for one, counts in zip(ids, known, strict=True)]
+        values |= {field.name: counted for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
         categorical, numeric = encode_side(self._schema, "item", values, len(ids))
         semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)), vectors)
         self._put_words(columns.get(KNOWLEDGE), semantic, present)
@@ -110,7 +114,7 @@ class ItemRows:
         if given and known is None:
             known = dict(zip(given, self._encode(given), strict=True))
         for place, text in enumerate(checked):
-            if known and text in known:
+            if known and text is not None and text in known:
                 vectors[place], present[place] = known[text], True
         return vectors, present
 

@@ -6,7 +6,7 @@ A request waits for them a bounded time, and is scored without those that are la
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -17,7 +17,7 @@ from msd.contract.errors import MsdError
 from msd.contract.rows import Rows
 from native.layout import AskedRequest
 from service import limits
-from service.cold.encoding import EncodedText, Encoding, text_key
+from service.cold.encoding import EncodedText, Encoding, Vector, encode_texts, text_key
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle
 from service.scoring.model import Model
@@ -76,6 +76,23 @@ class ColdAdVectors:
         records[places] = model.codecs["item"].encoded(stacked, records[places])
         return items._replace(records=records)
 
+    async def vectors(self, bundle: Bundle, texts: Sequence[str], most: int) -> tuple[dict[str, Vector], set[str]]:
+        """Return the vectors of texts that were encoded before, and the other texts. At most `most` of these are
+        encoded from now on, within MSD_ENCODER_PER_S; ask for all of them again."""
+        keys = {text: text_key(bundle.encoder_identity or "", text) for text in texts}
+        told = await self._encoding.ask(bundle, {key: text for text, key in keys.items()}, 0.0, most)
+        outcomes = {text: told[key] for text, key in keys.items()}
+        late = {text for text, encoded in outcomes.items() if encoded.outcome in ("late", "dropped")}
+        return {text: encoded.vector for text, encoded in outcomes.items() if encoded.vector is not None}, late
+
+    async def encode_all(self, bundle: Bundle, texts: Sequence[str]) -> dict[str, Vector]:
+        """Return the vectors of texts, encoded now, however many they are; those that cannot be are left out."""
+        try:
+            encoder = await self._encoders.get(bundle)
+        except EncoderAway:  # the log has the reason
+            return {}
+        return await self._encoders.in_thread(encode_texts, encoder, list(dict.fromkeys(texts)))
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
@@ -131,6 +148,6 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
             found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
             because = f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on encodes texts"
             structlog.get_logger("msd.encoder").info("encoder_left_off", bundle=str(bundle.folder), because=because)
-    if is_fixed and not any(encodes(settings.encoder, bundle) for bundle in bundles):
+    if is_fixed and not settings.catalogue and not any(encodes(settings.encoder, bundle) for bundle in bundles):
         return None
     return ColdAdVectors(settings, metrics)

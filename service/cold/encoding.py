@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
-from msd.contract.errors import MsdError
+from msd.contract.errors import BundleError, MsdError
 from service.cold.text_encoder import EncoderAway, Encoders, TextEncoder
 from service.lru_cache import LruCache
 from service.telemetry.metrics import Metrics
@@ -165,6 +165,26 @@ def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) ->
     """Group all texts, shortest first, into runs of a bounded number of tokens, padding included."""
     rows = encoder.tokenise(texts)
     return [_Alike([keys[place] for place in run], [rows[place] for place in run]) for run in runs_of(rows, _TOKENS)]
+
+
+def encode_texts(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, Vector]:
+    """Return the vectors of texts; those that the graph fails on are left out."""
+    vectors: dict[str, Vector] = {}
+    for some in _alike(encoder, [text.encode() for text in texts], texts):
+        try:
+            found = list(encoder.encode(some.rows))
+        except BundleError:
+            found = [_alone(encoder, row) for row in some.rows]
+        vectors |= {key.decode(): vector for key, vector in zip(some.keys, found, strict=True) if vector is not None}
+    return vectors
+
+
+def _alone(encoder: TextEncoder, row: list[int]) -> Vector | None:
+    try:
+        vector: Vector = encoder.encode([row])[0]
+    except BundleError:
+        return None
+    return vector
 
 
 class Rate:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +44,9 @@ _LOOP_S = 0.1
 _TIMES_GRAPH = 2.5
 _BESIDE_BYTES = 32 * 2**20
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+
+
+Prepare = Callable[[Model], Coroutine[Any, Any, None]]
 
 
 class OutOfResources(MsdError):
@@ -102,8 +105,15 @@ class Rollout:
     """Keeps the wanted deployment served. `plan`: what is served already, as verified by the follower."""
 
     def __init__(
-        self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
+        self,
+        follower: BundleFollower,
+        plan: DeploymentPlan,
+        serving: Serving,
+        settings: Settings,
+        metrics: Metrics,
+        prepare: Prepare | None = None,
     ) -> None:
+        """`prepare`: makes a model's rows of items that its export does not know, before it serves."""
         self._follower = follower
         self._seen = self._handled = follower.reading
         # The plan keeps the served files open: the text encoder reads its own only on first use.
@@ -111,6 +121,7 @@ class Rollout:
         self._serving = serving
         self._settings = settings
         self._metrics = metrics
+        self._prepare = prepare
         self._generation = serving.current.generation
         self._pace = Pace(_REST)
         self._looks = Looks("bundle", follower.look)
@@ -213,6 +224,8 @@ class Rollout:
         prove(model, self._settings.max_candidates, self._pace)
         pinned.check_unchanged(self._pace.pause)
         self._in_loop(model.store.check())
+        if self._prepare is not None:
+            self._in_loop(self._prepare(model))
         self._log.info("model_loaded", bundle=str(pinned.origin), model_version=model.version)
         return model
 

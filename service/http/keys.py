@@ -152,7 +152,7 @@ class Guard:
         # What the playground shows about users is what their scores are made from.
         if is_scoring(path) or path.startswith(PLAYGROUND):
             return "score"
-        if path == "/v1/events":
+        if path == "/v1/events" or f"{path}/".startswith("/v1/items/"):
             return "events"
         return "admin" if path.startswith("/v1/admin") else "any"
 

@@ -51,3 +51,13 @@ def seen_key(side: RowSide, entity_id: str, period: int) -> str:
 def event_key(digest: bytes) -> str:
     """Return the key of a claimed event: its period (int64), and a digest of its user and item."""
     return f"msd:live:event:{digest.hex()}"
+
+
+ITEMS, ITEMS_LAST = "msd:{items}", "msd:{items}:last"
+"""The live catalogue: a hash of items by ID, and the number of its latest change. Its keys belong to no bundle, and are
+in one cluster slot."""
+
+
+def items_order(order: str) -> str:
+    """Return the key of a sorted set of the catalogue's IDs."""
+    return f"{ITEMS}:{order}"

@@ -23,6 +23,7 @@ from service.http.body import FIELD
 from service.limits import MAX_DEADLINE_MS
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventBatch, EventsReply
+from service.routes.items_route import ItemBatch
 from service.routes.oip.infer import INFER_PATHS
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER, InferReply, InferRequest, OipError
@@ -81,7 +82,7 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
         if app.openapi_schema is None or generation != deployment.generation:
             generation = deployment.generation
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            requests = (ScoreRequest, OpenrtbRequest, EventBatch, InferRequest)
+            requests = (ScoreRequest, OpenrtbRequest, EventBatch, ItemBatch, InferRequest)
             replies = (ScoreReply, OpenrtbReply, EventsReply, ErrorReply, InferReply, OipError)
             _, definitions = models_json_schema(
                 [*((model, "validation") for model in requests), *((model, "serialization") for model in replies)],

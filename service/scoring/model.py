@@ -90,7 +90,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:
     match settings.store:
         case "file":
-            return BundleFileStore(bundle, metrics)
+            return BundleFileStore(bundle, metrics, settings.catalogue_items if settings.catalogue else 0)
         case "redis":
             from service.rows.redis_rows import RedisStore
 

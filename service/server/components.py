@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import native
 from service import limits
+from service.catalogue.catalogue import Catalogue
+from service.catalogue.item import CatalogueError, ItemStore
 from service.cold.cold_ads import open_cold_ads
 from service.deployment.pinned_bundle import DeploymentPlan
 from service.deployment.readiness import Readiness, make_ready
@@ -23,7 +25,7 @@ from service.scoring.answer import Follower
 from service.scoring.deployment import Deployment, Serving
 from service.scoring.engine import ScoringEngine
 from service.scoring.frames import Frames
-from service.scoring.model import open_corrections
+from service.scoring.model import Model, open_corrections
 from service.scoring.pipeline import Pipeline
 from service.server.watchdog import Liveness, grace_of
 from service.settings import Settings
@@ -62,9 +64,13 @@ class Components:
         """When the process is ended at the latest, on the monotonic clock; set by the first signal."""
         self._starting: asyncio.Task[None] | None = None
         self.live = open_live_store(settings, metrics) if settings.live else None
+        self.catalogue: Catalogue | None = None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings.corrections, metrics)
+        if settings.catalogue:
+            self.catalogue = Catalogue(open_items(settings), self._cold_ads, metrics)
+            metrics.catalogue_limit.set(settings.catalogue_items)
         frames = Frames(metrics, most, live_rows, self._cold_ads)
         self._explainer = Explainer(self.engine, ExplainBudget(settings.explain_share * threads))
         self._shadowing = Shadowing(frames, self.engine, metrics)
@@ -92,16 +98,20 @@ class Components:
                 now = time.monotonic()
                 left_s = grace_of(self.settings) if self.ends_at is None else self.ends_at - now
                 await self.request_log.close(max(0.0, left_s - _LAST_STEPS_S), self.liveness.beat)
-            for part in (self._cold_ads, self.serving, self.live):
+            for part in (self._cold_ads, self.serving, self.live, self.catalogue):
                 if part is not None:
                     await part.close()
 
     def _background_tasks(self) -> list[asyncio.Task[None]]:
         models = list(self.serving.current.models.values())
-        self._starting = asyncio.create_task(make_ready(self.readiness, models, self.settings.max_candidates))
+        if self.catalogue is not None:
+            self.readiness.missing["catalogue"] = "its rows are made"
+        self._starting = asyncio.create_task(self._make_ready(models))
         if self._cold_ads is not None:
             self._cold_ads.open([model.bundle for model in models], self.readiness.loading)
         tasks = [self._starting]
+        if self.catalogue is not None:
+            tasks += [asyncio.create_task(work) for work in (self.catalogue.follow(), self.catalogue.encode())]
         if self.guard is not None:
             tasks.append(asyncio.create_task(self.guard.keys.watch()))
         if self._corrections is not None:
@@ -109,6 +119,19 @@ class Components:
         if self.playground is not None:
             tasks.append(asyncio.create_task(self.playground.open()))
         return tasks
+
+    async def _make_ready(self, models: Sequence[Model]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(make_ready(self.readiness, models, self.settings.max_candidates))
+            if self.catalogue is not None:
+                group.create_task(self._prepare(self.catalogue, models))
+
+    async def _prepare(self, catalogue: Catalogue, models: Sequence[Model]) -> None:
+        """Make the rows of the first models. A store that fails is asked again."""
+        for model in models:
+            while (reason := await catalogue.try_prepare(model)) is not None:
+                self.readiness.missing["catalogue"] = reason
+        self.readiness.arrived("catalogue")
 
     def _turn(self, deployment: Deployment) -> None:
         self._set_served(deployment)
@@ -124,6 +147,21 @@ class Components:
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in deployment.arms],
         )
         self.metrics.reference(deployment.champion.bundle.manifest)
+
+
+def open_items(settings: Settings) -> ItemStore:
+    """Open the store of the live catalogue's items. Raises CatalogueError if it cannot be opened."""
+    if settings.store == "redis":
+        from service.catalogue.redis import RedisItems
+
+        assert settings.redis_url is not None, "settings with a Redis store have its address"
+        return RedisItems(settings.redis_url.get_secret_value(), settings.catalogue_items)
+    try:
+        from service.catalogue.embedded import EmbeddedItems
+    except ImportError:
+        raise CatalogueError("MSD_CATALOGUE=on needs LMDB: pip install 'msd-ctr[live]'") from None
+    assert settings.state_dir is not None, "settings with an embedded catalogue have its folder"
+    return EmbeddedItems(settings.state_dir / "catalogue", settings.catalogue_items)
 
 
 def open_live_store(settings: Settings, metrics: Metrics) -> LiveStore:

@@ -80,7 +80,8 @@ class ScoringServer(HttpServer):
         super().__init__(create_app(parts), settings, listener, metrics, parts.engine.native, parts.score)
         self._watchdog = watchdog
         self._admin = None if admin is None else AdminServer(parts, admin)
-        self._rollout = Rollout(follower, plan, parts.serving, settings, metrics)
+        prepare = None if parts.catalogue is None else parts.catalogue.prepare
+        self._rollout = Rollout(follower, plan, parts.serving, settings, metrics, prepare)
         self._ends_at: float | None = None
         self._is_settled = False
 

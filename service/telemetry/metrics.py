@@ -37,6 +37,7 @@ ColdText = Literal["held", "encoded", "late", "dropped", "failed"]
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 EventOutcome = Literal["accepted", "duplicate"]
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item", "conversion"]
+ItemFate = Literal["accepted", "unchanged", "older", "removed", "expired", "absent", "outdated", "full"]
 Swap = Literal["done", "refused", "postponed"]
 Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_http", "out_of_room", "made_room", "full"]
 KeyRefusal = Literal["missing", "unknown", "expired", "scope", "stale"]
@@ -120,6 +121,11 @@ HELP = {
     "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
     "msd_live_errors": "Failed reads of live state.",
     "msd_damaged_states": "Live states read that were corrupt, too long or of another format, and count as none.",
+    "msd_catalogue_items": "Items of the live catalogue, with removals that are remembered.",
+    "msd_catalogue_items_limit": "Most items of the live catalogue; 0 without one.",
+    "msd_catalogue_edits": "Upserts and removals of items received, by fate.",
+    "msd_catalogue_behind_seconds": "Seconds since this service last followed the live catalogue; 0 without one.",
+    "msd_catalogue_unencoded": "Items of the live catalogue whose text is not encoded yet, over the loaded bundles.",
     "msd_state_bytes": "Bytes of live states and events seen in `MSD_STATE_DIR`; 0 without.",
     "msd_evicted_states": "Live states of IDs without a row removed since the start, because states were too large.",
     "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
@@ -230,6 +236,11 @@ class Metrics:
         self.newest_event = self._gauge("msd_newest_event_timestamp_seconds", math.nan)
         self.live_errors = self._counter("msd_live_errors")
         self.damaged_states = self._counter("msd_damaged_states")
+        self.catalogue_items = self._gauge("msd_catalogue_items")
+        self.catalogue_limit = self._gauge("msd_catalogue_items_limit")
+        self.catalogue_edits = self._counters("msd_catalogue_edits", "fate", get_args(ItemFate))
+        self.catalogue_behind = self._gauge("msd_catalogue_behind_seconds")
+        self.catalogue_unencoded = self._gauge("msd_catalogue_unencoded")
         self.state_bytes = self._gauge("msd_state_bytes")
         self.evicted_states = self._gauge("msd_evicted_states")
         self.live_ages = self._histogram("msd_live_age_seconds", _AGES)

@@ -40,13 +40,9 @@ def _rows(
     semantic = None
     if features.schema.semantic(side):
         semantic = model.adaptors.adapt(features).adapted[side][entities].numpy()
-    contents = RowContents(
-        one.entities.categorical[entities],
-        one.entities.numeric[entities],
-        semantic,
-        present,
-        *(column.astype(np.float64) for column in counts),
-    )
+    impressions, clicks, as_of = (column.astype(np.float64) for column in counts)
+    categorical, numeric = one.entities.categorical[entities], one.entities.numeric[entities]
+    contents = RowContents(categorical, numeric, semantic, present, impressions, clicks, as_of)
     codec = RowCodec(features.schema, side, BUNDLE)
     tail = pack_history(()) if side == "user" else b""
     rows = codec.unpack([record.tobytes() + tail for record in codec.pack(contents, 0.0)])

@@ -4,6 +4,7 @@ Each writer works in a forked process that does nothing else, over and over; a p
 After a kill, another process checks what docs/bounds.md and the commands promise, and goes on as an operator would.
 """
 
+import asyncio
 import json
 import os
 import random
@@ -39,6 +40,8 @@ from msd.nightly.night import Night
 from native.live_state import unpack_state
 from operations.delta import open_delta, rows_digest, write_delta
 from operations.publish import publish, publish_delta
+from service.catalogue.embedded import EmbeddedItems
+from service.catalogue.item import Item, Order
 from service.deployment.bundle_folder import CURRENT, PREVIOUS, point_to, read_pointer, roll_back
 from service.live.embedded import StateFile
 from service.live.store import LiveBatch, LiveEvent
@@ -113,6 +116,37 @@ def states(world: World) -> Writer:
         assert state is not None
         assert round(state.impressions) == _EVENTS * (finished + 1)
         file.close()
+
+    return Writer(write, check)
+
+
+def items(world: World) -> Writer:
+    """Every accepted batch of the live catalogue is there, in all orders; the interrupted one whole or not at all."""
+    folder, opened = world.folder / "items", list[EmbeddedItems]()
+
+    def batch(number: int) -> list[Item]:
+        return [Item(f"{number}-{place}", 1.0, 1.0, text="x" * 500, text_at=1.0) for place in range(_EVENTS)]
+
+    def edit(store: EmbeddedItems, number: int) -> None:
+        changed: dict[str, Item | None] = {item.id: item for item in batch(number)}
+        asyncio.run(store.edit(list(changed), lambda held: changed))
+
+    def write(number: int) -> None:
+        if not opened:
+            opened.append(EmbeddedItems(folder, 10**6))
+        edit(opened[0], number)
+
+    def check(finished: int) -> None:
+        store = EmbeddedItems(folder, 10**6)
+        for number in range(max(0, finished - _RECHECKED), finished):
+            assert asyncio.run(store.items([item.id for item in batch(number)])) == batch(number)
+        half = asyncio.run(store.items([item.id for item in batch(finished)]))
+        assert half in (batch(finished), [None] * _EVENTS)
+        edit(store, finished)
+        orders: tuple[Order, ...] = ("changed", "waiting")
+        found = [asyncio.run(store.ordered(order, 0.0, 10**6)) for order in orders]
+        assert {len(one) for one in found} == {asyncio.run(store.size())[0]} == {_EVENTS * (finished + 1)}
+        asyncio.run(store.close())
 
     return Writer(write, check)
 
@@ -301,7 +335,7 @@ def nights(world: World) -> Writer:
 
 
 WRITERS: Mapping[str, Callable[[World], Writer]] = {
-    one.__name__: one for one in (files, states, pointers, bundles, deltas, publications, logs, joins, nights)
+    one.__name__: one for one in (files, states, items, pointers, bundles, deltas, publications, logs, joins, nights)
 }
 
 

@@ -44,7 +44,9 @@ def whole_service(folder: Path) -> Iterator[LiveService]:
     point(bundles, "a")
     keys = folder / "keys.json"
     write_keys(keys, "ads", "ops")
-    with live_service(bundles, folder, keys_file=keys, live="on", state_dir=folder / "states") as running:
+    with live_service(
+        bundles, folder, keys_file=keys, live="on", catalogue="on", state_dir=folder / "states"
+    ) as running:
         yield running
 
 
@@ -77,6 +79,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
         ("^/v2((?!infer).)*$", "ads", GenerationMode.POSITIVE, 28),
         ("^/v1/events$", "ads", GenerationMode.POSITIVE, 24),
         ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 30),
+        ("^/v1/items", "ads", GenerationMode.POSITIVE, 24),
+        ("^/v1/items", "ads", GenerationMode.NEGATIVE, 24),
         ("^/v1/openrtb$", "ads", GenerationMode.POSITIVE, 16),
         ("^/v1/openrtb$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
@@ -115,7 +119,14 @@ def test_every_answer_is_documented(
 
 def test_document_has_every_route(whole: LiveService, service: LiveService) -> None:
     plain = {"/v1/score", "/v1/openrtb", "/v1/model"}
-    others = {"/v1/events", "/v1/admin/swap", "/v1/admin/rollback", "/v1/admin/experiment"}
+    others = {
+        "/v1/items",
+        "/v1/items/{item_id}",
+        "/v1/events",
+        "/v1/admin/swap",
+        "/v1/admin/rollback",
+        "/v1/admin/experiment",
+    }
     with whole.client(headers={"X-Api-Key": KEYS["ads"]}) as client:
         paths = client.get("/openapi.json").json()["paths"]
 

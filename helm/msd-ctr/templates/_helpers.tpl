@@ -105,8 +105,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "msd.checkState" -}}
 {{- $v := .Values -}}
-{{- if and $v.settings.live (not $v.redis.enabled) -}}
-{{- if not $v.state.claim }}{{ fail "settings.live: states have to last; set redis.enabled, or for one pod state.claim" }}{{ end -}}
+{{- if and (or $v.settings.live $v.settings.catalogue) (not $v.redis.enabled) -}}
+{{- if not $v.state.claim }}{{ fail "settings.live, settings.catalogue: states have to last; set redis.enabled, or for one pod state.claim" }}{{ end -}}
 {{- if or $v.autoscaling.enabled $v.canary.enabled (gt (int $v.replicas) 1) }}{{ fail "state.claim: states beside files belong to one pod: set replicas: 1 without autoscaling and canary, or redis.enabled" }}{{ end -}}
 {{- end -}}
 {{- end -}}
