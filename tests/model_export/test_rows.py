@@ -32,9 +32,8 @@ from msd.ranker.timeline import walk_events
 from msd.student.record import HEADS
 from native.bundle_rows import BundleRows
 from native.columns import Counts, encode_counts
-from operations.catalogue.item_rows import ItemRows
-from operations.catalogue.manifest import WrongValue
 from operations.catalogue.parquet import read_part
+from service.catalogue.item_rows import ItemRows, WrongValue
 from tests.model_export.conftest import Exported, Run
 from tests.operations.catalogue.made import make
 from tests.reference.live import Event, State, advance, fold
