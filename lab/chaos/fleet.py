@@ -87,7 +87,7 @@ def _node(folder: Path) -> Iterator[tuple[RedisProcess, int]]:
 
 def _follows(replica: RedisProcess) -> bool:
     with replica.client() as client:
-        return bool(client.info("replication")["master_link_status"] == "up")
+        return bool(client.info("replication").get("master_link_status") == "up")
 
 
 def _knows_all(sentinel: RedisProcess) -> bool:

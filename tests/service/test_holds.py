@@ -34,6 +34,10 @@ def _events(count: int, of: str = "%d") -> bytes:
     return json.dumps({"events": [{"type": "click", **dict(zip(keys, ids, strict=True))} for ids in named]}).encode()
 
 
+def _items(count: int) -> bytes:
+    return json.dumps({"items": [{"id": f"new{number}", "text": "word " * 20} for number in range(count)]}).encode()
+
+
 def _score(**more: object) -> bytes:
     return json.dumps({"user_id": "u1", "candidates": {"id": _IDS}, **more}).encode()
 
@@ -60,6 +64,12 @@ BODIES: Mapping[str, Mapping[str, bytes]] = {
         "large faults": _filled(b'{"events": [', b"{}", b"]}", _LARGE),
         "one string": b'{"events": "' + b"\\u00e9" * (_LARGE // 6 - 5) + b'"}',
     },
+    "/v1/items": {
+        "most items": _items(1_000),
+        "too many items": _items(3_000),
+        "small faults": _filled(b'{"items": [', b"{}", b"]}", 2**14),
+        "large faults": _filled(b'{"items": [', b"{}", b"]}", _LARGE),
+    },
     "/v1/openrtb": {
         "most impressions": _openrtb(32, 62),
         "one impression": _openrtb(1, 2_000),
@@ -83,7 +93,13 @@ def service(work: LoopWork, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("holds")
     bundle = build_bundle(folder / "bundle", Recipe(encoder=True)).folder
     reseal(bundle, openrtb={"user_id": ["user.buyeruid"]})
-    live: dict[str, Any] = {"live": "on", "state_dir": folder / "state", "log_dir": folder / "log", "log_sample": 1}
+    live: dict[str, Any] = {
+        "live": "on",
+        "state_dir": folder / "state",
+        "log_dir": folder / "log",
+        "log_sample": 1,
+        "catalogue": "on",
+    }
     with live_service(bundle, folder, encoder="on", prepare=work.obey, **live) as running:
         assert work.most(), "its start takes long"
         for path in BODIES:  # the first requests import modules
