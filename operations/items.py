@@ -112,7 +112,7 @@ def _reason(answer: HttpAnswer, batch: _Batch) -> str:
 def _listed(client: ServiceClient) -> Iterator[str]:
     after: int | None = 0
     while after is not None:
-        answer = client.ask(f"{_PATH}?limit={MAX_ITEMS}&after={after}")
+        answer = client.ask(f"{_PATH}?after={after}")
         page = answer.json()
         if answer.status != 200:
             raise ItemsError((page.get("error") or {}).get("message", f"status {answer.status}"))

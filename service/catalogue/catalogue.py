@@ -1,7 +1,7 @@
 """The live catalogue of a service: changes items, follows the changes of other services, and keeps the rows of every
 loaded bundle current.
 
-Knows no HTTP. Rows are made on the event loop, a few at a time; texts are encoded where those of cold ads are.
+Knows no HTTP. Rows are made in other threads, a few at a time; texts are encoded where those of cold ads are.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, has_semantic
-from service.catalogue.item import CatalogueFull, Edit, Fate, Item, ItemStore
+from service.catalogue.item import CatalogueFull, Decide, Edit, Fate, Item, ItemStore
 from service.catalogue.item_rows import Vectors
 from service.catalogue.model_rows import ModelRows, Verdict
 from service.cold.cold_ads import ColdAdVectors
@@ -23,8 +23,7 @@ from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
 _EVERY_S, _SWEEP_S, _NOTE_S, _ENCODED_S = 0.2, 1.0, 60.0, 0.05
-# Rows that are made at once: the event loop is held for a millisecond or two. As many texts are asked for at once, so
-# that those of requests wait behind few.
+# Rows that are made at once. As many texts are asked for at once, so that those of requests wait behind few.
 _TOGETHER = 50
 # Another service, which took the item, encodes its text first.
 _OTHERS_S = 2.0
@@ -66,12 +65,10 @@ class Catalogue:
 
         ids = [edit.id for edit in edits]
         try:
-            last = await self._store.edit(ids, decide)
+            last = await self._edit(ids, decide)
         except CatalogueFull:
-            if not await self._make_room(len(ids)):
-                self._metrics.catalogue_edits["full"].inc(len(ids))
-                raise
-            last = await self._store.edit(ids, decide)
+            self._metrics.catalogue_edits["full"].inc(len(ids))
+            raise
         for fate, count in Counter(fates).items():
             self._metrics.catalogue_edits[fate].inc(count)
         try:
@@ -83,6 +80,14 @@ class Catalogue:
             self._seen = last
         return fates
 
+    async def _edit(self, ids: Sequence[str], decide: Decide) -> int:
+        try:
+            return await self._store.edit(ids, decide)
+        except CatalogueFull:
+            if not await self._make_room(len(ids)):
+                raise
+        return await self._store.edit(ids, decide)
+
     async def items(self, ids: Sequence[str]) -> list[Item | None]:
         return await self._store.items(ids)
 
@@ -92,14 +97,14 @@ class Catalogue:
         items = await self._store.items([item_id for _, item_id in found])
         return [(int(number), item) for (number, _), item in zip(found, items, strict=True) if item is not None]
 
-    async def waiting(self, most: int) -> list[Item]:
-        """Return items that wait for knowledge, the oldest first."""
-        ids = [item_id for _, item_id in await self._store.ordered("waiting", 0.0, most)]
-        return [item for item in await self._store.items(ids) if item is not None]
+    async def waiting(self, most: int) -> list[str]:
+        """Return the IDs of items that wait for knowledge, the oldest first."""
+        return [item_id for _, item_id in await self._store.ordered("waiting", 0.0, most)]
 
     async def prepare(self, model: Model) -> None:
         """Make a model's rows of all items, before it serves. Raises MsdError if they cannot be made."""
-        self._rows[model] = ModelRows(model)
+        # Reads a file.
+        self._rows[model] = await asyncio.to_thread(ModelRows, model)
         _, last = await self._store.size()
         number, count = 0.0, 0
         while found := await self._store.ordered("changed", number, _TOGETHER):
@@ -169,18 +174,23 @@ class Catalogue:
                 self._seen = last
                 break
             await self._sync([item_id for _, item_id in found], _OTHERS_S)
-            self._seen = max(self._seen, int(found[-1][0]))
+            # Whatever numbers a store has, it goes on.
+            self._seen = max(self._seen + 1, int(min(found[-1][0], last)))
         self._followed_at = time.monotonic()
 
     async def _sweep(self) -> None:
-        """Expire items, and forget removals, that are due."""
-        now = time.time()
-        due = [item_id for at, item_id in await self._store.ordered("due", 0.0, _TOGETHER) if at <= now]
+        """Expire items, and forget removals and damaged items, that are due."""
+        now, before = time.time(), None
+        while due := [item_id for at, item_id in await self._store.ordered("due", 0.0, _TOGETHER) if at <= now]:
+            if due == before:  # what a store says of them cannot be changed
+                break
+            before = due
 
-        def decide(held: Sequence[Item | None]) -> Mapping[str, Item | None]:
-            return {item.id: item.lapsed(now) for item in held if item is not None and item.lapsed(now) is not item}
+            def decide(held: Sequence[Item | None], due: Sequence[str] = due) -> Mapping[str, Item | None]:
+                left = [item and item.lapsed(now) for item in held]
+                changes = zip(due, held, left, strict=True)
+                return {item_id: new for item_id, old, new in changes if old is None or new is not old}
 
-        if due:
             await self._store.edit(due, decide)
             await self._sync(due, _OTHERS_S)
 
@@ -247,7 +257,8 @@ class Catalogue:
         )
         described = [item for place in verdict.due if (item := items[place]) is not None]
         of_due = Rows(exported.records[verdict.due], exported.found[verdict.due], (), 0)
-        made = rows.make(described, of_due, vectors)
+        # Long knowledge takes milliseconds an item.
+        made = await asyncio.to_thread(rows.make, described, of_due, vectors)
         kept |= {ids[place]: None for place in verdict.hidden if raw[place] is not None}
         kept |= {item.id: row.tobytes() for item, row in zip(described, made, strict=True)}
         rows.serve(ids, verdict, own, made)

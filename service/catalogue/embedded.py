@@ -1,5 +1,5 @@
 """The live catalogue on the local disk, in an LMDB folder of its own beside the live states: all services of a machine
-that have this state folder share it. Read on the event loop, written by one thread.
+that have this state folder share it. Rows are read on the event loop; one thread writes.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import lmdb
 
-from service.catalogue.item import CatalogueError, CatalogueFull, Decide, Item, Order
+from service.catalogue.item import CatalogueError, CatalogueFull, Decide, Item, Order, unpack_item
 from service.limits import MAX_ITEM_BYTES
 from service.lmdb_folder import open_folder
 
@@ -52,7 +52,10 @@ class EmbeddedItems:
         return await self._in_thread(self._edit, ids, decide)
 
     async def items(self, ids: Sequence[str]) -> list[Item | None]:
-        return self._read(lambda transaction: [self._item(transaction, item_id) for item_id in ids])
+        # Not on the event loop: long ones take a while.
+        return await asyncio.to_thread(
+            self._read, lambda transaction: [self._item(transaction, item_id) for item_id in ids]
+        )
 
     async def ordered(self, order: Order, after: float, most: int) -> list[tuple[float, str]]:
         def read(transaction: lmdb.Transaction) -> list[tuple[float, str]]:
@@ -64,7 +67,7 @@ class EmbeddedItems:
                     at = cursor.next()
             return found
 
-        return self._read(read)
+        return await asyncio.to_thread(self._read, read)
 
     async def size(self) -> tuple[int, int]:
         return self._read(lambda transaction: (transaction.stat(self._items)["entries"], self._last(transaction)))
@@ -98,7 +101,7 @@ class EmbeddedItems:
 
     def _item(self, transaction: lmdb.Transaction, item_id: str) -> Item | None:
         held = transaction.get(_key(item_id), db=self._items)
-        return None if held is None else Item.unpack(bytes(held)[_NUMBER.size :])
+        return None if held is None else unpack_item(item_id, bytes(held)[_NUMBER.size :])
 
     def _last(self, transaction: lmdb.Transaction) -> int:
         held = transaction.get(_LAST, db=self._about)
@@ -122,10 +125,12 @@ class EmbeddedItems:
         key = _key(item_id)
         before = transaction.get(key, db=self._items)
         if before is not None:
-            held = Item.unpack(bytes(before)[_NUMBER.size :])
+            held = unpack_item(item_id, bytes(before)[_NUMBER.size :])
             transaction.delete(bytes(before)[: _NUMBER.size] + key, db=self._orders["changed"])
             for order, place in held.places.items() if held else ():
                 transaction.delete(_NUMBER.pack(place) + key, db=self._orders[order])
+            if held is None:
+                self._drop_places(transaction, item_id)
         if item is None:
             transaction.delete(key, db=self._items)
             return
@@ -133,6 +138,14 @@ class EmbeddedItems:
         transaction.put(key, _NUMBER.pack(number) + item.pack(), db=self._items)
         for order, place in item.places.items():
             transaction.put(_NUMBER.pack(place) + key, item_id.encode(), db=self._orders[order])
+
+    def _drop_places(self, transaction: lmdb.Transaction, item_id: str) -> None:
+        """Remove a damaged item, which tells no places, from all orders."""
+        for order in self._orders.values():
+            with transaction.cursor(order) as cursor:
+                at = cursor.first()
+                while at:
+                    at = cursor.delete() if bytes(cursor.value()) == item_id.encode() else cursor.next()
 
     def _put_rows(self, bundle_id: str, rows: Mapping[str, bytes | None]) -> None:
         with self._env.begin(write=True) as transaction:

@@ -5,13 +5,18 @@ Knows no bundle: rows are derived from items, and kept beside them by the bundle
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 import orjson
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from msd.contract.errors import MsdError
+from msd.contract.request import MAX_TEXT_CHARS, Wire
 from service.errors import StoreError
+from service.limits import MAX_ITEM_BYTES
 
+MAX_KEPT_BYTES = 2 * MAX_ITEM_BYTES
+"""Of an item as it is kept, with its times."""
 FORGET_S = 30 * 86_400.0
 """For which a removal is remembered: it hides the export's row, and older versions stay refused."""
 # Of one item's changes, on clocks that go back too.
@@ -21,6 +26,17 @@ Fate = Literal["accepted", "unchanged", "older", "removed", "expired", "absent",
 Order = Literal["changed", "due", "gone", "waiting"]
 """Items in order: of their latest change (a sequence number); of when they expire or are forgotten; of removal; those
 that wait for knowledge, by when their text came."""
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
+
+
+class Knowledge(Wire):
+    """The words of a teacher, or of the platform itself, about an item."""
+
+    explicit: Text = Field(description="What the item is.")
+    implicit: Text = Field(description="Whom it may interest, and why.")
+    tags: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=32)]
 
 
 class CatalogueError(StoreError):
@@ -39,25 +55,17 @@ class Item(NamedTuple):
     """Of what its row is made of; greater with each change."""
     given_at: float
     features: Mapping[str, Any] = {}
-    text: str | None = None
+    text: Text | None = None
     text_at: float = 0.0
-    knowledge: Mapping[str, Any] | None = None
+    knowledge: Knowledge | None = None
     knowledge_at: float | None = None
     knowledge_from: Literal["catalogue", "teacher"] | None = None
     expires_at: float | None = None
     version: float | None = None
     removed_at: float | None = None
 
-    @classmethod
-    def unpack(cls, packed: bytes | None) -> Self | None:
-        """Return None for None, and for damaged bytes: then the item can be described again."""
-        try:
-            return None if packed is None else cls(**orjson.loads(packed))
-        except (ValueError, TypeError):
-            return None
-
     def pack(self) -> bytes:
-        return orjson.dumps(self._asdict())
+        return orjson.dumps(self._asdict(), default=Knowledge.model_dump)
 
     @property
     def places(self) -> dict[Order, float]:
@@ -86,6 +94,21 @@ class Item(NamedTuple):
         return max(now, self.changed_at + _TICK_S)
 
 
+_KEPT = TypeAdapter(Item)
+
+
+def unpack_item(item_id: str, packed: bytes | None) -> Item | None:
+    """Return what is kept under an ID; None for None, and for what no service has kept there, such as damaged bytes or
+    another item: then it can be described again."""
+    if packed is None or len(packed) > MAX_KEPT_BYTES:
+        return None
+    try:
+        found = _KEPT.validate_json(packed)
+    except ValidationError:
+        return None
+    return found if found.id == item_id else None
+
+
 class Edit(NamedTuple):
     """An upsert, words alone, or a removal."""
 
@@ -93,7 +116,7 @@ class Edit(NamedTuple):
     kind: Literal["describe", "teach", "remove"]
     features: Mapping[str, Any] = {}
     text: str | None = None
-    knowledge: Mapping[str, Any] | None = None
+    knowledge: Knowledge | None = None
     expires_at: float | None = None
     version: float | None = None
     text_sha256: str | None = None

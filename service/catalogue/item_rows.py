@@ -65,14 +65,14 @@ class ItemRows:
 
     def pack(self, columns: Columns) -> tuple[list[str], Records]:
         """Return IDs [n] and rows [n]. Raises what `contents` does."""
-        ids, contents = self.contents(columns)
+        ids, contents, _ = self.contents(columns)
         return ids, self._codec.pack(contents, time.time())
 
     def contents(
         self, columns: Columns, vectors: Vectors | None = None, known: Sequence[bool] | None = None
-    ) -> tuple[list[str], RowContents]:
-        """Return IDs [n] and the contents of their rows. With `vectors`, no text is encoded: the others have none.
-        `known` [n]: whose ID counts; by default all.
+    ) -> tuple[list[str], RowContents, NDArray[np.bool_]]:
+        """Return IDs [n], the contents of their rows, and which have words of their knowledge. With `vectors`, no text
+        is encoded: the others have none. `known` [n]: whose ID counts; by default all.
 
         Counts are those of an item that was never shown. Knowledge takes the place of the words that the student
         guesses from a text: an item without a text has neither. Raises WrongValue for an invalid value; BundleError or
@@ -86,9 +86,9 @@ class ItemRows:
         values |= {field.name: counted for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
         categorical, numeric = encode_side(self._schema, "item", values, len(ids))
         semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)), vectors)
-        self._put_words(columns.get(KNOWLEDGE), semantic, present)
+        taught = self._put_words(columns.get(KNOWLEDGE), semantic, present)
         nothing = np.zeros(len(ids))
-        return ids, RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing)
+        return ids, RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing), taught
 
     def _canonical(self, name: str, values: Sequence[object]) -> list[Value]:
         field = self._schema.settable["item"][name]
@@ -120,15 +120,16 @@ class ItemRows:
 
     def _put_words(
         self, knowledge: Sequence[object] | None, vectors: NDArray[np.float32] | None, present: NDArray[np.bool_]
-    ) -> None:
-        """Put what a teacher wrote into the present vectors [n, D], in place."""
+    ) -> NDArray[np.bool_]:
+        """Put what a teacher wrote into the present vectors [n, D], in place; return which have some of it."""
         if self._words is None or knowledge is None or vectors is None:
-            return
+            return np.zeros(len(present), bool)
         given = [_knowledge(place, value) for place, value in enumerate(knowledge)]
         coordinates = self._words.coordinates(given)
         # Without a word that the bag knows, the student's guess stays, as in training.
         known = present & coordinates.any(axis=1)
         vectors[known, -len(self._words.bias) :] = self._words.block(coordinates[known])
+        return np.asarray(known)
 
     def _encode(self, texts: Mapping[str, int]) -> NDArray[np.float16]:
         """Return the vectors [n, D] of texts, given with the index of a row each."""

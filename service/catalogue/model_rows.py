@@ -13,8 +13,9 @@ from msd.contract.encode import canonical
 from msd.contract.errors import SchemaError
 from msd.contract.rows import Records, RowCodec, Rows
 from msd.contract.schema import FeatureSchema
-from service.catalogue.item import Item
-from service.catalogue.item_rows import ID, TEXT, ItemRows, Vectors
+from msd.contract.words import join_words
+from service.catalogue.item import Item, Knowledge
+from service.catalogue.item_rows import ID, KNOWLEDGE, TEXT, ItemRows, Vectors
 from service.scoring.model import Model
 
 
@@ -63,20 +64,18 @@ class ModelRows:
         """Return rows [n] of items, with the counts that the export's [n] have. What the schema does not take is
         missing: another bundle may have taken it."""
         columns: dict[str, list[Any]] = {ID: [item.id for item in items], TEXT: [item.text for item in items]}
-        columns["knowledge"] = [item.knowledge for item in items]
+        columns[KNOWLEDGE] = [_words(item.knowledge) for item in items]
         columns |= {
             name: [fitting(self._schema, name, item.features) for item in items] for name in self._made_by.features
         }
         # A row that is complete up to no time is the catalogue's own, of an item that was never exported. The ID of
         # such an item is missing: that is what training has covered (decision 2).
         is_exported = exported.found & (exported.records["as_of"] > 0)
-        _, contents = self._made_by.contents(columns, vectors, is_exported.tolist())
+        _, contents, taught = self._made_by.contents(columns, vectors, is_exported.tolist())
         counts = {
             name: np.where(is_exported, exported.records[name], 0.0) for name in ("impressions", "clicks", "as_of")
         }
-        # Words are part of a vector.
-        is_own = is_exported | contents.present & np.array([self.reads_words(item) for item in items], bool)
-        contents = contents._replace(**counts, described=~is_own)
+        contents = contents._replace(**counts, described=~(is_exported | taught))
         return self.codec.pack(contents, np.array([item.changed_at for item in items]))
 
     def serve(self, ids: Sequence[str], verdict: Verdict, own: Rows, made: Records) -> None:
@@ -89,6 +88,10 @@ class ModelRows:
         nothing = self.codec.unpack([None] * len(verdict.hidden))
         self._store.replace([ids[place] for place in verdict.hidden], nothing)
         self._store.restore([ids[place] for place in verdict.left])
+
+
+def _words(knowledge: Knowledge | None) -> str:
+    return "" if knowledge is None else join_words(knowledge.explicit, knowledge.tags, knowledge.implicit)
 
 
 def fitting(schema: FeatureSchema, name: str, features: Mapping[str, Any]) -> object:

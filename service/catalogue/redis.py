@@ -2,12 +2,13 @@
 their bundle, where every service reads them and hears of changes.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hiredis
 
-from service.catalogue.item import CatalogueError, CatalogueFull, Decide, Item, Order
+from service.catalogue.item import CatalogueError, CatalogueFull, Decide, Item, Order, unpack_item
 from service.redis.keys import ITEMS, ITEMS_LAST, items_order, key_prefix
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command
@@ -16,17 +17,19 @@ from service.redis.topology import open_nodes
 _TIMEOUT_S = 5.0
 _ORDERS: tuple[Order, ...] = ("due", "gone", "waiting")
 _KEYS = [key.encode() for key in (ITEMS, ITEMS_LAST, items_order("changed"), *map(items_order, _ORDERS))]
-_SOME = 200
+# Items read at once: of the longest, Redis copies 3 MB.
+_SOME = 50
 _FULL = b"full"
 _EDIT = rb"""
 -- KEYS: items, the last change's number, the orders: changed, due, gone, waiting. ARGV: the most items; then of each
--- item its ID, what was read, what is to be kept, and its places in the last three orders; nothing is ''. Returns the
--- last change's number, -1 if an item is another by now, or 'full'. Then nothing is written.
+-- item its ID, the number of its change that was read, what is to be kept, and its places in the last three orders;
+-- nothing is ''. Returns the last change's number, -1 if an item is another by now, or 'full'. Then nothing is written.
 local before, added = redis.call('HLEN', KEYS[1]), 0
 for at = 2, #ARGV, 6 do
-  if (redis.call('HGET', KEYS[1], ARGV[at]) or '') ~= ARGV[at + 1] then return -1 end
-  if ARGV[at + 1] == '' and ARGV[at + 2] ~= '' then added = added + 1 end
-  if ARGV[at + 1] ~= '' and ARGV[at + 2] == '' then added = added - 1 end
+  if (redis.call('ZSCORE', KEYS[3], ARGV[at]) or '') ~= ARGV[at + 1] then return -1 end
+  local is_held = redis.call('HEXISTS', KEYS[1], ARGV[at])
+  if is_held == 0 and ARGV[at + 2] ~= '' then added = added + 1 end
+  if is_held == 1 and ARGV[at + 2] == '' then added = added - 1 end
 end
 if added > 0 and before + added > tonumber(ARGV[1]) then return 'full' end
 -- Without memory the first write is refused, and behind another none: this one has to be the first.
@@ -58,15 +61,11 @@ class RedisItems:
 
     async def edit(self, ids: Sequence[str], decide: Decide) -> int:
         while True:
-            held = await self._packed(ids)
-            changed = decide([Item.unpack(packed) for packed in held])
-            before = dict(zip(ids, held, strict=True))
-            arguments = [b"%d" % self._most]
-            for item_id, item in changed.items():
-                places = {} if item is None else item.places
-                arguments += [item_id.encode(), before[item_id] or b"", b"" if item is None else item.pack()]
-                arguments += [repr(places[order]).encode() if order in places else b"" for order in _ORDERS]
-            if not changed:
+            # Before the items: if they change in between, the numbers are those of older ones.
+            names = [item_id.encode() for item_id in ids]
+            numbers = await self._ask(b"ZMSCORE", items_order("changed").encode(), *names)
+            arguments = await asyncio.to_thread(self._arguments, ids, await self._packed(ids), numbers, decide)
+            if len(arguments) == 1:
                 return (await self.size())[1]
             done = await self._ask(b"EVAL", _EDIT, b"%d" % len(_KEYS), *_KEYS, *arguments)
             if done == _FULL:
@@ -74,15 +73,30 @@ class RedisItems:
             if done >= 0:
                 return int(done)
 
+    def _arguments(
+        self, ids: Sequence[str], packed: Sequence[bytes | None], numbers: Sequence[Any], decide: Decide
+    ) -> list[bytes]:
+        """Return the script's. Not for the event loop: long items take a while."""
+        changed = decide([unpack_item(*held) for held in zip(ids, packed, strict=True)])
+        before = dict(zip(ids, numbers, strict=True))
+        arguments = [b"%d" % self._most]
+        for item_id, item in changed.items():
+            number, places = before[item_id], {} if item is None else item.places
+            arguments += [item_id.encode(), b"" if number is None else b"%d" % float(number)]
+            arguments.append(b"" if item is None else item.pack())
+            arguments += [repr(places[order]).encode() if order in places else b"" for order in _ORDERS]
+        return arguments
+
     async def items(self, ids: Sequence[str]) -> list[Item | None]:
-        return [Item.unpack(packed) for packed in await self._packed(ids)]
+        packed = await self._packed(ids)
+        return await asyncio.to_thread(lambda: [unpack_item(*held) for held in zip(ids, packed, strict=True)])
 
     async def ordered(self, order: Order, after: float, most: int) -> list[tuple[float, str]]:
         key, least = items_order(order).encode(), f"({after!r}".encode()
         found = await self._ask(b"ZRANGEBYSCORE", key, least, b"+inf", b"WITHSCORES", b"LIMIT", b"0", b"%d" % most)
         # Places are numbers in RESP3, and words in RESP2.
         flat = [part for pair in found for part in pair] if found and isinstance(found[0], list) else found
-        return [(float(place), one.decode()) for one, place in zip(flat[::2], flat[1::2], strict=True)]
+        return [(float(place), one.decode(errors="replace")) for one, place in zip(flat[::2], flat[1::2], strict=True)]
 
     async def size(self) -> tuple[int, int]:
         last = await self._ask(b"GET", ITEMS_LAST.encode())

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field, StringConstraints
 
 from msd.contract.request import (
-    MAX_TEXT_CHARS,
     At,
     Features,
     Id,
@@ -24,7 +23,7 @@ from msd.contract.rows import has_semantic, is_described
 from msd.contract.schema import FeatureSchema
 from msd.contract.tensors import Rung
 from service.catalogue.catalogue import Catalogue
-from service.catalogue.item import CatalogueError, CatalogueFull, Edit, Fate, Item
+from service.catalogue.item import CatalogueError, CatalogueFull, Edit, Fate, Item, Knowledge, Text
 from service.deployment.readiness import Readiness
 from service.errors import DESCRIPTIONS, CatalogueUnavailable, ErrorReply, NoRoom, StoreError, UnknownItem
 from service.http.body import read_json_body
@@ -36,22 +35,19 @@ from service.scoring.deployment import Serving
 
 PATH = "/v1/items"
 _PARTS_PER_ITEM = 10
-_MAX_WAITING = 10_000
+_MAX_WAITING, _TOGETHER = 10_000, 500
+_MAX_LISTED = 100
+"""Items in a reply, which may have megabytes."""
+_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ItemBatch"}}},
+}
 _Result = TypeVar("_Result")
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 Version = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class TooManyItems(RequestError):
     code = "too_many_items"
-
-
-class Knowledge(Wire):
-    """The words of a teacher, or of the platform itself, about an item."""
-
-    explicit: Text = Field(description="What the item is.")
-    implicit: Text = Field(description="Whom it may interest, and why.")
-    tags: Annotated[list[Annotated[str, StringConstraints(max_length=256)]], Field(max_length=32)]
 
 
 class WireItem(Wire):
@@ -79,13 +75,13 @@ class WireItem(Wire):
 
     def edit(self) -> Edit:
         """Return what it asks for. Raises InvalidRequest."""
-        given = self.model_fields_set
-        described = {"features", "text", "expires_at"} & given
+        # null says nothing: a client may send all that it leaves out as null.
+        described = any(one is not None for one in (self.features, self.text, self.expires_at))
         if self.remove:
             if described or self.knowledge:
                 raise InvalidRequest("removes the item and describes it: send one of both", "remove")
             return Edit(self.id, "remove", version=self.if_newer_than)
-        words = None if self.knowledge is None else self.knowledge.model_dump()
+        words = self.knowledge
         if not described:
             if words is None:
                 raise InvalidRequest("says nothing: send features, text, knowledge or remove")
@@ -162,12 +158,7 @@ def items_routes(serving: Serving, catalogue: Catalogue, live: LiveStore | None,
         description="Accepted or refused as a whole, and answered once it is durable. Send a batch without an answer"
         " again.",
         responses=refusals | _errors(400, 408, 413, 415, 422, 507),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ItemBatch"}}},
-            }
-        },
+        openapi_extra={"requestBody": _BODY},
     )
     async def upsert(request: Request) -> ItemsReply:
         body = await read_json_body(request.scope, request.receive)
@@ -187,7 +178,7 @@ def items_routes(serving: Serving, catalogue: Catalogue, live: LiveStore | None,
         waiting: Annotated[
             Literal["knowledge"] | None, Query(description="Those with a text and no knowledge, most shown first.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 100,
+        limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = _MAX_LISTED,
         after: Annotated[int, Query(ge=0)] = 0,
     ) -> ItemList:
         if waiting is not None:
@@ -231,7 +222,7 @@ def parse_items(body: bytes, schema: FeatureSchema) -> list[Edit]:
         check_features(schema, "item", item.features, f"{path}.features")
         try:
             edits.append(item.edit())
-            size = len(orjson.dumps(edits[-1]._asdict()))
+            size = len(orjson.dumps(edits[-1]._asdict(), default=Knowledge.model_dump))
         except TypeError:
             raise InvalidRequest("holds a character that is half of one (a lone surrogate)", path) from None
         except InvalidRequest as error:
@@ -289,10 +280,14 @@ class _Reader:
         return reports
 
     async def waiting(self, most: int) -> list[ItemReport]:
-        items = await self._catalogue.waiting(_MAX_WAITING)
-        counts = await self._counts([item.id for item in items])
-        first = sorted(range(len(items)), key=lambda place: -(counts[place].get("impressions") or 0.0))
-        return [ItemReport(**_report(items[place].id, items[place]) | counts[place]) for place in first[:most]]
+        ids = await self._catalogue.waiting(_MAX_WAITING)
+        counts: dict[str, dict[str, float]] = {}
+        for start in range(0, len(ids), _TOGETHER):
+            some = ids[start : start + _TOGETHER]
+            counts |= zip(some, await self._counts(some), strict=True)
+        first = sorted(counts, key=lambda item_id: -counts[item_id].get("impressions", 0.0))[:most]
+        items = zip(first, await self._catalogue.items(first), strict=True)
+        return [ItemReport(**_report(one, item) | counts[one]) for one, item in items if item is not None]
 
     async def _counts(self, ids: Sequence[str]) -> list[dict[str, float]]:
         """Return live counts, as far as there are some."""

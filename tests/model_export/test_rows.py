@@ -142,6 +142,8 @@ def test_knowledge_replaces_guessed_words_of_a_text(exported: Exported) -> None:
     assert not np.array_equal(written, guess[0, half:])
     assert not np.array_equal(written, fewer)
     assert not rows.pack({**columns, "text": [None] * 6})[1]["semantic"].any()
+    # A word that is in no bag says nothing: the row is not called a taught one.
+    assert rows.contents(columns)[2].tolist() == [False] * 3 + [True] * 3
 
 
 @pytest.mark.parametrize("knowledge", [7, ["x"], {"explicit": 1}, {"tags": [None]}, {"id": "a"}, "x" * 40_001])

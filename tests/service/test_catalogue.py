@@ -14,8 +14,11 @@ from msd.contract.bundle import Bundle
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from msd_client import CatalogueItem, Client
+from service.catalogue.catalogue import Catalogue
 from service.catalogue.embedded import EmbeddedItems
+from service.catalogue.item import Edit, Item, Knowledge, unpack_item
 from service.catalogue.item_rows import ItemRows
+from service.telemetry.metrics import Metrics
 from tests.bundles.factory import AT, _columns
 from tests.service.api_keys import KEYS, write_keys
 from tests.service.live import LiveService, live_service, run_msd, wait_until
@@ -312,3 +315,60 @@ def test_client_sends_items(service: LiveService) -> None:
             [CatalogueItem(id="client-1", features=FEATURES), CatalogueItem(id="client-2", remove=True)]
         )
     assert reply.fates == {"client-1": "accepted", "client-2": "removed"}
+
+
+def test_what_is_null_says_nothing(service: LiveService) -> None:
+    """A generated client sends all that it leaves out as null: words so sent leave the description as it is."""
+    give(service, {"id": "null-1", "features": FEATURES, "text": "A tent for two"})
+    words = {"explicit": "a tent", "implicit": "for two", "tags": []}
+    taught = {"id": "null-1", "features": None, "text": None, "expires_at": None, "knowledge": words}
+    assert give(service, taught) == ["accepted"]
+    report = read(service, "null-1").json()
+    assert (report["features"], report["knowledge"]) == (FEATURES, words)
+
+
+def test_all_that_is_due_expires_at_once_beside_damaged_items(tmp_path: Path) -> None:
+    """A campaign ends: a few at a time would serve its last ads for minutes more. What a disk has damaged is let go."""
+
+    async def expire() -> list[Item | None]:
+        store = EmbeddedItems(tmp_path, 1_000)
+        catalogue, ids = Catalogue(store, None, Metrics()), [f"due-{place}" for place in range(200)]
+        at = time.time() + 0.2
+        await catalogue.apply([Edit(one, "describe", FEATURES, expires_at=at) for one in ids])
+        with store._env.begin(write=True) as transaction:
+            for one in ids[:60]:
+                transaction.put(b"=" + one.encode(), bytes(8) + b"{", db=store._items)
+        await asyncio.sleep(0.3)
+        await catalogue._sweep()
+        left = await catalogue.items(ids)
+        assert not [one for place, one in await store.ordered("due", 0.0, 1_000) if place <= at]
+        await catalogue.close()
+        return left
+
+    left = asyncio.run(expire())
+    assert left[:60] == [None] * 60
+    assert all(item is not None and item.removed_at for item in left[60:])
+
+
+_WRONG: tuple[bytes, ...] = (
+    b"\xff",
+    b"5",
+    b'{"id": "x", "changed_at": "soon", "given_at": 1}',
+    b'{"id": "x", "changed_at": 1, "given_at": 1, "knowledge": {"tags": 5}}',
+    b'{"id": "another", "changed_at": 1, "given_at": 1, "features": {"category": "games"}}',
+    b'{"id": "x", "changed_at": 1, "given_at": 1, "text": "' + b"a" * 20_000 + b'"}',
+    b"[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("packed", _WRONG)
+def test_what_no_service_has_kept_is_no_item(packed: bytes) -> None:
+    assert unpack_item("x", packed) is None
+
+
+def test_kept_item_is_read_as_it_was() -> None:
+    words = Knowledge(explicit="a", implicit="b", tags=["c"])
+    item = Item(
+        "x", 2.0, 1.0, {"category": "games", "sizes": [1.5, None]}, "text", 1.0, words, 1.0, "teacher", 9.0, 3.0
+    )
+    assert unpack_item("x", item.pack()) == item

@@ -38,6 +38,13 @@ def _items(count: int) -> bytes:
     return json.dumps({"items": [{"id": f"new{number}", "text": "word " * 20} for number in range(count)]}).encode()
 
 
+def _taught(count: int) -> bytes:
+    """Items with as much knowledge as a batch may have."""
+    words = {"explicit": "wide tent " * 1_000, "implicit": "two of us " * 1_000, "tags": ["camping"] * 32}
+    items = [{"id": f"taught{number}", "text": "word", "knowledge": words} for number in range(count)]
+    return json.dumps({"items": items}).encode()
+
+
 def _score(**more: object) -> bytes:
     return json.dumps({"user_id": "u1", "candidates": {"id": _IDS}, **more}).encode()
 
@@ -67,6 +74,7 @@ BODIES: Mapping[str, Mapping[str, bytes]] = {
     "/v1/items": {
         "most items": _items(1_000),
         "too many items": _items(3_000),
+        "long knowledge": _taught(30),
         "small faults": _filled(b'{"items": [', b"{}", b"]}", 2**14),
         "large faults": _filled(b'{"items": [', b"{}", b"]}", _LARGE),
     },
@@ -125,11 +133,14 @@ def test_worst_body_holds_the_loop_for_few_calls_with_redis(
 ) -> None:
     url = redis_server.connection_url
     publish(bundle, url)
-    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "live": live}
+    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "live": live, "catalogue": "on"}
     with live_service(bundle.folder, tmp_path, prepare=work.obey, **settings) as running:
         unknown = _score(candidates={"id": [f"unknown-{number}" for number in range(2_000)]})
         for body in (_score(), unknown):
             assert _calls(running, work, "/v1/score", body) <= _MOST_WITH_REDIS
+        # The latter changes the former, which are long.
+        for body in (_taught(30), _items(1_000)):
+            assert _calls(running, work, "/v1/items", body) <= _MOST_WITH_REDIS
         if live == "on":
             for body in (_events(1_000), _events(1_000, "of-each-%d")):
                 assert _calls(running, work, "/v1/events", body) <= _MOST_WITH_REDIS
