@@ -174,7 +174,7 @@ class Catalogue:
                 self._seen = last
                 break
             await self._sync([item_id for _, item_id in found], _OTHERS_S)
-            # Whatever numbers a store has, it goes on.
+            # Whatever numbers a store has, each turn moves it.
             self._seen = max(self._seen + 1, int(min(found[-1][0], last)))
         self._followed_at = time.monotonic()
 
