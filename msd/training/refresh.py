@@ -109,7 +109,7 @@ class _Additions:
         slope = line.slope * self._curve.slope(self._blended) * self._share
         self._scale = max(float(slope.mean()), _LEAST_SLOPE)
         self._slope = slope / self._scale
-        self._cells = cells_of_rows(features, self._crosses, rows)
+        self._cells = cells_of_rows(self._trained.adaptors.adapt(features), self._crosses, rows)
         self._base = 0.0
 
     def fit(self, labels: Floats, weights: Floats) -> Floats:

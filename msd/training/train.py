@@ -205,16 +205,15 @@ def _check_valid(features: Features, has_conversions: bool) -> None:
 def new_model(features: Features, config: RankerConfig, seed: int) -> TrainedRanker:
     """Return a ranker on the features' device, untrained but for its adaptors, which are fitted to the vectors, and its
     crosses, which are chosen unless the config names them."""
-    crosses = None
+    adaptors, crosses = Adaptors(features.schema, features.item.vectors.shape[1]), None
+    adaptors.start_at(features)
     if config.network == "msd" and config.crosses is None:
-        adaptors = Adaptors(features.schema, features.item.vectors.shape[1])
-        adaptors.start_at(features)
         crosses = train_crosses(adaptors.adapt(features))
         config = config.model_copy(update={"crosses": crosses.chosen})
     torch.manual_seed(seed)
     conversions = features.conversions is not None
     model = TrainedRanker(features.schema, config, features.item.vectors.shape[1], conversions)
-    model.adaptors.start_at(features)
+    model.adaptors.load_state_dict(adaptors.state_dict())
     if config.network == "paper":
         make_trainable(model)
     if crosses and isinstance(model.ranker, Ranker) and model.ranker.crosses:

@@ -139,6 +139,20 @@ def test_texts_tell_themes_which_are_crossed(tmp_path: Path) -> None:
     assert torch.equal(found[:, 0] % 9 > 0, is_told)
 
 
+def test_refresh_adds_to_themes(tmp_path: Path) -> None:
+    features = _features(tmp_path / "log", texts=True)
+    config = RankerConfig(hidden=(), counts=(), content=0, affinity=0, taste=False)
+    model = new_model(replace(features, adapted={}), config, seed=0).eval()
+    assert isinstance(model.ranker, Ranker)
+    assert model.ranker.crosses
+    assert model.ranker.crosses.themes
+    model.ranker.blend.copy_(torch.tensor([[0.0, 1.0]] * 2))
+    rows = features.of_part(Part.TEST)
+    found = refresh_ranker(model, replace(features, adapted={}), rows, rows.astype(np.float64), rows > rows.mean())
+    unseen = features.outcomes(rows[rows > rows.mean()])[0]
+    assert roc_auc_score(unseen, found.unseen) > 0.6
+
+
 def test_themes_whose_meaning_passes_are_not_crossed(tmp_path: Path) -> None:
     features = _features(tmp_path / "log", texts=True, drifts=0.8)
     assert not train_crosses(features).themes
