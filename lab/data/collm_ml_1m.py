@@ -156,6 +156,6 @@ def _with_windows(events: pl.DataFrame) -> pl.DataFrame:
     """Mark the first half of each user's train rows as the profile window."""
     train = events.filter(part="train")
     keyed = train.with_columns(pl.col("user_id", "item_id").cast(pl.String), at="timestamp")
-    early = pl.Series(cut_events(keyed, [_WINDOW]) == 0)
+    early = pl.Series(cut_events(keyed, [_WINDOW], by_user=True) == 0)
     window = train.with_columns(part=pl.when(early).then(pl.lit("window")).otherwise("part"))
     return pl.concat([window, events.filter(pl.col("part") != "train")])

@@ -36,6 +36,7 @@ title = "headline"
 text = "{{headline}}"
 
 [split]
+by = "user"
 profile_window = 0.1
 
 [history]

@@ -135,8 +135,11 @@ class UsersConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Cuts of each user's events in time, as shares of their number; events after `valid` are the test part."""
+    """Cuts of the events in time, as shares of their number; events after `valid` are the test part."""
 
+    by: Literal["time", "user"] = Field(
+        default="time", description="time: cuts of the log, as a service meets it; user: of each user's own events."
+    )
     profile_window: Share = Field(default=0.5, description="The end of what the teacher may read of the user.")
     train: Share = Field(default=0.8, description="The end of what is trained on, the window included.")
     valid: Share = Field(default=0.9, description="The end of what stops and calibrates.")

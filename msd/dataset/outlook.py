@@ -17,7 +17,7 @@ from msd.dataset.split import Part
 
 _DAY_S = 86_400
 _FEWEST_TEXTS = 10
-_FEW_CLICKS = 50
+_FEW_ROWS, _FEW_CLICKS = 1_000, 50
 _FEWEST_GROUPS = 20
 _NEARLY_ALL = 0.95
 _LARGE_SHARE = 0.3
@@ -26,6 +26,7 @@ _LARGE_SHARE = 0.3
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
     """Return notes on the effect on later steps; `parts` is the Part of each event."""
     notes = (
+        _of_split(dataset),
         _of_features(dataset),
         _of_negatives(dataset.events),
         _of_texts(dataset),
@@ -36,6 +37,26 @@ def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
         _of_pairs(dataset, parts),
     )
     return list(chain.from_iterable(notes))
+
+
+def _of_split(dataset: Dataset) -> Iterator[str]:
+    """Note what the log looks like, and what that decides."""
+    events, by_user = dataset.events, dataset.config.split.by == "user"
+    if dataset.config.split.column is not None:
+        return
+    once = events.group_by("user_id").len().filter(pl.col("len") == 1).height / events.height
+    last = events[int(0.9 * events.height) :]
+    fresh = last.join(events[: events.height - last.height], on="item_id", how="anti").height / max(1, last.height)
+    looks = (
+        f"{once:.0%} of the rows are of users seen once, {fresh:.0%} of the last tenth's show items first seen there"
+    )
+    if by_user and once > _LARGE_SHARE:
+        yield f'{looks}: cuts of each user\'s events train on few rows; take `by = "user"` out of [split]'
+    elif by_user:
+        yield f"{looks}; each user's own events are cut, so test rows are later than train rows within a user alone"
+    else:
+        told = "histories and users' counts tell little of them" if once > _LARGE_SHARE else "histories can tell much"
+        yield f"{looks}: the log is cut in time at its own events, and {told}"
 
 
 def _of_texts(dataset: Dataset) -> Iterator[str]:
@@ -99,10 +120,10 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
                 f"the {name} part has {what} in {shown} events, so there is nothing to {uses[name]}{effect}: "
                 "bring more events, or move the cuts in [split]"
             )
-        elif clicks < _FEW_CLICKS:
+        elif clicks < _FEW_CLICKS or shown < _FEW_ROWS:
             yield (
-                f"the {name} part has only {clicks} click{'s' * (clicks > 1)} to {uses[name]}: figures will differ by "
-                "chance between seeds, so compare several"
+                f"the {name} part has only {clicks} click{'s' * (clicks > 1)} in {shown} events to {uses[name]}: "
+                "figures will differ by chance between seeds, so compare several"
             )
 
 

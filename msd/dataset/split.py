@@ -1,5 +1,5 @@
-"""Split of events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never
-by labels."""
+"""Split of events into profile window, train, valid and test, by cuts of the log's time, of each user's, or by a given
+column. Never by labels."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,11 +30,11 @@ class Part(IntEnum):
 def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
     """Return the Part [n] of each event; events [n] must be sorted (`sort_events`).
 
-    A user's m impressions, ordered by time and then by item ID, are cut at floor(profile_window · m), floor(train · m)
-    and floor(valid · m). Impressions that tie in both, such as all of one aggregated row, go where the middle one
-    falls, so that labels never move an event. An anonymous request's impressions are in one part, drawn by its ID. If
-    [split] names a column, it decides instead. Raises DatasetError naming every part without events; only a given
-    window may be empty.
+    The log's m impressions, or each user's (`[split] by`), ordered by time, user and item ID, are cut at
+    floor(profile_window · m), floor(train · m) and floor(valid · m). Impressions that tie in all three, such as all of
+    one aggregated row, go where the middle one falls, so that labels never move an event. Where users are cut, an
+    anonymous request's impressions are in one part, drawn by its ID. If [split] names a column, it decides instead.
+    Raises DatasetError naming every part without events; only a given window may be empty.
     """
     if config.split.column is not None:
         numbers = {name: Part[name.upper()].value for name in PART_NAMES}
@@ -45,7 +45,8 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
             )
             raise DatasetError(Path(config.name), [problem])
         return given
-    parts = cut_events(events, (config.split.profile_window, config.split.train, config.split.valid))
+    cuts = config.split.profile_window, config.split.train, config.split.valid
+    parts = cut_events(events, cuts, by_user=config.split.by == "user")
     if empty := _empty(parts, Part):
         users = events["user_id"].n_unique()
         message = (
@@ -61,23 +62,29 @@ def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
     return f"no event falls into the part{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
-def cut_events(events: pl.DataFrame, cuts: Sequence[float]) -> NDArray[np.int8]:
-    """Return at or after how many of the cuts, shares of its user's impressions in time, each sorted event [n] lies, as
-    `split_events` says."""
-    shown = shown_of(events).cast(pl.Int64).alias("shown")
-    totals = events.lazy().select("user_id", shown).group_by("user_id").agg(count=pl.col("shown").sum())
-    users = totals.collect(engine="streaming").with_row_index("user")
-    before, found = np.zeros(users.height, np.int64), [np.zeros(0, np.int8)]
+def cut_events(events: pl.DataFrame, cuts: Sequence[float], *, by_user: bool) -> NDArray[np.int8]:
+    """Return at or after how many of the cuts, shares of the impressions in time, of its user or of the log, each
+    sorted event [n] lies, as `split_events` says."""
+    shown, group = (
+        shown_of(events).cast(pl.Int64).alias("shown"),
+        pl.col("user_id") if by_user else pl.repeat("", pl.len()),
+    )
+    totals = events.lazy().select(group.alias("of"), shown).group_by("of").agg(count=pl.col("shown").sum())
+    groups = totals.collect(engine="streaming").with_row_index("group")
+    before, found = np.zeros(groups.height, np.int64), [np.zeros(0, np.int8)]
     for block in _blocks(events):
         told = (
-            block.select("user_id", "item_id", "at", shown)
-            .join(users, on="user_id", how="left", maintain_order="left")
-            .with_columns(end=pl.col("shown").cum_sum().over("user"), tie=pl.struct("user", "at", "item_id").rle_id())
+            block.select("user_id", "item_id", "at", shown, group.alias("of"))
+            .join(groups, on="of", how="left", maintain_order="left")
+            .with_columns(
+                end=pl.col("shown").cum_sum().over("group"), tie=pl.struct("user_id", "at", "item_id").rle_id()
+            )
             .with_columns(place=((pl.col("end") - pl.col("shown")).min() + pl.col("end").max() - 1).over("tie") // 2)
         )
-        user, shown_n, count, place = (told[name].to_numpy() for name in ("user", "shown", "count", "place"))
+        user, shown_n, count, place = (told[name].to_numpy() for name in ("group", "shown", "count", "place"))
         places = before[user] + place
-        anonymous = np.flatnonzero(told.select(is_anonymous()).to_series().to_numpy())
+        is_drawn = told.select(is_anonymous()).to_series().to_numpy() if by_user else np.zeros(0, np.bool_)
+        anonymous = np.flatnonzero(is_drawn)
         if len(anonymous):
             count, drawn = count.copy(), map(_drawn, told["user_id"][anonymous])
             count[anonymous], places[anonymous] = 2**32, np.fromiter(drawn, np.int64, len(anonymous))

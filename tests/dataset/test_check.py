@@ -14,7 +14,14 @@ from tests.dataset.tiny import write_tiny_dataset
 
 def test_valid_dataset_has_counts_and_no_problems(tmp_path: Path) -> None:
     report = check_dataset(write_tiny_dataset(tmp_path))
-    assert (report.problems, report.notes) == ((), ())
+    looks, *few = report.notes
+    assert report.problems == ()
+    assert looks.startswith("0% of the rows are of users seen once")
+    assert "the log is cut in time" in looks
+    assert [note.split(" to ")[0] for note in few] == [
+        "the valid part has only 122 clicks in 300 events",
+        "the test part has only 134 clicks in 300 events",
+    ]
     counts = report.counts
     assert (counts["events"], counts["items"], counts["users"], counts["users_with_events"]) == (3000, 80, 60, 60)
     assert counts["items_without_text"] == 1
@@ -106,6 +113,6 @@ def test_users_without_a_table_are_noted(tmp_path: Path) -> None:
 
 def test_parts_without_both_labels_are_noted(tmp_path: Path) -> None:
     found = notes(tmp_path)
-    assert "the train part has only 20 clicks to train on" in found
+    assert "the train part has only 20 clicks in 40 events to train on" in found
     assert "there is nothing to choose an epoch and calibrate by, and `msd train` will fail" in found
     assert "the test part has only clicks in 5 events, so there is nothing to measure a model on" in found

@@ -1,4 +1,4 @@
-"""The split: each user's events in time, cut at the floors, or the parts that the events name."""
+"""The split: events in time, of the log or of each user, cut at the floors, or the parts that the events name."""
 
 import math
 from fractions import Fraction
@@ -41,22 +41,31 @@ def item_key(item: str) -> tuple[bool, int, str]:
     return (False, int(item), item) if item.isascii() and item.isdigit() else (True, 0, item)
 
 
-@given(rows=others, cuts=st.sampled_from([(0.5, 0.8, 0.9), (0.29, 0.57, 0.86), (1 / 3, 0.7, 0.95)]))
-@settings(max_examples=60)
+@given(
+    rows=others,
+    cuts=st.sampled_from([(0.5, 0.8, 0.9), (0.29, 0.57, 0.86), (1 / 3, 0.7, 0.95)]),
+    by=st.sampled_from(["time", "user"]),
+)
+@settings(max_examples=120)
 def test_parts_follow_time_and_keep_ties_together(
-    config: DatasetConfig, rows: list[tuple[str, str, int, int]], cuts: tuple[float, float, float]
+    config: DatasetConfig, rows: list[tuple[str, str, int, int]], cuts: tuple[float, float, float], by: str
 ) -> None:
-    split = SplitConfig(profile_window=cuts[0], train=cuts[1], valid=cuts[2])
+    split = SplitConfig.model_validate({"profile_window": cuts[0], "train": cuts[1], "valid": cuts[2], "by": by})
     events = frame_of(rows)
     parts = split_events(events, config.model_copy(update={"split": split}))
     assert parts.dtype == np.int8
-    for (user,), own in events.with_columns(part=pl.Series(parts)).group_by("user_id"):
+    told = events.with_columns(part=pl.Series(parts))
+    for (user,), own in told.group_by("user_id" if by == "user" else pl.lit("log")):
         edges = [math.floor(Fraction(str(cut)).limit_denominator(10**6) * own.height) for cut in cuts]
-        placed = sorted((at, item_key(item), part) for _, item, at, _, part in own.rows())
-        keys = [one[:2] for one in placed]
+        placed = sorted((at, item_key(shown_to), item_key(item), part) for shown_to, item, at, _, part in own.rows())
+        keys = [one[:3] for one in placed]
         middles = [keys.index(key) + (keys.count(key) - 1) // 2 for key in keys]
         due = [sum(middle >= edge for edge in edges) for middle in middles]
         assert [one[-1] for one in placed] == due, user
+
+
+def of_users(config: DatasetConfig) -> DatasetConfig:
+    return config.model_copy(update={"split": SplitConfig(by="user")})
 
 
 def test_cuts_are_decimal(config: DatasetConfig) -> None:
@@ -68,7 +77,9 @@ def test_cuts_are_decimal(config: DatasetConfig) -> None:
 
 def test_rejects_empty_part(config: DatasetConfig) -> None:
     events = pl.DataFrame({"user_id": ["u", "u", "v"], "item_id": ["1", "2", "3"], "at": [1, 2, 3], "label": [0, 1, 1]})
-    with pytest.raises(DatasetError, match="no event falls into the parts train, valid: 3 events of 2 users"):
+    with pytest.raises(DatasetError, match="no event falls into the parts? train, valid: 3 events of 2 users"):
+        split_events(events, of_users(config))
+    with pytest.raises(DatasetError, match="no event falls into the part valid: 3 events of 2 users"):
         split_events(events, config)
     with pytest.raises(DatasetError, match="window, train, valid, test: 0 events of 0 users"):
         split_events(events.head(0), config)
@@ -169,7 +180,9 @@ def test_early_test_rows_are_noted(tmp_path: Path) -> None:
 
 
 def test_anonymous_requests_are_in_all_parts_and_each_in_one(config: DatasetConfig) -> None:
-    """As users of one impression they would all be test rows; as one user, those of the last days."""
+    """Where users are cut: as users of one impression they would all be test rows; as one user, those of the last
+    days."""
+    config = of_users(config)
     rows = [(f"\0r{number}", str(place), number, 0) for number in range(2_000) for place in range(2)]
     events = frame_of(rows).with_columns(pl.Series("part", split_events(frame_of(rows), config)))
     anonymous = events.filter(pl.col("user_id") != "full")

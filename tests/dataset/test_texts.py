@@ -62,7 +62,7 @@ def test_only_the_teacher_reads_dislikes(tmp_path: Path) -> None:
     rows = ["u1,1,1,1,,0", "u1,2,2,0,,1", "u1,10,3,0,,0", *(f"u1,10,{time},0,,1" for time in range(8, 11))]
     others = [f"{line},0" for line in lines[1:] if not line.startswith("u1,")]
     events = "\n".join([f"{lines[0]},low", *rows, *others])
-    config = CONFIG.replace('file = "events.csv"', 'file = "events.csv"\ndisliked = "low"')
+    config = CONFIG.replace('file = "events.csv"', 'file = "events.csv"\ndisliked = "low"') + '\n[split]\nby = "user"\n'
     dataset = load_dataset(write_small(tmp_path, config=config, events=events))
     assert student_texts(dataset)[1]["u1"] == "from York Liked: Tent."
     assert teacher_texts(dataset)[1]["u1"] == "from York Liked: Tent. Disliked: Boots."
