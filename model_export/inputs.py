@@ -83,7 +83,8 @@ def _curve(trained: TrainedRanker) -> dict[str, Any]:
 
 
 def _read_evaluation(path: Path | None, name: str) -> dict[str, Any]:
-    """Return metrics by model; for `name`, also how often a difference of two scores was right, if measured."""
+    """Return metrics by model; for `name`, also how often a difference of two scores was right, if measured. Raises
+    MsdError if its scores are worse than a constant."""
     if path is None:
         return {}
     try:
@@ -91,6 +92,12 @@ def _read_evaluation(path: Path | None, name: str) -> dict[str, Any]:
         found = {one: dict(figures["metrics"]) for one, figures in models.items()}
         if sure := models.get(name, {}).get(HOW_SURE):
             found[name][HOW_SURE] = sure
-        return found
+        entropy = found.get(name, {}).get("normalised_entropy", 0.0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MsdError(f"{path}: not what `msd evaluate` writes ({error})") from None
+    if entropy >= 1:
+        raise MsdError(
+            f"{name}: its logloss on test rows is {entropy:.3f} × that of a constant, so it is not exported. Look at "
+            f"{path} for the reasons, and bring more rows; to export it all the same, leave out --evaluation"
+        )
+    return found

@@ -20,20 +20,24 @@ class CalibrationBin(NamedTuple):
     impressions: float
 
 
+FEWEST_USERS = 30
+"""Users with both labels below which a mean over users is noise, and no figure."""
+
+
 def measure(
     labels: Labels, probabilities: Probabilities, users: NDArray[np.int64], weights: Weights | None = None
 ) -> dict[str, float | None]:
     """Return all metrics of [n] rows with both labels. `users` [n] groups rows for GAUC.
 
     gauc: mean AUC by user, weighted by impressions; uauc: unweighted. Users with one label only are left out of both;
-    if all are, both are None. For the others see `measure_pooled`.
+    if fewer than FEWEST_USERS remain, both are None. For the others see `measure_pooled`.
     """
     aucs, shown = measure_users(labels, probabilities, users, weights)
-    pooled = measure_pooled(labels, probabilities, weights)
+    pooled, enough = measure_pooled(labels, probabilities, weights), len(aucs) >= FEWEST_USERS
     return {
         "auc": pooled.pop("auc"),
-        "gauc": float(np.average(aucs, weights=shown)) if len(aucs) else None,
-        "uauc": float(aucs.mean()) if len(aucs) else None,
+        "gauc": float(np.average(aucs, weights=shown)) if enough else None,
+        "uauc": float(aucs.mean()) if enough else None,
         **pooled,
     }
 

@@ -22,7 +22,7 @@ from msd.evaluation.single_features import single_features
 from msd.evaluation.slices import Slice, slice_rows, unmeasurable
 from msd.evaluation.verdict import COUNTS, REGRESSION, objections
 from msd.evaluation.within import measure_within
-from msd.metrics import Labels, Weights, calibration, measure, measure_pooled, measure_users
+from msd.metrics import FEWEST_USERS, Labels, Weights, calibration, measure, measure_pooled, measure_users
 from msd.ranker.features import Features
 from msd.student.vectors import StudentVectors
 from msd.training.folder import ModelFolderError, load_ranker
@@ -224,7 +224,7 @@ def _resample(
 def _differences(
     measured: Sequence[ModelScores], rows: EvaluatedRows, samples: Samples, resamples: int, seed: int
 ) -> list[Figures]:
-    """Return each pair's differences in AUC and logloss, and in GAUC if users have both labels."""
+    """Return each pair's differences in AUC and logloss, and in GAUC if FEWEST_USERS have both labels."""
     by_user = {
         one.name: [measure_users(rows.labels, row, rows.users, rows.impressions) for row in one.test]
         for one in measured
@@ -232,12 +232,14 @@ def _differences(
     aucs = {name: np.mean([auc for auc, _ in found], axis=0) for name, found in by_user.items()}
     shown = next(iter(by_user.values()))[0][1]
     drawn = {name: np.empty((1, 0)) for name in aucs}
-    if len(shown) > 1:
+    if len(shown) >= FEWEST_USERS:
         draws = np.concatenate(list(draw_weights(np.arange(len(shown)), resamples, seed))) * shown
         drawn = {name: (draws @ auc / draws.sum(1))[None] for name, auc in aucs.items()}
     found = []
     for one, other in combinations(measured, 2):
-        gap = float(np.average(aucs[one.name] - aucs[other.name], weights=shown)) if len(shown) else None
+        gap = (
+            float(np.average(aucs[one.name] - aucs[other.name], weights=shown)) if len(shown) >= FEWEST_USERS else None
+        )
         order = None if gap is None else {"difference": gap, "users": compare(drawn[one.name], drawn[other.name])}
         found.append({**_difference(rows, one, other, samples), "gauc": order})
     return found

@@ -19,6 +19,7 @@ from msd.evaluation.evaluate import OTHER_WORK, evaluate_models
 from msd.evaluation.evaluation_report import say_rate, write_report
 from msd.evaluation.verdict import BASELINES, TEXT_BASELINES, say_semantics, say_verdict
 from msd.evaluation.within import CHANCE, METRICS
+from msd.metrics import FEWEST_USERS
 from msd.report import bar, table
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
@@ -146,7 +147,8 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     gauc = {figures["metrics"].get("gauc") for figures in results["models"].values()}
     if gauc <= {0.5, None}:
         console.print(
-            "GAUC says nothing here: no user of the test part has both a click and another thing without one",
+            f"GAUC says nothing here: fewer than {FEWEST_USERS} users of the test part have both a click and another "
+            "thing without one",
             highlight=False,
         )
     for one in results["differences"]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msd.metrics import FEWEST_USERS
+
 Figures = Mapping[str, Any]
 REGRESSION, COUNTS, ENCODER, TFIDF, TFIDF_WITHIN = "regression", "counts", "encoder", "tfidf", "tfidf_within"
 BASELINES = (REGRESSION, COUNTS)
@@ -112,12 +114,13 @@ class _Gain(NamedTuple):
 
 
 def say_best(results: Figures) -> str:
-    """Return in one sentence which model to use, of yours and the best other, and why: by logloss, and by the order
-    within users. Without a sure gain it is the other. Yours is the one that the verdict on semantics serves."""
+    """Return in one sentence which model to use, of yours and the best other, and why: by logloss, else by the order
+    within users, if one of them is sure, else by the expected logloss. Yours is the one that the verdict on semantics
+    serves."""
     verdict, models, within = results.get("verdict"), results["models"], results["within"]
     order: _Gain | None = None
     ours = verdict["model" if verdict["sure"] else "minus"] if verdict else next(iter(models))
-    if within and within["groups"] > 1 and within["differences"][0]["model"] == ours:
+    if within and within["groups"] >= FEWEST_USERS and within["differences"][0]["model"] == ours:
         values = {name: one["pair_accuracy"]["value"] for name, one in within["models"].items() if name in models}
         rival = max((name for name in values if "curve" not in models[name]), key=values.__getitem__)
         found = next(one for one in within["differences"] if one["minus"] == rival)["pair_accuracy"]
@@ -140,11 +143,13 @@ def _pair(results: Figures, ours: str, rival: str) -> Figures:
 
 
 def _advice(level: _Gain, order: _Gain | None, ours: str, other: str) -> str:
-    better = level.sure or (order.sure if order else 0)
+    surely = level.sure or (order.sure if order else 0)
     gains = "; ".join(map(str, filter(None, (level, order))))
     told = f"{ours} against the best other, {_WORDS.get(other, other)}: {gains}"
-    if better <= 0:
-        return f"use {other}: {told}{'' if better else '; nothing is surely gained'}"
+    if not surely:
+        return f"use {ours if level.size * level.better > 0 else other}: {told}; ahead by the expected logloss alone"
+    if surely < 0:
+        return f"use {other}: {told}"
     if order and order.sure <= 0:
         told += "; within users nothing is gained, only the level is"
     elif order and not level.sure:

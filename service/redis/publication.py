@@ -100,9 +100,9 @@ def connect(url: RedisUrl, timeout_s: float) -> Redis:
         del options["db"], options["parser_class"]
         nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
         return cast(Redis, RedisCluster(startup_nodes=nodes, **options))
-    sentinel = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinel = Sentinel([])
     sentinel.sentinels = [Redis.from_url(url.of_sentinel(host), **limits) for host in url.hosts]
-    return cast(Redis, sentinel.master_for(url.master, **options))  # type: ignore[no-untyped-call]
+    return cast(Redis, sentinel.master_for(url.master, **options))
 
 
 def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) -> None:

@@ -61,7 +61,8 @@ def dataset_of(
 ) -> Dataset:
     """A dataset of (user, item, at, label) rows, with columns of context features aligned with them."""
     sections = {"events": {"file": "e.csv"}, "items": {"file": "i.csv", "text": "{title}"}, "users": {"file": "u.csv"}}
-    parsed = DatasetConfig.model_validate({"format": 1, "name": "made", **sections, **config})
+    of_users = {"split": {"by": "user"}}  # small as these are, each part then knows each user
+    parsed = DatasetConfig.model_validate({"format": 1, "name": "made", **sections, **of_users, **config})
     schema = {"user_id": pl.String, "item_id": pl.String, "at": pl.Int64, "label": pl.Int8}
     table = pl.DataFrame(list(rows), schema=schema, orient="row").with_columns(
         pl.Series(name, values) for name, values in (events or {}).items()

@@ -13,7 +13,7 @@ from msd.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_m
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.evaluation.baselines import counts_baseline
-from msd.metrics import calibration, expected_calibration_error, measure, roc_auc
+from msd.metrics import FEWEST_USERS, calibration, expected_calibration_error, measure, roc_auc
 from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
@@ -28,7 +28,8 @@ USERS = np.array([0, 0, 1, 1, 1, 2])
 
 
 def test_metrics_by_hand() -> None:
-    found = measure(LABELS, SCORES, USERS)
+    users = np.concatenate([USERS + 3 * copy for copy in range(FEWEST_USERS // 2)])
+    found = measure(*(np.tile(one, FEWEST_USERS // 2) for one in (LABELS, SCORES)), users)
     assert found["auc"] == pytest.approx(8 / 9)
     assert found["uauc"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["gauc"] == pytest.approx((2 * 1.0 + 3 * 0.5) / 5)
@@ -36,8 +37,10 @@ def test_metrics_by_hand() -> None:
     assert found["logloss"] == pytest.approx(loss)
     assert found["normalised_entropy"] == pytest.approx(loss / np.log(2))
     assert found["predicted_over_observed"] == pytest.approx(2.9 / 3)
+    few = measure(LABELS, SCORES, USERS)
     every_user_has_one_label = measure(LABELS, SCORES, np.arange(len(LABELS)))
-    assert (every_user_has_one_label["gauc"], every_user_has_one_label["uauc"]) == (None, None)
+    for noise in (few, every_user_has_one_label):
+        assert (noise["gauc"], noise["uauc"]) == (None, None)
     assert every_user_has_one_label["auc"] == pytest.approx(8 / 9)
     certain = measure(np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0, 0]))
     assert certain["logloss"] == pytest.approx(-np.log(1e-7), rel=1e-3)

@@ -103,6 +103,8 @@ FORMS = {GAIN: "+0.0200 (+0.0100 to +0.0300), a sure gain", LOSS: "-0.0200 (-0.0
 FORMS[OPEN] = "+0.0100 (-0.0100 to +0.0300), not sure"
 LOSSES = {GAIN: "-0.0200 (-0.0300 to -0.0100), a sure gain", LOSS: "+0.0200 (+0.0100 to +0.0300), a sure loss"}
 LOSSES[OPEN] = "-0.0100 (-0.0300 to +0.0100), not sure"
+WORSE = (-0.01, (-0.03, 0.01))
+LOSSES[WORSE] = "+0.0100 (-0.0100 to +0.0300), not sure"
 Gain = tuple[float, tuple[float, float]]
 
 
@@ -114,10 +116,12 @@ Gain = tuple[float, tuple[float, float]]
         (GAIN, LOSS, "ours", "; within users nothing is gained, only the level is"),
         (OPEN, GAIN, "ours", "; only the order is gained"),
         (GAIN, None, "ours", ""),
-        (OPEN, OPEN, "counts", "; nothing is surely gained"),
+        (OPEN, OPEN, "ours", "; ahead by the expected logloss alone"),
+        (WORSE, OPEN, "counts", "; ahead by the expected logloss alone"),
         (OPEN, LOSS, "counts", ""),
         (LOSS, GAIN, "counts", ""),
-        (OPEN, None, "counts", "; nothing is surely gained"),
+        (OPEN, None, "ours", "; ahead by the expected logloss alone"),
+        (WORSE, None, "counts", "; ahead by the expected logloss alone"),
     ],
 )
 @pytest.mark.parametrize("counted", [False, True], ids=["events", "counted"])
@@ -130,7 +134,7 @@ def test_verdict_recommends_one_model(level: Gain, order: Gain | None, used: str
     if counted and order:
         values = {"ours": 0.7, "counts": 0.6, "tfidf": 0.5, "chance": 0.5}
         found["within"] = {
-            "groups": 9,
+            "groups": 40,
             "models": {name: {"pair_accuracy": {"value": value}} for name, value in values.items()},
             "differences": [
                 {"model": "ours", "minus": name, "pair_accuracy": {"difference": order[0], "ci95": order[1]}}
