@@ -29,7 +29,8 @@ USERS = np.array([0, 0, 1, 1, 1, 2])
 
 def test_metrics_by_hand() -> None:
     users = np.concatenate([USERS + 3 * copy for copy in range(FEWEST_USERS // 2)])
-    found = measure(*(np.tile(one, FEWEST_USERS // 2) for one in (LABELS, SCORES)), users)
+    labels, scores = (np.tile(one, FEWEST_USERS // 2) for one in (LABELS, SCORES))
+    found = measure(labels, scores, users)
     assert found["auc"] == pytest.approx(8 / 9)
     assert found["uauc"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["gauc"] == pytest.approx((2 * 1.0 + 3 * 0.5) / 5)
