@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.dataset.aggregate import count_clicks, is_counted
-from msd.dataset.column import EARLIEST
+from msd.dataset.column import EARLIEST, is_anonymous
 from msd.dataset.conversions import count_conversions, say_delays
 from msd.dataset.load import Dataset, inspect_dataset
 from msd.dataset.outlook import outlook
@@ -86,13 +86,15 @@ def _columns(dataset: Dataset) -> dict[str, pl.Series]:
 
 def _counts(dataset: Dataset) -> dict[str, Count]:
     events, items, users = dataset.events, dataset.items, dataset.users
+    known = events.lazy().filter(~is_anonymous()).select("user_id").collect(engine="streaming")
     keys = ["user_id", "item_id", "at", *(["label"] if is_counted(events) else [])]
     distinct = events.select(keys).n_unique()
     counts: dict[str, Count] = {
         "events": events.height,
         "items": items.height,
         "users": users.height if dataset.config.users else None,
-        "users_with_events": events["user_id"].n_unique(),
+        "users_with_events": known["user_id"].n_unique(),
+        "anonymous_events": (events.height - known.height) or None,
         "impressions": count_clicks(events)[0] if is_counted(events) else None,
         "clicks": count_clicks(events)[1],
         "click_rate": _rate(events),

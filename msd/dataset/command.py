@@ -103,7 +103,7 @@ def init(
         typer.Option(metavar="COLUMN", help="A doubtful column that is known before the impression."),
     ] = None,
     no_time: Annotated[bool, typer.Option("--no-time", help="Use row order as time.")] = False,
-    no_user: Annotated[bool, typer.Option("--no-user", help="Treat all rows as one user's.")] = False,
+    no_user: Annotated[bool, typer.Option("--no-user", help="Each row is an anonymous person.")] = False,
     decimal: Annotated[
         str | None, typer.Option(metavar="MARK", help='The mark of decimals, "," or ".", if numbers leave it open.')
     ] = None,

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from msd.contract.files import write_text_atomic
+from msd.contract.request import ANONYMOUS_PREFIX
 from msd.dataset.column import EARLIEST
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.load import Dataset, load_dataset
@@ -142,5 +143,6 @@ def _request(dataset: Dataset) -> dict[str, Any]:
     first = test.row(0, named=True)
     context = {one.name: first[one.name] for one in dataset.config.side("context") if one.serving_value is None}
     ids = test["item_id"].unique(maintain_order=True).head(_CANDIDATES).to_list()
-    request = {"user_id": first["user_id"], "context": context, "candidates": {"id": ids}}
+    is_known = not first["user_id"].startswith(ANONYMOUS_PREFIX)
+    request = {"user_id": first["user_id"] if is_known else None, "context": context, "candidates": {"id": ids}}
     return request | ({"at": first["at"]} if first["at"] >= EARLIEST else {})

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from msd.dataset.column import is_anonymous
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.problem import Doubt
@@ -53,8 +54,11 @@ def test_hashed_columns_without_user_and_time(tmp_path: Path) -> None:
     )
     draft, _ = init(tmp_path, frame, item="C2", no_user=True)
     assert "user" not in draft.roles
-    assert "NO USER was found" in (tmp_path / "out" / "dataset.toml").read_text()
-    assert sides(load_dataset(tmp_path / "out")) == {"i1": ("context", "numeric"), "c1": ("context", "categorical")}
+    assert "NO USER was found: each row is an anonymous person's" in (tmp_path / "out" / "dataset.toml").read_text()
+    dataset = load_dataset(tmp_path / "out")
+    assert sides(dataset) == {"i1": ("context", "numeric"), "c1": ("context", "categorical")}
+    assert dataset.events.select(is_anonymous()).to_series().all()
+    assert dataset.events["user_id"].n_unique() == frame.height
 
 
 def test_outcomes_are_left_out_with_their_evidence(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from msd.dataset.column import is_anonymous
 from msd.dataset.load import load_dataset
 from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.problem import InitError
@@ -74,7 +75,8 @@ def test_rows_that_are_items_keep_their_texts(tmp_path: Path) -> None:
     left = left_out(draft)
     assert {"winner", "significance"} <= set(left)
     assert "what happens after the impression" in left["winner"]
-    assert any("all events are one user's" in note for note in report.notes)
+    assert dataset.events.select(is_anonymous()).to_series().all()
+    assert (report.counts["anonymous_events"], report.counts["users_with_events"]) == (report.counts["events"], 0)
 
 
 def test_sample_keeps_users_whole(tmp_path: Path) -> None:

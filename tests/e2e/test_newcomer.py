@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -67,21 +68,23 @@ def test_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
     name, service, out = served
     manifest = open_bundle(out / "bundle").manifest
     assert manifest.provenance["teacher"] is None
+    asked: dict[str, Any]
     if name.startswith("aggregated"):
         ids = [f"{TOPICS[n].capitalize()}: what nobody told you, part {n}" for n in (1, 8)]
         new = {"features": {"format": "list"}, "text": "Bread: another story. Format: list."}
-        asked = {"user_id": "everybody", "candidates": {"id": [*ids, "new"]}, "items": {"new": new}}
+        asked = {"user_id": None, "candidates": {"id": [*ids, "new"]}, "items": {"new": new}}
     else:
         ids = ["a0", "a1"]
         asked = {"user_id": "u1", "context": {"hour": 9}, "candidates": {"id": [*ids, "new"]}}
     found = json.loads((out / RECORD_FILE).read_text("utf-8"))
     printed = service.score(found["request"])
-    assert (printed.status_code, printed.json().get("degraded")) == (200, None), printed.text
+    unknown = {"user": "unknown"} if found["request"]["user_id"] is None else None
+    assert (printed.status_code, printed.json().get("degraded")) == (200, unknown), printed.text
     assert [step for step in found["seconds"] if step != "distill"] == ["data", "train", "evaluate", "export"]
     assert found["verdict"].startswith("Verdict: ")
     reply = service.score(asked)
     assert reply.status_code == 200, json.dumps(reply.json())
-    pctr = dict(zip(asked["candidates"]["id"], reply.json()["candidates"]["pctr"], strict=True))  # type: ignore[index]
+    pctr = dict(zip(asked["candidates"]["id"], reply.json()["candidates"]["pctr"], strict=True))
     assert all(0 < score < 1 for score in pctr.values())
     assert set(reply.json()["degraded"]["candidates"]) == {"new"}
     # The clicks were drawn so; whoever learned anything knows it.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from msd.contract.request import ANONYMOUS_PREFIX
 from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_moments, read_unique_ids, read_whole_numbers, whole_ids
 from msd.dataset.log.notation import LogTable
@@ -16,8 +17,6 @@ from msd.dataset.problem import InitError, Problem, lines_of
 from msd.dataset.table import FILE_ENDINGS, Table, read_table
 from msd.dataset.text_file import Found
 
-EVERYBODY = "everybody"
-"""The user of all rows of a log without users."""
 _HEADERLESS = 0.3  # share of a header's cells that are numbers or times
 _NO_NAME = re.compile(r"-?\d+([.,]\d+)?|\d{1,4}[-/.]\d\d?[-/.]\d{1,4}.*")
 _CUT = r"^\d([.,]\d+)?[eE]\+\d+$"
@@ -51,7 +50,7 @@ def read_core(events: LogTable, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
     if "user" in roles:
         users = read_any_ids(events, roles["user"].column)
     else:
-        users = pl.Series([EVERYBODY]).new_from_index(0, events.frame.height)
+        users = _anonymous(events.frame.height)
     columns = {"user_id": users, "item_id": read_any_ids(events, roles["item"].column)}
     if "time" in roles:
         columns["at"] = read_moments(events, roles["time"].column, roles["time"].form)
@@ -71,6 +70,11 @@ def read_core(events: LogTable, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
         counts_fit(events, clicks, columns["impressions"], columns.get("clicks"))
     refuse(events, roles)
     return pl.DataFrame(columns)
+
+
+def _anonymous(rows: int) -> pl.Series:
+    """Return an anonymous user for each row, as `msd join` writes them."""
+    return ANONYMOUS_PREFIX + pl.int_range(rows, eager=True).cast(pl.String)
 
 
 def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:

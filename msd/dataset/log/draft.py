@@ -9,7 +9,7 @@ from msd.dataset.log.guess import Guess, Side
 from msd.dataset.log.roles import NAMING, Role, RoleName
 
 _ITEMS = "# One row an item. `text` is all that the language model and the student read of it."
-NO_USER = "all rows are those of one user, whose clicks are everybody's; parts are cut in time alone"
+NO_USER = "each row is an anonymous person's, who has neither history nor click rate"
 
 
 @dataclass(frozen=True)

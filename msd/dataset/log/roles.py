@@ -55,8 +55,7 @@ _SIGNS = {"-1": 0, "-1.0": 0, "1": 1, "1.0": 1, "+1": 1}
 _WITHOUT_ID: dict[RoleName, tuple[str, str]] = {
     "user": (
         "who saw the ad",
-        "; if users are unknown, a column that groups views, such as a site or a segment, or --no-user to treat all "
-        "rows as one user's",
+        "; if users are unknown, --no-user takes each row for an anonymous person of its own",
     ),
     "item": ("what was shown", ""),
 }
@@ -88,7 +87,7 @@ def find_roles(
     time_format: str | None = None,
 ) -> dict[RoleName, Role]:
     """Return the column of each role. The item is always present; the time is absent if the order of rows stands for
-    it, and the user if all rows are one user's.
+    it, and the user if each row is an anonymous person's.
 
     `chosen`: columns named by a person. `joined`: roles of outcomes that were joined to the events. Raises InitError
     with the option to give if the columns do not tell.

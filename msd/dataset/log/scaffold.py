@@ -11,6 +11,7 @@ import polars as pl
 from msd.contract.files import write_text_atomic
 from msd.dataset.afterwards import CALLED_AFTERWARDS, Shown, doubt, is_called_afterwards
 from msd.dataset.check import DatasetReport, check_dataset
+from msd.dataset.column import is_anonymous
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES, clean_name
 from msd.dataset.log.core import draw_sample, read_any_ids, read_core, read_raw, refuse
 from msd.dataset.log.draft import Draft, draft_text, template_of
@@ -80,9 +81,9 @@ def init_dataset(
     """Write a dataset to `out`, an empty or new folder, and check it; the draft has what was guessed.
 
     `chosen`: columns of the events by role, if a person named them. `in_order`: the rows' order is the time. `no_user`:
-    all rows are one user's. `sample`: draw about this many rows if there are more. `time_format`: of strptime.
-    `leave_out`: columns to ignore. `keep`: doubtful columns that are known before the impression. `decimal`: the mark
-    of decimals, "." or ",". `encoding`: of text files. `position`: the column of the ad's position, or "none".
+    each row is an anonymous person's. `sample`: draw about this many rows if there are more. `time_format`: of
+    strptime. `leave_out`: columns to ignore. `keep`: doubtful columns that are known before the impression. `decimal`:
+    the mark of decimals, "." or ",". `encoding`: of text files. `position`: the column of the ad's position, or "none".
     Raises InitError, and writes nothing, if files are unreadable or hold what cannot be used; Doubt if an option would
     tell what the log leaves open.
     """
@@ -191,7 +192,8 @@ def _write(out: Path, draft: Draft, tables: Sequence[_Table]) -> None:
 def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None) -> _Table:
     key = f"{side}_id"
     if table is None:
-        return _Table(side, core.select(pl.col(key).unique(maintain_order=True)))
+        known = core.filter(~is_anonymous()) if side == "user" else core
+        return _Table(side, known.select(pl.col(key).unique(maintain_order=True)))
     column = _key_column(side, table, core[key], role or Role(key, ""))
     ids = read_any_ids(table, column, unique=True)
     refuse(table)
@@ -224,7 +226,7 @@ def _distribute(
     events: Table,
     roles: Mapping[RoleName, Role],
     core: pl.DataFrame,
-    sides: Sequence[_Table],
+    sides: tuple[_Table, _Table],
     written: Mapping[str, LogTable],
 ) -> tuple[_Table, list[Guess]]:
     """Give each further column of the events to the item or user (`sides`) that determines it; return the context with
@@ -251,11 +253,14 @@ def _distribute(
     return context, listed
 
 
-def _owner(raw: pl.Series, core: pl.DataFrame, sides: Sequence[_Table], log: LogTable) -> _Table | None:
+def _owner(raw: pl.Series, core: pl.DataFrame, sides: tuple[_Table, _Table], log: LogTable) -> _Table | None:
     """Return the side with one value each of an events column; None for the context."""
-    if found := next((side for side in sides if depends(raw, core[f"{side.side}_id"])), None):
-        return found
-    items = sides[0]
+    items, users = sides
+    if depends(raw, core["item_id"]):
+        return items
+    # An anonymous person has no row that could hold a value.
+    if not raw.filter(core.select(is_anonymous()).to_series()).count() and depends(raw, core["user_id"]):
+        return users
     # If each row is a distinct item, repetition cannot show what belongs to the item.
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
