@@ -74,13 +74,15 @@ class LogTable(Table):
         voted, words = _voted(text)
         bare = _bare(voted)
         mark = _mark(bare)
+        if not bare.count():
+            return None
         if mark is None and bool((_fits(bare, ".") | _fits(bare, ",")).all()):
             odd = [text.filter(~_fits(bare, one).fill_null(True))[0] for one in _FITS]
             raise InitError(
                 f"{self.file}, {text.name}: {' and '.join(map(repr, odd))} have other marks of decimals: write all "
                 f"numbers alike, or give --leave-out {text.name}"
             )
-        if mark is None or not bare.count():
+        if mark is None:
             return None
         decimal = self._decided(voted, bare) if mark == "?" else mark or "."
         plain = bare.str.replace_all(_OTHER[decimal], "", literal=True).str.replace(decimal, ".", literal=True)
