@@ -1,7 +1,7 @@
 """Guess of a raw column's feature: kind, options and reason. Distinguishes text from categories."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import polars as pl
@@ -108,6 +108,12 @@ def _number(name: str, text: pl.Series, numbers: pl.Series, reason: str) -> Gues
         tail = f"{reason} with a long tail (half are up to {middle:.6g}, 1 % above {high:.6g})"
         return Guess("numeric", tail, numbers, {"log": True})
     return Guess("numeric", reason, numbers)
+
+
+def as_codes(guessed: Guess, reason: str) -> Guess:
+    """Return a whole number's guess as that of a category: its digits."""
+    code = _category(guessed.values.cast(pl.Int64).cast(pl.String), f"whole numbers that name something: {reason}")
+    return replace(code, source=guessed.source, side=guessed.side)
 
 
 def _digits(text: pl.Series, numbers: pl.Series) -> pl.Series:

@@ -13,6 +13,7 @@ from msd.dataset.afterwards import CALLED_AFTERWARDS, Shown, doubt, is_called_af
 from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.column import is_anonymous
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES, clean_name
+from msd.dataset.log.codes import probed
 from msd.dataset.log.core import draw_sample, read_any_ids, read_core, read_raw, refuse
 from msd.dataset.log.draft import Draft, draft_text, template_of
 from msd.dataset.log.event_log import join_log
@@ -159,6 +160,8 @@ def _judged(
         guessed = replace(guessed, reason=f"{guessed.reason}; {gone}")
     if table.side == "context" and raw.name in positions:
         guessed = as_position(guessed, positions[raw.name])
+    elif guessed.kind == "numeric":
+        guessed = probed(guessed, table.per_event(guessed.values, core), shown, core["at"])
     if raw.name in keep or "serving_value" in guessed.options:
         return guessed
     if not guessed.is_feature:
