@@ -22,7 +22,7 @@ OUTCOME_FEATURES = ("impressions", "clicks", "age_days", "smoothed_log_odds")
 
 _POSITION = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
 
 
 def is_position(name: str) -> bool:

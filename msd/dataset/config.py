@@ -198,7 +198,7 @@ class OpenrtbConfig(OpenrtbMapping):
 class FeatureConfig(_Section):
     """A column that the model sees. An entry for each."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="Its name in requests.")
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$", description="Its name in requests.")
     side: Literal["user", "item", "context"] = Field(
         description="Its table: user, item, or context: a column of the events, which requests bring along."
     )

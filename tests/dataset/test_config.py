@@ -14,6 +14,13 @@ def load(folder: Path, text: str) -> DatasetConfig:
     return load_config(folder)
 
 
+def test_names_of_features_may_have_capitals(tmp_path: Path) -> None:
+    text = CONFIG + feature("C14", "context", "categorical") + feature("c14", "context", "categorical")
+    (tmp_path / "dataset.toml").write_text(text)
+    names = [one.name for one in load_config(tmp_path).side("context")]
+    assert names[-2:] == ["C14", "c14"]
+
+
 def test_configuration_fills_in_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, CONFIG)
     assert config.events.label == "label"

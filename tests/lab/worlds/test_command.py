@@ -89,7 +89,7 @@ def test_networks_read_the_texts_of_a_world(tmp_path: Path, monkeypatch: pytest.
 def test_real_logs_have_no_revenue(tmp_path: Path) -> None:
     collm = write_collm(tmp_path / "collm")
     columns = {"test": "clickability_test_id", "image": "eyecatcher_id", "day": "created_at"}
-    packages = invent_tests(tests=40).drop("law").rename(columns)
+    packages = invent_tests(tests=240).drop("law").rename(columns)
     packages.with_columns(pl.col("created_at").cast(pl.String)).write_parquet(tmp_path / "headlines.parquet")
     nemig = write_copy(tmp_path / "nemig")
     given = ("--collm", str(collm), "--headlines", str(tmp_path / "headlines.parquet"), "--nemig", str(nemig))
