@@ -118,7 +118,7 @@ def test_rejects_fields_that_do_not_go_together(name: str) -> None:
         {"kind": "categorical", "name": "a", "side": "user", "vocabulary": ["x"], "buckets": 2},
         {"kind": "categorical", "name": "a", "side": "user", "vocabulary": ["x", "x"]},
         {"kind": "categorical", "name": "a", "side": "user", "buckets": 0},
-        {"kind": "categorical", "name": "A", "side": "user"},
+        {"kind": "categorical", "name": "1a", "side": "user"},
         {"kind": "categorical", "name": "a.b", "side": "user"},
         {"kind": "categorical", "name": "a\n", "side": "user"},
         {"kind": "categorical", "name": "a", "side": "ad"},
