@@ -118,7 +118,7 @@ def _config(recipe: Recipe, seed: int) -> str:
     lines += ["", "[items]", 'file = "items.parquet"']
     lines += ['title = "headline"', 'text = "{headline}"'] if recipe.texts else []
     lines += ["", "[users]", 'file = "users.parquet"']
-    lines += ["", "[split]", 'column = "part"'] if recipe.by_time else []
+    lines += ["", "[split]", 'column = "part"' if recipe.by_time else 'by = "user"']
     for name, side in features:
         lines += ["", "[[features]]", f'name = "{name}"', f'side = "{side}"', 'kind = "categorical"']
     if len(recipe.slots) > 1:
